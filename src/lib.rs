@@ -1,0 +1,10 @@
+pub mod config;
+pub mod platform;
+pub mod digest;
+pub mod name;
+pub mod origin;
+pub mod policy;
+pub mod query;
+pub mod reference;
+pub mod route;
+pub mod upstream;

@@ -1,0 +1,144 @@
+//! What the operator can set.
+
+use crate::origin::Authority;
+use crate::platform::{Platform, Timeouts};
+use crate::policy::Policy;
+use crate::upstream::{DOCKER_HUB, Named};
+use std::fmt;
+use std::time::Duration;
+
+/// The variables, as in `spin.toml`: name and default.
+pub const VARIABLES: [(&str, &str); 6] = [
+    ("upstream", DOCKER_HUB),
+    ("plain_http_upstreams", ""),
+    ("connect_timeout", "5"),
+    ("first_byte_timeout", "15"),
+    ("between_bytes_timeout", "30"),
+    ("exchange_timeout", "30"),
+];
+
+/// The variables, understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The registry that is asked where a request names none.
+    pub upstream: Named,
+    pub policy: Policy,
+    pub timeouts: Timeouts,
+}
+
+/// A variable whose value can't be understood. The value stays here: it may be a secret that went to the wrong place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    pub variable: &'static str,
+    pub expected: &'static str,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the variable {} of this mirror must be {}", self.variable, self.expected)
+    }
+}
+
+impl Config {
+    pub async fn read(platform: &impl Platform) -> Result<Config, Mistake> {
+        let mut values = Vec::with_capacity(VARIABLES.len());
+        for (name, default) in VARIABLES {
+            values.push((name, platform.variable(name).await.unwrap_or_else(|| default.to_owned())));
+        }
+        Config::parse(|name| {
+            values.iter().find(|(known, _)| *known == name).map(|(_, value)| value.trim()).unwrap_or_default()
+        })
+    }
+
+    fn parse<'a>(value: impl Fn(&'static str) -> &'a str) -> Result<Config, Mistake> {
+        let upstream = Named::parse(value("upstream"))
+            .map_err(|_| Mistake { variable: "upstream", expected: "a host, host:port, or an http(s) URL of one" })?;
+        let plain_http = list(value("plain_http_upstreams")).map(Authority::parse).collect::<Result<Vec<_>, _>>();
+        let plain_http = plain_http
+            .map_err(|_| Mistake { variable: "plain_http_upstreams", expected: "a comma-separated list of host:port" })?;
+        let policy = Policy::new(plain_http);
+        upstream.permit(&policy).map_err(|_| Mistake {
+            variable: "upstream",
+            expected: "a public registry on https; list its host:port in plain_http_upstreams too where it is not",
+        })?;
+        let seconds = |variable| match value(variable).parse() {
+            Ok(seconds @ 1..=3600) => Ok(Duration::from_secs(seconds)),
+            _ => Err(Mistake { variable, expected: "a whole number of seconds from 1 to 3600" }),
+        };
+        let timeouts = Timeouts {
+            connect: seconds("connect_timeout")?,
+            first_byte: seconds("first_byte_timeout")?,
+            between_bytes: seconds("between_bytes_timeout")?,
+            exchange: seconds("exchange_timeout")?,
+        };
+        Ok(Config { upstream, policy, timeouts })
+    }
+}
+
+/// The items of a comma-separated list.
+fn list(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|item| !item.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parse(changes: &[(&str, &'static str)]) -> Result<Config, Mistake> {
+        Config::parse(|name| {
+            let change = changes.iter().find(|(changed, _)| *changed == name).map(|(_, value)| *value);
+            change.or_else(|| VARIABLES.iter().find(|(known, _)| *known == name).map(|(_, default)| *default)).unwrap()
+        })
+    }
+
+    #[test]
+    fn the_defaults_are_docker_hub_and_those_of_the_manifest() {
+        let config = parse(&[]).unwrap();
+        assert!(config.upstream.permit(&config.policy).unwrap().is_docker_hub());
+        let manifest: toml::Table = include_str!("../spin.toml").parse().unwrap();
+        let declared = manifest["variables"].as_table().unwrap();
+        assert_eq!(declared.len(), VARIABLES.len());
+        for (name, default) in VARIABLES {
+            assert_eq!(declared[name]["default"].as_str(), Some(default), "{name}");
+            let passed_on = manifest["component"]["hammal"]["variables"][name].as_str().unwrap();
+            assert_eq!(passed_on, format!("{{{{ {name} }}}}"));
+        }
+    }
+
+    #[test]
+    fn names_the_variable_that_is_wrong() {
+        for (name, value) in [
+            ("upstream", ""),
+            ("upstream", "a b"),
+            ("upstream", "http://registry.example"),
+            ("upstream", "127.0.0.1:5000"),
+            ("plain_http_upstreams", "http://registry.lan"),
+            ("plain_http_upstreams", "registry.lan registry.example"),
+            ("connect_timeout", "0"),
+            ("first_byte_timeout", "-1"),
+            ("between_bytes_timeout", "1.5"),
+            ("exchange_timeout", "99999999999999999999"),
+        ] {
+            assert_eq!(parse(&[(name, value)]).map_err(|mistake| mistake.variable), Err(name), "{value}");
+        }
+    }
+
+    #[test]
+    fn a_plain_http_upstream_needs_to_be_listed() {
+        let listed = ("plain_http_upstreams", " 127.0.0.1:5000 , registry.lan:80,");
+        for upstream in ["127.0.0.1:5000", "http://127.0.0.1:5000", "http://registry.lan"] {
+            let config = parse(&[listed, ("upstream", upstream)]).unwrap();
+            assert!(config.upstream.permit(&config.policy).unwrap().origin().to_string().starts_with("http://"));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_value_panics(value in "\\PC{0,40}") {
+            for (name, _) in VARIABLES {
+                let _ = Config::parse(|asked| if asked == name { &value } else { "" });
+            }
+        }
+    }
+}

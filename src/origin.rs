@@ -1,0 +1,218 @@
+//! Where a request can go: a scheme, a host and a port (RFC 6454), and a URL on it.
+
+use std::fmt;
+use url::{Host, Url};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    Http,
+    Https,
+}
+
+impl Scheme {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        }
+    }
+
+    pub fn default_port(self) -> u16 {
+        match self {
+            Scheme::Http => 80,
+            Scheme::Https => 443,
+        }
+    }
+
+    fn parse(text: &str) -> Option<Scheme> {
+        match text {
+            "http" => Some(Scheme::Http),
+            "https" => Some(Scheme::Https),
+            _ => None,
+        }
+    }
+}
+
+/// A host and, where one was written, a port: `ghcr.io`, `127.0.0.1:5000`, `[::1]:5000`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Authority {
+    pub host: Host,
+    pub port: Option<u16>,
+}
+
+/// The parts of a URL that say whom it contacts.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Origin {
+    pub scheme: Scheme,
+    pub host: Host,
+    pub port: u16,
+}
+
+/// An absolute `http` or `https` URL without user information and fragment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    pub origin: Origin,
+    /// Begins with `/`; holds only what RFC 3986 allows there.
+    pub path_and_query: String,
+}
+
+/// Not a host, `host:port`, or `http(s)` URL.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Malformed;
+
+impl Authority {
+    /// Refuses what a URL parser would forgive (white space, `\`, user information, an empty port): who writes a host
+    /// in a registry's name writes it plainly. Numbers that resolvers take for addresses (`127.1`, `0x7f000001`)
+    /// become the address that they mean.
+    pub fn parse(text: &str) -> Result<Authority, Malformed> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte);
+        if !text.bytes().all(plain) {
+            return Err(Malformed);
+        }
+        let (host, port) = match text.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => (host, Some(port.parse().map_err(|_| Malformed)?)),
+            _ => (text, None),
+        };
+        let host = Host::parse(host).map_err(|_| Malformed)?;
+        if port == Some(0) || matches!(&host, Host::Domain(name) if !is_dns_name(name)) {
+            return Err(Malformed);
+        }
+        Ok(Authority { host, port })
+    }
+
+    pub fn on(&self, scheme: Scheme) -> Origin {
+        Origin { scheme, host: self.host.clone(), port: self.port.unwrap_or(scheme.default_port()) }
+    }
+}
+
+impl Origin {
+    /// `host`, or `host:port` where the port is not the scheme's own: what goes into a `Host` header.
+    pub fn authority(&self) -> String {
+        if self.port == self.scheme.default_port() {
+            self.host.to_string()
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", self.scheme.as_str(), self.authority())
+    }
+}
+
+impl Target {
+    /// Parses an absolute URL.
+    pub fn parse(text: &str) -> Result<Target, Malformed> {
+        Target::from_url(Url::parse(text).map_err(|_| Malformed)?)
+    }
+
+    /// Resolves `reference`, as a `Location` or `Link` header may hold it, against this URL (RFC 3986, section 5).
+    pub fn join(&self, reference: &str) -> Result<Target, Malformed> {
+        let base = Url::parse(&self.to_string()).map_err(|_| Malformed)?;
+        Target::from_url(base.join(reference).map_err(|_| Malformed)?)
+    }
+
+    fn from_url(url: Url) -> Result<Target, Malformed> {
+        let scheme = Scheme::parse(url.scheme()).ok_or(Malformed)?;
+        let host = url.host().ok_or(Malformed)?.to_owned();
+        let well_formed = url.username().is_empty()
+            && url.password().is_none()
+            && url.port() != Some(0)
+            && !matches!(&host, Host::Domain(name) if !is_dns_name(name));
+        if !well_formed {
+            return Err(Malformed);
+        }
+        let path_and_query = match url.query() {
+            Some(query) => format!("{}?{query}", url.path()),
+            None => url.path().to_owned(),
+        };
+        let port = url.port().unwrap_or(scheme.default_port());
+        Ok(Target { origin: Origin { scheme, host, port }, path_and_query })
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.origin, self.path_and_query)
+    }
+}
+
+/// A name of the DNS as hosts have it (RFC 1123, section 2.1), without the dot at its end.
+fn is_dns_name(name: &str) -> bool {
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+    };
+    name.len() <= 253 && name.split('.').all(is_label)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn reads_authorities() {
+        for (text, on_https) in [
+            ("ghcr.io", "https://ghcr.io"),
+            ("GHCR.io", "https://ghcr.io"),
+            ("ghcr.io:443", "https://ghcr.io"),
+            ("registry.example:5000", "https://registry.example:5000"),
+            ("registry.example:80", "https://registry.example:80"),
+            ("localhost:5000", "https://localhost:5000"),
+            ("127.0.0.1:5000", "https://127.0.0.1:5000"),
+            ("[::1]:5000", "https://[::1]:5000"),
+            ("2130706433", "https://127.0.0.1"),
+            ("0x7f.1", "https://127.0.0.1"),
+        ] {
+            let authority = Authority::parse(text).unwrap_or_else(|_| panic!("{text}"));
+            assert_eq!(authority.on(Scheme::Https).to_string(), on_https);
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_no_authority() {
+        for text in [
+            "", ":", ":5000", "a:", "a:0", "a:65536", "a:b", "a b", "a/b", "a?b", "a#b", "a@b", "user:pass@a", "a\\b", "a\tb",
+            "a..b", ".a", "a.", "-a.io", "a-.io", "a_b.io", "é.io", "::1", "[::1", "::1]", "[]", "1.2.3.999", "a%2eb",
+        ] {
+            assert_eq!(Authority::parse(text), Err(Malformed), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn resolves_references_against_a_url() {
+        let base = Target::parse("https://registry.example/v2/a/blobs/sha256:1?x=1").unwrap();
+        for (reference, resolved) in [
+            ("https://cdn.example/signed?a=%2F&b=1", "https://cdn.example/signed?a=%2F&b=1"),
+            ("//cdn.example/x", "https://cdn.example/x"),
+            ("/other?y=2#fragment", "https://registry.example/other?y=2"),
+            ("next", "https://registry.example/v2/a/blobs/next"),
+            ("../../b", "https://registry.example/v2/b"),
+            ("http://127.1/x", "http://127.0.0.1/x"),
+        ] {
+            assert_eq!(base.join(reference).map(|target| target.to_string()), Ok(resolved.to_owned()));
+        }
+        for reference in ["ftp://a/b", "javascript:alert(1)", "https://user@a/", "https://u:p@a/", "https:///", "data:x", "https://a_b/"] {
+            assert_eq!(base.join(reference), Err(Malformed), "{reference}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_parses_can_be_written_and_parsed_again(text in "(https?://)?\\PC{0,40}") {
+            if let Ok(target) = Target::parse(&text) {
+                prop_assert_eq!(Target::parse(&target.to_string()), Ok(target.clone()));
+                prop_assert!(target.to_string().parse::<http::Uri>().is_ok());
+            }
+            if let Ok(authority) = Authority::parse(&text) {
+                let origin = authority.on(Scheme::Https);
+                prop_assert_eq!(Authority::parse(&origin.authority()).map(|again| again.on(Scheme::Https)), Ok(origin));
+            }
+        }
+    }
+}

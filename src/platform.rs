@@ -1,0 +1,97 @@
+//! What the rooms above need from the world: the trait that the Spin adapter implements, and the scripted platform of
+//! the tests.
+
+use std::fmt;
+use std::future::Future;
+use std::time::Duration;
+
+/// A handle on the platform; cloning it is cheap, and every clone is the same platform.
+///
+/// Everything runs on one thread, as a component does, so no future here needs to be `Send`.
+pub trait Platform: Clone + 'static {
+    /// A response's body that has not been read.
+    type Body;
+
+    /// Makes one exchange: no redirect is followed, nothing is decompressed. The response's head is complete, its body
+    /// unread.
+    fn send(
+        &self,
+        request: http::Request<()>,
+        timeouts: &Timeouts,
+    ) -> impl Future<Output = Result<http::Response<Self::Body>, Fault>>;
+
+    /// Reads a body to its end, at most `limit` bytes.
+    fn read(&self, body: Self::Body, limit: usize) -> impl Future<Output = Result<Vec<u8>, ReadFault>>;
+
+    /// Reads the value of `key` (letters, digits and `-`, at most 255 bytes) from the key-value store.
+    fn load(&self, key: &str) -> impl Future<Output = Result<Option<Vec<u8>>, StoreFault>>;
+
+    /// Writes a value to the key-value store.
+    fn save(&self, key: &str, value: Vec<u8>) -> impl Future<Output = Result<(), StoreFault>>;
+
+    /// The value of a variable of the application; `None` where the manifest does not declare it.
+    fn variable(&self, name: &str) -> impl Future<Output = Option<String>>;
+
+    /// The time since the Unix epoch.
+    fn now(&self) -> Duration;
+
+    fn sleep(&self, duration: Duration) -> impl Future<Output = ()>;
+
+    /// Does some work after the answer has left.
+    fn defer(&self, work: impl Future<Output = ()> + 'static);
+
+    /// Writes a line to the log.
+    fn log(&self, line: &str);
+}
+
+/// How long one exchange with an upstream may take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    pub connect: Duration,
+    /// From the request to the head of its response.
+    pub first_byte: Duration,
+    /// Between two pieces of a body.
+    pub between_bytes: Duration,
+    /// For an exchange whose body is read here, from its start to its end.
+    pub exchange: Duration,
+}
+
+/// Why an exchange brought no response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The name does not resolve.
+    Dns,
+    /// Nobody answers there.
+    Connect,
+    Tls,
+    /// A time-out passed.
+    TimedOut,
+    /// The host that runs this component forbids the connection.
+    Forbidden,
+    /// The connection broke, or what came was no HTTP.
+    Broken,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Fault::Dns => "its name does not resolve",
+            Fault::Connect => "it can't be reached",
+            Fault::Tls => "no TLS connection can be made to it",
+            Fault::TimedOut => "it did not answer in time",
+            Fault::Forbidden => "the host of this mirror does not connect to it",
+            Fault::Broken => "it broke the connection",
+        })
+    }
+}
+
+/// Why a body can't be had whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadFault {
+    TooLarge,
+    Broken(Fault),
+}
+
+/// The key-value store failed. What it said is the operator's, so it is text for the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreFault(pub String);

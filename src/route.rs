@@ -1,0 +1,271 @@
+//! What a request line asks for. After this room nothing holds a raw path.
+
+use crate::digest::{Digest, InvalidDigest};
+use crate::name::{InvalidName, Name};
+use crate::query::{Query, decode_percent};
+use crate::reference::{InvalidReference, Reference};
+use crate::upstream::Naming;
+use http::{Method, Uri};
+use std::fmt;
+
+/// A request line, understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    pub head_only: bool,
+    pub route: Route,
+    pub naming: Naming,
+    /// What is left of the query for the upstream, as it was written.
+    pub query: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// `/`: a person with a browser.
+    Page,
+    /// `/robots.txt`
+    Robots,
+    /// `/v2/` (end-1)
+    Ping,
+    /// `/v2/_catalog`: an extension that some registries answer.
+    Catalog,
+    Repository(Name, Resource),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resource {
+    /// `/v2/<name>/manifests/<reference>` (end-3)
+    Manifest(Reference),
+    /// `/v2/<name>/blobs/<digest>` (end-2)
+    Blob(Digest),
+    /// `/v2/<name>/tags/list` (end-8)
+    Tags,
+    /// `/v2/<name>/referrers/<digest>` (end-12)
+    Referrers(Digest),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Refused {
+    Method,
+    /// Outside `/v2/`.
+    Nothing,
+    /// Below `/v2/`, but none of the endpoints that read.
+    Endpoint,
+    Name(InvalidName),
+    Reference(InvalidReference),
+    Digest(InvalidDigest),
+    /// A parameter that names an upstream stands there twice.
+    Ambiguous(&'static str),
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refused::Method => f.write_str("this mirror reads only: use GET or HEAD"),
+            Refused::Nothing => f.write_str("there is nothing here: images are under /v2/, the manual is at /"),
+            Refused::Endpoint => f.write_str(
+                "this mirror answers /v2/<name>/manifests/<reference>, /v2/<name>/blobs/<digest>, /v2/<name>/tags/list, \
+                 /v2/<name>/referrers/<digest> and /v2/_catalog",
+            ),
+            Refused::Name(invalid) => invalid.fmt(f),
+            Refused::Reference(invalid) => invalid.fmt(f),
+            Refused::Digest(invalid) => invalid.fmt(f),
+            Refused::Ambiguous(parameter) => write!(f, "{parameter}= may be given once"),
+        }
+    }
+}
+
+impl Asked {
+    pub fn parse(method: &Method, uri: &Uri) -> Result<Asked, Refused> {
+        // Some clients escape the colon of a digest. What an escaped slash or dot makes of the path is judged like any
+        // other path: what goes upstream is written anew from the parsed parts.
+        let path = decode_percent(uri.path());
+        if !matches!(*method, Method::GET | Method::HEAD) {
+            return Err(Refused::Method);
+        }
+        let mut query = Query::parse(uri.query());
+        let (prefix, path) = match path.strip_prefix('/').and_then(|path| path.split_once('/')) {
+            Some((host, rest)) if is_registry_host(host) && is_api(rest) => (Some(host), rest),
+            _ => (None, path.strip_prefix('/').unwrap_or_default()),
+        };
+        if !is_api(path) {
+            let route = match path {
+                "" => Route::Page,
+                "robots.txt" => Route::Robots,
+                _ => return Err(Refused::Nothing),
+            };
+            return Ok(Asked { head_only: method == Method::HEAD, route, naming: Naming::Default, query: String::new() });
+        }
+
+        let mut take = |parameter| query.take(parameter).map_err(|_| Refused::Ambiguous(parameter));
+        let (upstream, namespace) = (take("upstream")?, take("ns")?);
+        let (route, host) = parse_route(path.strip_prefix("v2").unwrap_or_default(), upstream.is_none() && prefix.is_none())?;
+        let naming = match (upstream, prefix, host, namespace) {
+            (Some(upstream), ..) => Naming::Query(upstream),
+            (_, Some(prefix), ..) => Naming::Path(prefix.to_owned()),
+            (.., Some(host), _) => Naming::Name(host),
+            (.., Some(namespace)) => Naming::Namespace(namespace),
+            _ => Naming::Default,
+        };
+        Ok(Asked { head_only: method == Method::HEAD, route, naming, query: query.to_string() })
+    }
+}
+
+impl Route {
+    /// The path of this route on a registry.
+    pub fn path(&self) -> String {
+        match self {
+            Route::Page => "/".to_owned(),
+            Route::Robots => "/robots.txt".to_owned(),
+            Route::Ping => "/v2/".to_owned(),
+            Route::Catalog => "/v2/_catalog".to_owned(),
+            Route::Repository(name, resource) => match resource {
+                Resource::Manifest(reference) => format!("/v2/{name}/manifests/{reference}"),
+                Resource::Blob(digest) => format!("/v2/{name}/blobs/{digest}"),
+                Resource::Tags => format!("/v2/{name}/tags/list"),
+                Resource::Referrers(digest) => format!("/v2/{name}/referrers/{digest}"),
+            },
+        }
+    }
+
+    pub fn is_blob(&self) -> bool {
+        matches!(self, Route::Repository(_, Resource::Blob(_)))
+    }
+
+    /// The word for it in the log.
+    pub fn what(&self) -> &'static str {
+        match self {
+            Route::Page => "page",
+            Route::Robots => "robots",
+            Route::Ping => "ping",
+            Route::Catalog => "catalog",
+            Route::Repository(_, Resource::Manifest(_)) => "manifest",
+            Route::Repository(_, Resource::Blob(_)) => "blob",
+            Route::Repository(_, Resource::Tags) => "tags",
+            Route::Repository(_, Resource::Referrers(_)) => "referrers",
+        }
+    }
+}
+
+/// Whether a path without its first slash is `v2` or below it.
+fn is_api(path: &str) -> bool {
+    path.strip_prefix("v2").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Whether the first part of an image's name is a registry: as in Docker's own references, it has a dot or a colon.
+fn is_registry_host(part: &str) -> bool {
+    part.contains(['.', ':'])
+}
+
+/// Parses what follows `/v2`, from the right, since a name may hold `manifests` or `blobs` too. Returns also the registry
+/// host in front of the name, where `may_name_host`.
+fn parse_route(path: &str, may_name_host: bool) -> Result<(Route, Option<String>), Refused> {
+    let path = match path {
+        "" | "/" => return Ok((Route::Ping, None)),
+        "/_catalog" => return Ok((Route::Catalog, None)),
+        path => path.strip_prefix('/').unwrap_or(path),
+    };
+    let (rest, last) = path.rsplit_once('/').ok_or(Refused::Endpoint)?;
+    let (name, kind) = rest.rsplit_once('/').ok_or(Refused::Endpoint)?;
+    let resource = match (kind, last) {
+        ("manifests", reference) => Resource::Manifest(Reference::parse(reference).map_err(Refused::Reference)?),
+        ("blobs", digest) => Resource::Blob(Digest::parse(digest).map_err(Refused::Digest)?),
+        ("tags", "list") => Resource::Tags,
+        ("referrers", digest) => Resource::Referrers(Digest::parse(digest).map_err(Refused::Digest)?),
+        _ => return Err(Refused::Endpoint),
+    };
+    let (host, name) = match name.split_once('/') {
+        Some((host, name)) if may_name_host && is_registry_host(host) => (Some(host.to_owned()), name),
+        _ => (None, name),
+    };
+    let name = Name::parse(name).map_err(Refused::Name)?;
+    Ok((Route::Repository(name, resource), host))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const DIGEST: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+
+    fn get(path: &str) -> Result<Asked, Refused> {
+        Asked::parse(&Method::GET, &path.replace("DIGEST", DIGEST).parse().unwrap())
+    }
+
+    #[test]
+    fn reads_every_endpoint_in_every_way_of_naming_an_upstream() {
+        let (query, path, name, ns) = (
+            Naming::Query("quay.io".into()),
+            Naming::Path("ghcr.io".into()),
+            Naming::Name("ghcr.io".into()),
+            Naming::Namespace("docker.io".into()),
+        );
+        for (asked, upstream_path, naming, rest) in [
+            ("/v2", "/v2/", Naming::Default, ""),
+            ("/v2/", "/v2/", Naming::Default, ""),
+            ("/v2/?upstream=quay.io", "/v2/", query.clone(), ""),
+            ("/ghcr.io/v2", "/v2/", path.clone(), ""),
+            ("/v2/_catalog?n=5", "/v2/_catalog", Naming::Default, "n=5"),
+            ("/v2/alpine/manifests/latest", "/v2/alpine/manifests/latest", Naming::Default, ""),
+            ("/v2/a/manifests/b/manifests/c", "/v2/a/manifests/b/manifests/c", Naming::Default, ""),
+            ("/v2/a/b/blobs/DIGEST", "/v2/a/b/blobs/DIGEST", Naming::Default, ""),
+            ("/v2/a/manifests/sha256%3Aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "/v2/a/manifests/DIGEST", Naming::Default, ""),
+            ("/v2/a/tags/list?n=2&last=x&upstream=quay.io", "/v2/a/tags/list", query.clone(), "n=2&last=x"),
+            ("/v2/a/referrers/DIGEST?artifactType=x%2Fy", "/v2/a/referrers/DIGEST", Naming::Default, "artifactType=x%2Fy"),
+            ("/ghcr.io/v2/a/b/tags/list", "/v2/a/b/tags/list", path.clone(), ""),
+            ("/v2/ghcr.io/a/b/tags/list", "/v2/a/b/tags/list", name, ""),
+            ("/v2/a/tags/list?ns=docker.io", "/v2/a/tags/list", ns, ""),
+            ("/ghcr.io/v2/a/tags/list?upstream=quay.io&ns=docker.io", "/v2/a/tags/list", query.clone(), ""),
+            ("/v2/my.app/a/tags/list?upstream=quay.io", "/v2/my.app/a/tags/list", query, ""),
+            ("/v2/ghcr.io/tags/list", "/v2/ghcr.io/tags/list", Naming::Default, ""),
+        ] {
+            let found = get(asked).unwrap_or_else(|refused| panic!("{asked}: {refused}"));
+            assert_eq!(found.route.path(), upstream_path.replace("DIGEST", DIGEST), "{asked}");
+            assert_eq!((found.naming, found.query.as_str()), (naming, rest), "{asked}");
+        }
+        assert_eq!(get("/").map(|asked| asked.route), Ok(Route::Page));
+        assert_eq!(get("/robots.txt").map(|asked| asked.route), Ok(Route::Robots));
+    }
+
+    #[test]
+    fn refuses_what_is_malformed_and_says_which_part() {
+        for path in ["/v2//tags/list", "/v2/A/tags/list", "/v2//a/tags/list", "/v2/a//b/tags/list", "/v2/../tags/list", "/v2/a%2f..%2fb/tags/list"] {
+            assert!(matches!(get(path), Err(Refused::Name(_))), "{path}");
+        }
+        for path in ["/v2/a/manifests/", "/v2/a/manifests/.x", "/v2/a/manifests/sha256:1", "/v2/a/manifests/%00"] {
+            assert!(matches!(get(path), Err(Refused::Reference(_))), "{path}");
+        }
+        for path in ["/v2/a/blobs/x", "/v2/a/blobs/", "/v2/a/referrers/latest", "/v2/a/blobs/sha256:%c3%a9"] {
+            assert!(matches!(get(path), Err(Refused::Digest(_))), "{path}");
+        }
+        for path in ["/v2/a", "/v2/a/", "/v2/a/tags/lists", "/v2/a/tags/list/", "/v2/manifests/latest", "/v2/a/blobs/uploads/1", "/v2//"] {
+            assert!(matches!(get(path), Err(Refused::Endpoint)), "{path}");
+        }
+        for path in ["/v1/", "/v2x", "/index.html", "/ghcr.io", "/ghcr.io/", "//v2/", "/a/v2/", "/%2fv2/"] {
+            assert_eq!(get(path), Err(Refused::Nothing), "{path}");
+        }
+        assert_eq!(get("/v2/?upstream=a.io&upstream=b.io"), Err(Refused::Ambiguous("upstream")));
+        for method in ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "X"] {
+            let method = Method::from_bytes(method.as_bytes()).unwrap();
+            assert_eq!(Asked::parse(&method, &"/v2/a/blobs/uploads/".parse().unwrap()), Err(Refused::Method));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_parses_goes_upstream_as_a_clean_path(
+            path in "(/[a-z0-9.:]{1,9})?/v2(/[a-zA-Z0-9._%:-]{0,9}){0,3}/(manifests|blobs|tags|referrers)/[a-zA-Z0-9._%:-]{0,80}",
+            query in "[a-z=&%0-9]{0,20}",
+        ) {
+            if let Ok(uri) = format!("{path}?{query}").parse::<Uri>()
+                && let Ok(asked) = Asked::parse(&Method::GET, &uri)
+            {
+                let upstream_path = asked.route.path();
+                prop_assert!(upstream_path.starts_with("/v2/"));
+                prop_assert!(!upstream_path.contains("..") && !upstream_path.contains("//") && !upstream_path.contains('%'));
+                let uri = format!("{upstream_path}?{}", asked.query);
+                prop_assert!(uri.parse::<Uri>().is_ok());
+            }
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Which registry a request is meant for.
+
+use crate::origin::{Authority, Malformed, Origin, Scheme, Target};
+use crate::policy::{Denied, Permitted, Policy};
+use std::fmt;
+use url::Host;
+
+/// Where Docker Hub answers the registry's protocol.
+pub const DOCKER_HUB: &str = "registry-1.docker.io";
+/// What people type for it.
+const DOCKER_HUB_ALIASES: [&str; 3] = ["docker.io", "index.docker.io", "registry.hub.docker.com"];
+
+/// A registry as somebody named it: a host, `host:port`, or an `http(s)` URL of one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Named {
+    scheme: Option<Scheme>,
+    authority: Authority,
+}
+
+/// How a request named its upstream; the first that is present wins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Naming {
+    /// `/v2/…?upstream=HOST`
+    Query(String),
+    /// `/HOST/v2/…`: a `registry-mirrors` entry of dockerd may have a path, but no query.
+    Path(String),
+    /// `/v2/HOST/name/…`: podman, skopeo and `docker pull MIRROR/HOST/name` know no other way.
+    Name(String),
+    /// `?ns=HOST`: containerd and dockerd 29 tell every mirror which registry an image belongs to.
+    Namespace(String),
+    /// Not at all.
+    Default,
+}
+
+impl Named {
+    pub fn parse(text: &str) -> Result<Named, Malformed> {
+        let (scheme, rest) = match text.split_once("://") {
+            Some(("https", rest)) => (Some(Scheme::Https), rest),
+            Some(("http", rest)) => (Some(Scheme::Http), rest),
+            Some(_) => return Err(Malformed),
+            None => (None, text),
+        };
+        let host = if scheme.is_some() { rest.strip_suffix('/').unwrap_or(rest) } else { rest };
+        let mut authority = Authority::parse(host)?;
+        if let Host::Domain(name) = &mut authority.host
+            && DOCKER_HUB_ALIASES.contains(&name.as_str())
+        {
+            DOCKER_HUB.clone_into(name);
+        }
+        Ok(Named { scheme, authority })
+    }
+
+    pub fn permit(&self, policy: &Policy) -> Result<Upstream, Denied> {
+        match self.scheme {
+            Some(scheme) => policy.permit(self.authority.on(scheme)),
+            None => policy.permit_authority(&self.authority),
+        }
+        .map(Upstream)
+    }
+}
+
+impl Naming {
+    /// Docker Hub's own name in `ns=` means the default upstream: every containerd sends it, also to a mirror whose
+    /// operator has put another source of Docker Hub's images in its place.
+    pub fn named(&self) -> Result<Option<Named>, Malformed> {
+        match self {
+            Naming::Default => Ok(None),
+            Naming::Namespace(host) if DOCKER_HUB_ALIASES.contains(&host.as_str()) => Ok(None),
+            Naming::Query(host) | Naming::Path(host) | Naming::Name(host) | Naming::Namespace(host) => {
+                Named::parse(host).map(Some)
+            }
+        }
+    }
+}
+
+/// A registry that the policy lets this mirror ask.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Upstream(Permitted);
+
+impl Upstream {
+    /// A registry that another one redirected to.
+    pub fn redirected(permitted: Permitted) -> Upstream {
+        Upstream(permitted)
+    }
+
+    pub fn permitted(&self) -> &Permitted {
+        &self.0
+    }
+
+    pub fn origin(&self) -> &Origin {
+        self.0.origin()
+    }
+
+    pub fn is_docker_hub(&self) -> bool {
+        matches!(&self.origin().host, Host::Domain(name) if name == DOCKER_HUB)
+    }
+
+    /// The URL of `path_and_query`, which begins with `/`, on this registry.
+    pub fn target(&self, path_and_query: String) -> Target {
+        Target { origin: self.origin().clone(), path_and_query }
+    }
+}
+
+impl fmt::Display for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.origin().authority())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn resolve(text: &str) -> Result<String, String> {
+        let policy = Policy::new([Authority::parse("127.0.0.1:5000").unwrap()]);
+        let named = Named::parse(text).map_err(|_| "malformed".to_owned())?;
+        let upstream = named.permit(&policy).map_err(|denied| format!("{denied:?}"))?;
+        Ok(upstream.origin().to_string())
+    }
+
+    #[test]
+    fn reads_every_form_of_a_registry() {
+        for (text, resolved) in [
+            ("ghcr.io", Ok("https://ghcr.io")),
+            ("https://ghcr.io", Ok("https://ghcr.io")),
+            ("https://ghcr.io/", Ok("https://ghcr.io")),
+            ("https://ghcr.io:8443", Ok("https://ghcr.io:8443")),
+            ("docker.io", Ok("https://registry-1.docker.io")),
+            ("https://index.docker.io", Ok("https://registry-1.docker.io")),
+            ("Registry.Hub.Docker.com", Ok("https://registry-1.docker.io")),
+            ("127.0.0.1:5000", Ok("http://127.0.0.1:5000")),
+            ("http://127.0.0.1:5000", Ok("http://127.0.0.1:5000")),
+            ("http://ghcr.io", Err("PlainHttp")),
+            ("ftp://ghcr.io", Err("malformed")),
+            ("https://", Err("malformed")),
+            ("https://ghcr.io/v2", Err("malformed")),
+            ("ghcr.io/", Err("malformed")),
+            ("https://user@ghcr.io", Err("malformed")),
+            ("ghcr.io?x", Err("malformed")),
+            ("", Err("malformed")),
+        ] {
+            assert_eq!(resolve(text), resolved.map(str::to_owned).map_err(str::to_owned), "{text}");
+        }
+    }
+
+    #[test]
+    fn docker_hubs_namespace_is_the_default_upstream() {
+        for host in ["docker.io", "index.docker.io"] {
+            assert_eq!(Naming::Namespace(host.into()).named(), Ok(None));
+            assert!(matches!(Naming::Name(host.into()).named(), Ok(Some(_))));
+        }
+        assert!(matches!(Naming::Namespace("ghcr.io".into()).named(), Ok(Some(_))));
+        assert_eq!(Naming::Namespace("a b".into()).named(), Err(Malformed));
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_reaches_a_host_that_is_not_public(text in "(https?://)?([a-z0-9.:@/\\\\\\[\\]%]{0,20}|\\PC{0,20})") {
+            if let Ok(named) = Named::parse(&text)
+                && let Ok(upstream) = named.permit(&Policy::default())
+            {
+                let origin = upstream.origin();
+                prop_assert_eq!(origin.scheme, Scheme::Https);
+                prop_assert!(matches!(&origin.host, Host::Domain(name) if name.contains('.')));
+                prop_assert!(origin.port == 443 || origin.port > 1023);
+            }
+        }
+    }
+}
