@@ -43,7 +43,10 @@ impl Config {
     pub async fn read(platform: &impl Platform) -> Result<Config, Mistake> {
         let mut values = Vec::with_capacity(VARIABLES.len());
         for (name, default) in VARIABLES {
-            values.push((name, platform.variable(name).await.unwrap_or_else(|| default.to_owned())));
+            // A default in the place of what can't be read might open what the operator has closed.
+            let value = platform.variable(name).await;
+            let value = value.map_err(|_| Mistake { variable: name, expected: "readable: its provider failed" })?;
+            values.push((name, value.unwrap_or_else(|| default.to_owned())));
         }
         Config::parse(|name| {
             values.iter().find(|(known, _)| *known == name).map(|(_, value)| value.trim()).unwrap_or_default()

@@ -1,10 +1,57 @@
+//! hammal: a registry mirror for people who can't reach Docker Hub well, as one Spin component.
+//!
+//! A request is a story that [`mirror`] tells from top to bottom, each step a call into one room:
+//!
+//! | step | room |
+//! | --- | --- |
+//! | what is asked | [`route`], made of [`name`], [`reference`], [`digest`], [`query`] |
+//! | of which registry | [`upstream`], made of [`origin`] |
+//! | may it be asked | [`policy`], as the operator set it in [`config`] |
+//! | is it known | [`cache`]: this instance's memory, then the key-value store |
+//! | ask upstream | [`forward`], authorised by [`auth`], one [`outgoing`] request at a time, shared through [`flight`] |
+//! | what comes back | [`reply`] with [`link`], or a [`refusal`]; outside `/v2/` a [`page`] |
+//! | what it took | [`context`] counts, [`log`] writes |
+//!
+//! All of them are written against the trait in [`platform`] and know nothing of Spin; only `spin`, which is built for
+//! WebAssembly, does.
+
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
+
+pub mod auth;
+pub mod cache;
 pub mod config;
-pub mod platform;
+pub mod context;
 pub mod digest;
+pub mod flight;
+pub mod forward;
+pub mod link;
+pub mod log;
+pub mod mirror;
 pub mod name;
 pub mod origin;
+pub mod outgoing;
+pub mod page;
+pub mod platform;
 pub mod policy;
 pub mod query;
 pub mod reference;
+pub mod refusal;
+pub mod reply;
 pub mod route;
 pub mod upstream;
+
+#[cfg(test)]
+mod scripted;
+#[cfg(target_family = "wasm")]
+mod spin;

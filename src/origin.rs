@@ -85,6 +85,15 @@ impl Authority {
     }
 }
 
+impl fmt::Display for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            Some(port) => write!(f, "{}:{port}", self.host),
+            None => self.host.fmt(f),
+        }
+    }
+}
+
 impl Origin {
     /// `host`, or `host:port` where the port is not the scheme's own: what goes into a `Host` header.
     pub fn authority(&self) -> String {

@@ -11,6 +11,7 @@ use std::time::Duration;
 pub trait Platform: Clone + 'static {
     /// A response's body that has not been read.
     type Body;
+    type Alarm;
 
     /// Makes one exchange: no redirect is followed, nothing is decompressed. The response's head is complete, its body
     /// unread.
@@ -30,12 +31,16 @@ pub trait Platform: Clone + 'static {
     fn save(&self, key: &str, value: Vec<u8>) -> impl Future<Output = Result<(), StoreFault>>;
 
     /// The value of a variable of the application; `None` where the manifest does not declare it.
-    fn variable(&self, name: &str) -> impl Future<Output = Option<String>>;
+    fn variable(&self, name: &str) -> impl Future<Output = Result<Option<String>, VariableFault>>;
 
     /// The time since the Unix epoch.
     fn now(&self) -> Duration;
 
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()>;
+
+    /// A future that is done once the alarm is dropped. Requests that run at the same time are tasks of their own, and a
+    /// platform may have no other way for one to wake another.
+    fn alarm(&self) -> (Self::Alarm, impl Future<Output = ()> + 'static);
 
     /// Does some work after the answer has left.
     fn defer(&self, work: impl Future<Output = ()> + 'static);
@@ -95,3 +100,7 @@ pub enum ReadFault {
 /// The key-value store failed. What it said is the operator's, so it is text for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreFault(pub String);
+
+/// Who provides the variables failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VariableFault;

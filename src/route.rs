@@ -127,6 +127,28 @@ impl Route {
         }
     }
 
+    /// The route that a registry's own path is, where a redirect or a `Link` names one.
+    pub fn of_upstream(uri: &Uri) -> Option<Route> {
+        let path = decode_percent(uri.path());
+        let api = path.strip_prefix('/').filter(|path| is_api(path))?;
+        let (route, _) = parse_route(api.strip_prefix("v2")?, false).ok()?;
+        Some(route)
+    }
+
+    pub fn on_docker_hub(self) -> Route {
+        match self {
+            Route::Repository(name, resource) => Route::Repository(name.on_docker_hub(), resource),
+            route => route,
+        }
+    }
+
+    pub fn into_name(self) -> Option<Name> {
+        match self {
+            Route::Repository(name, _) => Some(name),
+            _ => None,
+        }
+    }
+
     pub fn is_blob(&self) -> bool {
         matches!(self, Route::Repository(_, Resource::Blob(_)))
     }

@@ -1,0 +1,111 @@
+//! Fetching an anonymous token.
+
+use super::scope::Scope;
+use super::token::{Granted, MAX_ANSWER};
+use crate::context::{Context, count};
+use crate::origin::Target;
+use crate::outgoing::{self, Unsent};
+use crate::platform::{Fault, Platform, ReadFault};
+use crate::policy::Denied;
+use http::header::RETRY_AFTER;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use std::pin::pin;
+use url::form_urlencoded;
+
+/// Why there is no token. What the token server said besides its status stays unsaid: it may be an internal host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The realm is a host that may not be contacted.
+    Forbidden(Denied),
+    Fault(Fault),
+    /// 401 and 403: the anonymous user is not let in.
+    Refused,
+    /// 429
+    TooMany { retry_after: Option<HeaderValue> },
+    Status(StatusCode),
+    TooLarge,
+    NoToken,
+}
+
+impl Failure {
+    /// Whether the next request had better ask the upstream first where its tokens come from nowadays.
+    pub fn may_be_of_an_old_realm(&self) -> bool {
+        !matches!(self, Failure::Refused | Failure::TooMany { .. })
+    }
+}
+
+/// Asks the token server at `realm`; at most as long as a small exchange may take.
+pub async fn fetch<P: Platform>(
+    context: &Context<'_, P>,
+    realm: &Target,
+    service: Option<&str>,
+    scopes: &[Scope],
+) -> Result<Granted, Failure> {
+    let exchange = pin!(exchange(context, realm, service, scopes));
+    let limit = pin!(context.platform.sleep(context.config.timeouts.exchange));
+    match futures_util::future::select(exchange, limit).await {
+        futures_util::future::Either::Left((granted, _)) => granted,
+        futures_util::future::Either::Right(_) => Err(Failure::Fault(Fault::TimedOut)),
+    }
+}
+
+async fn exchange<P: Platform>(
+    context: &Context<'_, P>,
+    realm: &Target,
+    service: Option<&str>,
+    scopes: &[Scope],
+) -> Result<Granted, Failure> {
+    let permitted = context.config.policy.permit(realm.origin.clone()).map_err(Failure::Forbidden)?;
+    let path_and_query = with_query(&realm.path_and_query, service, scopes);
+    count(&context.cost.fetches);
+    let response = outgoing::send(context, &permitted, http::Method::GET, &path_and_query, HeaderMap::new()).await;
+    let response = response.map_err(|unsent| match unsent {
+        Unsent::Fault(fault) => Failure::Fault(fault),
+        Unsent::Malformed => Failure::NoToken,
+    })?;
+    match response.status() {
+        StatusCode::OK => {}
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(Failure::Refused),
+        StatusCode::TOO_MANY_REQUESTS => {
+            return Err(Failure::TooMany { retry_after: response.headers().get(RETRY_AFTER).cloned() });
+        }
+        status => return Err(Failure::Status(status)),
+    }
+    let body = context.platform.read(response.into_body(), MAX_ANSWER).await.map_err(|fault| match fault {
+        ReadFault::TooLarge => Failure::TooLarge,
+        ReadFault::Broken(fault) => Failure::Fault(fault),
+    })?;
+    Granted::parse(&body).map_err(|_| Failure::NoToken)
+}
+
+/// Adds `service=` and a `scope=` for each scope to what the realm has of a query already.
+fn with_query(realm: &str, service: Option<&str>, scopes: &[Scope]) -> String {
+    let mut added = form_urlencoded::Serializer::new(String::new());
+    added.extend_pairs(service.map(|service| ("service", service)));
+    added.extend_pairs(scopes.iter().map(|scope| ("scope", scope.as_str())));
+    let added = added.finish();
+    let separator = match (added.is_empty(), realm.split_once('?')) {
+        (true, _) | (_, Some((_, ""))) => "",
+        (false, Some(_)) => "&",
+        (false, None) => "?",
+    };
+    format!("{realm}{separator}{added}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_the_query_of_the_realm_and_escapes_what_it_adds() {
+        let scopes = Scope::parse_list("repository:a/b:pull repository:c:pull").unwrap();
+        for (realm, service, scopes, expected) in [
+            ("/token", None, &[][..], "/token"),
+            ("/token", Some("r.io"), &scopes[..1], "/token?service=r.io&scope=repository%3Aa%2Fb%3Apull"),
+            ("/token?a=x=y", Some("a b&c"), &[], "/token?a=x=y&service=a+b%26c"),
+            ("/token?", None, &scopes, "/token?scope=repository%3Aa%2Fb%3Apull&scope=repository%3Ac%3Apull"),
+        ] {
+            assert_eq!(with_query(realm, service, scopes), expected);
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! Anonymous authorisation: what each upstream asks for, and the tokens that satisfy it.
+//!
+//! What an upstream asks for is remembered, so that from the second request on the token is fetched before asking and
+//! goes along with the first request. What is remembered may be wrong by now; a 401 corrects it (`Auth::after_refusal`).
+
+mod challenge;
+mod fetch;
+mod scope;
+mod token;
+
+pub use challenge::Challenge;
+pub use fetch::Failure;
+pub use scope::Scope;
+pub use token::Token;
+
+use crate::cache::{Cache, Store};
+use crate::context::{Context, TokenFrom};
+use crate::flight::Flights;
+use crate::name::Name;
+use crate::origin::Target;
+use crate::platform::Platform;
+use crate::upstream::Upstream;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// How long it is remembered what an upstream asks for.
+const DEMAND_LIFE: Duration = Duration::from_secs(60 * 60);
+/// Keys in the store for demands and for tokens: few upstreams, many repositories.
+const DEMAND_BUCKETS: u32 = 96;
+const TOKEN_BUCKETS: u32 = 400;
+
+/// What is remembered about upstreams and their tokens.
+pub struct Auth<P: Platform> {
+    demands: Cache<Demand>,
+    tokens: Cache<Token>,
+    flights: Flights<P, Result<(Token, TokenFrom), Failure>>,
+}
+
+/// What an upstream asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Demand {
+    Nothing,
+    Bearer(Grantor),
+}
+
+/// Who grants tokens for an upstream, and what is asked of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grantor {
+    #[serde(with = "realm")]
+    realm: Target,
+    service: Option<String>,
+    /// The same scopes for every repository (public.ecr.aws: `aws`); none where each repository has its own.
+    fixed: Option<Vec<Scope>>,
+}
+
+/// What a request was sent with.
+#[derive(Clone, Debug)]
+pub enum Credential {
+    /// Nothing; `refused` is the token that the upstream did not take before that.
+    None { refused: Option<Token> },
+    /// A token, granted by what was remembered or by what the upstream asked for during this very request.
+    Token { token: Token, from: TokenFrom, grantor: Grantor, remembered: bool },
+}
+
+/// What to do about a 401.
+#[derive(Clone, Debug)]
+enum Step {
+    /// The upstream was asked with what was remembered of it, and wants something else: ask without a token to hear what.
+    AskBare { refused: Token },
+    Fetch { grantor: Grantor, refused: Option<Token> },
+    Give,
+}
+
+impl<P: Platform> Default for Auth<P> {
+    fn default() -> Self {
+        Auth { demands: Cache::new("d", DEMAND_BUCKETS), tokens: Cache::new("t", TOKEN_BUCKETS), flights: Flights::default() }
+    }
+}
+
+impl<P: Platform> Auth<P> {
+    /// What to send with the first request to `upstream`. `name` is the repository that is asked for, if any.
+    pub async fn beforehand(
+        &self,
+        context: &Context<'_, P>,
+        store: &Store<P>,
+        upstream: &Upstream,
+        name: Option<&Name>,
+    ) -> Result<Credential, Failure> {
+        let identity = upstream.origin().to_string();
+        let remembered = match self.demands.remembered(&identity, context.platform.now()) {
+            Some(demand) => Some(demand),
+            None => self.demands.stored(store, &identity).await,
+        };
+        match remembered {
+            Some(Demand::Bearer(grantor)) => {
+                let obtained = self.obtain(context, store, upstream, name, grantor, None, true).await;
+                if obtained.as_ref().is_err_and(Failure::may_be_of_an_old_realm) {
+                    self.demands.remember(&identity, Demand::Nothing, context.platform.now(), DEMAND_LIFE);
+                }
+                obtained
+            }
+            Some(Demand::Nothing) | None => Ok(Credential::None { refused: None }),
+        }
+    }
+
+    /// The upstream took what it was sent.
+    pub fn accepted(&self, context: &Context<'_, P>, upstream: &Upstream, sent: &Credential) {
+        if matches!(sent, Credential::None { .. }) {
+            let now = context.platform.now();
+            self.demands.remember(&upstream.origin().to_string(), Demand::Nothing, now, DEMAND_LIFE);
+        }
+    }
+
+    /// What to send next after a 401 to `sent`; `None` where the upstream does not let the anonymous user in.
+    pub async fn after_refusal(
+        &self,
+        context: &Context<'_, P>,
+        store: &Store<P>,
+        upstream: &Upstream,
+        name: Option<&Name>,
+        sent: Credential,
+        challenge: Option<Challenge>,
+    ) -> Result<Option<Credential>, Failure> {
+        match Step::after_refusal(sent, challenge.map(|challenge| Grantor::from_challenge(challenge, name))) {
+            Step::Give => Ok(None),
+            Step::AskBare { refused } => Ok(Some(Credential::None { refused: Some(refused) })),
+            Step::Fetch { grantor, refused } => {
+                self.demands.keep(
+                    store,
+                    &upstream.origin().to_string(),
+                    Demand::Bearer(grantor.clone()),
+                    DEMAND_LIFE,
+                );
+                self.obtain(context, store, upstream, name, grantor, refused, false).await.map(Some)
+            }
+        }
+    }
+
+    /// A token from memory, the store or the token server, in this order, and not the one that was refused.
+    #[allow(clippy::too_many_arguments)]
+    async fn obtain(
+        &self,
+        context: &Context<'_, P>,
+        store: &Store<P>,
+        upstream: &Upstream,
+        name: Option<&Name>,
+        grantor: Grantor,
+        refused: Option<Token>,
+        remembered: bool,
+    ) -> Result<Credential, Failure> {
+        let scopes = grantor.scopes(name);
+        let identity = grantor.identity(upstream, &scopes);
+        let usable = |token: &Token| Some(token) != refused.as_ref();
+        let (token, from) = match self.tokens.remembered(&identity, context.platform.now()).filter(usable) {
+            Some(token) => (token, TokenFrom::Memory),
+            None => {
+                let flight = if refused.is_some() { format!("{identity}\nanew") } else { identity.clone() };
+                let fetch = async || {
+                    if let Some(token) = self.tokens.stored(store, &identity).await.filter(usable) {
+                        return Ok((token, TokenFrom::Store));
+                    }
+                    let granted = fetch::fetch(context, &grantor.realm, grantor.service.as_deref(), &scopes).await?;
+                    if !granted.life.is_zero() {
+                        self.tokens.keep(store, &identity, granted.token.clone(), granted.life);
+                    }
+                    Ok((granted.token, TokenFrom::Fetched))
+                };
+                self.flights.share(context.platform, &flight, fetch).await?
+            }
+        };
+        context.cost.token.set(Some(from));
+        Ok(Credential::Token { token, from, grantor, remembered })
+    }
+}
+
+impl Step {
+    fn after_refusal(sent: Credential, asks: Option<Grantor>) -> Step {
+        match (sent, asks) {
+            (Credential::None { refused }, Some(grantor)) => Step::Fetch { grantor, refused },
+            (Credential::None { .. }, None) => Step::Give,
+            (Credential::Token { token, from, grantor, .. }, Some(asks)) if asks.is_like(&grantor) => match from {
+                TokenFrom::Fetched => Step::Give,
+                TokenFrom::Memory | TokenFrom::Store => Step::Fetch { grantor: asks, refused: Some(token) },
+            },
+            (Credential::Token { token, remembered: true, .. }, _) => Step::AskBare { refused: token },
+            (Credential::Token { .. }, _) => Step::Give,
+        }
+    }
+}
+
+impl Grantor {
+    fn from_challenge(challenge: Challenge, name: Option<&Name>) -> Grantor {
+        let Challenge { realm, service, scopes } = challenge;
+        let of_this_repository = match name {
+            Some(name) => scopes.contains(&Scope::pull(name)),
+            None => false,
+        };
+        let fixed = if scopes.is_empty() || of_this_repository { None } else { Some(scopes) };
+        Grantor { realm, service, fixed }
+    }
+
+    /// A challenge without a scope is for what was asked for: the clients of registries take it so too.
+    fn scopes(&self, name: Option<&Name>) -> Vec<Scope> {
+        match &self.fixed {
+            Some(scopes) => scopes.clone(),
+            None => name.map(Scope::pull).into_iter().collect(),
+        }
+    }
+
+    /// What a token is kept under. It goes only to the upstream, and for the scopes, that it was fetched for.
+    fn identity(&self, upstream: &Upstream, scopes: &[Scope]) -> String {
+        let scopes: Vec<_> = scopes.iter().map(Scope::as_str).collect();
+        let service = self.service.as_deref().unwrap_or_default();
+        format!("{}\n{}\n{service:?}\n{}", upstream.origin(), self.realm, scopes.join(" "))
+    }
+
+    fn is_like(&self, other: &Grantor) -> bool {
+        self.realm == other.realm && self.service == other.service
+    }
+}
+
+/// A realm in the store is text, and is parsed again when it is read.
+mod realm {
+    use crate::origin::Target;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(realm: &Target, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(realm)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Target, D::Error> {
+        Target::parse(&String::deserialize(deserializer)?).map_err(|_| D::Error::custom("not a realm"))
+    }
+}

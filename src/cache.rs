@@ -1,0 +1,145 @@
+//! What is remembered from one request to the next: in this instance's memory, and behind it in the key-value store.
+//!
+//! Neither can grow. No store here expires a key, and some allow 1,024 of them, so an entry's key is a bucket that its
+//! identity falls into; the entry repeats the identity and its end, is checked against both when it is read, and a
+//! collision overwrites. A store that fails, or is slow, costs speed and nothing else.
+
+use crate::platform::Platform;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::pin::pin;
+use std::time::Duration;
+
+/// A store that takes longer to answer a read is left alone.
+const STORE_PATIENCE: Duration = Duration::from_millis(500);
+/// How long it is left alone after a fault.
+const STORE_REST: Duration = Duration::from_secs(5);
+/// Platforms allow 1 MB; a larger value is kept in memory only.
+const MAX_VALUE: usize = 900_000;
+
+/// Where something remembered was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tier {
+    Memory,
+    Store,
+}
+
+/// The key-value store, left alone for a while after a fault.
+#[derive(Debug)]
+pub struct Store<P> {
+    platform: P,
+    rests_until: Cell<Duration>,
+}
+
+/// Entries of one kind, `buckets` of them at most, each with an identity and an end.
+#[derive(Debug)]
+pub struct Cache<T> {
+    kind: &'static str,
+    buckets: u32,
+    memory: RefCell<HashMap<u32, Entry<T>>>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Entry<T> {
+    identity: String,
+    /// Seconds since the Unix epoch.
+    expires: u64,
+    value: T,
+}
+
+impl<P: Platform> Store<P> {
+    pub fn new(platform: P) -> Store<P> {
+        Store { platform, rests_until: Cell::new(Duration::ZERO) }
+    }
+
+    async fn load(&self, key: &str) -> Option<Vec<u8>> {
+        if self.platform.now() < self.rests_until.get() {
+            return None;
+        }
+        let load = pin!(self.platform.load(key));
+        let patience = pin!(self.platform.sleep(STORE_PATIENCE));
+        let fault = match futures_util::future::select(load, patience).await {
+            futures_util::future::Either::Left((Ok(value), _)) => return value,
+            futures_util::future::Either::Left((Err(fault), _)) => fault.0,
+            futures_util::future::Either::Right(_) => "too slow".to_owned(),
+        };
+        self.rests_until.set(self.platform.now() + STORE_REST);
+        self.platform.log(&format!("hammal store=failed reading={key} reason={fault:?}"));
+        None
+    }
+
+    /// Writes after the answer has left.
+    fn save(&self, key: String, value: Vec<u8>) {
+        if self.platform.now() < self.rests_until.get() {
+            return;
+        }
+        let platform = self.platform.clone();
+        self.platform.defer(async move {
+            if let Err(fault) = platform.save(&key, value).await {
+                platform.log(&format!("hammal store=failed writing={key} reason={:?}", fault.0));
+            }
+        });
+    }
+}
+
+impl<T: Clone + Serialize + DeserializeOwned> Cache<T> {
+    /// `kind` begins the keys in the store: letters and digits.
+    pub fn new(kind: &'static str, buckets: u32) -> Cache<T> {
+        Cache { kind, buckets, memory: RefCell::default() }
+    }
+
+    /// What this instance remembers.
+    pub fn remembered(&self, identity: &str, now: Duration) -> Option<T> {
+        let memory = self.memory.borrow();
+        let entry = memory.get(&self.bucket(identity))?;
+        entry.holds(identity, now).then(|| entry.value.clone())
+    }
+
+    /// What the store remembers; this instance remembers it too from then on.
+    pub async fn stored<P: Platform>(&self, store: &Store<P>, identity: &str) -> Option<T> {
+        let bucket = self.bucket(identity);
+        let bytes = store.load(&self.key(bucket)).await?;
+        let entry: Entry<T> = serde_json::from_slice(&bytes).ok()?;
+        if !entry.holds(identity, store.platform.now()) {
+            return None;
+        }
+        let value = entry.value.clone();
+        self.memory.borrow_mut().insert(bucket, entry);
+        Some(value)
+    }
+
+    /// Remembers in this instance only.
+    pub fn remember(&self, identity: &str, value: T, now: Duration, life: Duration) {
+        let entry = Entry { identity: identity.to_owned(), expires: (now + life).as_secs(), value };
+        self.memory.borrow_mut().insert(self.bucket(identity), entry);
+    }
+
+    /// Remembers in this instance now and in the store after the answer has left.
+    pub fn keep<P: Platform>(&self, store: &Store<P>, identity: &str, value: T, life: Duration) {
+        let bucket = self.bucket(identity);
+        self.remember(identity, value, store.platform.now(), life);
+        let bytes = self.memory.borrow().get(&bucket).and_then(|entry| serde_json::to_vec(entry).ok());
+        if let Some(bytes) = bytes.filter(|bytes| bytes.len() <= MAX_VALUE) {
+            store.save(self.key(bucket), bytes);
+        }
+    }
+
+    fn key(&self, bucket: u32) -> String {
+        format!("{}-{bucket}", self.kind)
+    }
+
+    fn bucket(&self, identity: &str) -> u32 {
+        let hash = Sha256::digest(identity.as_bytes());
+        let number = hash.iter().take(4).fold(0_u32, |number, byte| (number << 8) | u32::from(*byte));
+        number.checked_rem(self.buckets).unwrap_or_default()
+    }
+}
+
+impl<T> Entry<T> {
+    fn holds(&self, identity: &str, now: Duration) -> bool {
+        self.identity == identity && now.as_secs() < self.expires
+    }
+}

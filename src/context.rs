@@ -1,0 +1,46 @@
+//! What one request carries with it through the rooms.
+
+use crate::config::Config;
+use crate::platform::Platform;
+use std::cell::Cell;
+
+/// The platform, the operator's settings, and what this request has cost so far.
+#[derive(Debug)]
+pub struct Context<'a, P: Platform> {
+    pub platform: &'a P,
+    pub config: &'a Config,
+    pub cost: &'a Cost,
+}
+
+/// What answering one request took: for the log.
+#[derive(Debug, Default)]
+pub struct Cost {
+    /// Requests to upstreams, those that follow a redirect included.
+    pub requests: Cell<u32>,
+    /// Requests to token servers.
+    pub fetches: Cell<u32>,
+    pub token: Cell<Option<TokenFrom>>,
+}
+
+/// Where the token that a request was sent with came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenFrom {
+    Memory,
+    Store,
+    Fetched,
+}
+
+impl TokenFrom {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            TokenFrom::Memory => "memory",
+            TokenFrom::Store => "store",
+            TokenFrom::Fetched => "fetched",
+        }
+    }
+}
+
+/// Adds one to a counter.
+pub fn count(counter: &Cell<u32>) {
+    counter.set(counter.get().saturating_add(1));
+}

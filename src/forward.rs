@@ -1,0 +1,204 @@
+//! One question to an upstream, with all that it takes: authorisation, and redirects that clients don't follow.
+
+use crate::auth::{self, Auth, Challenge, Credential};
+use crate::cache::Store;
+use crate::context::{Context, count};
+use crate::name::Name;
+use crate::outgoing::{self, Unsent};
+use crate::platform::{Fault, Platform};
+use crate::policy::Denied;
+use crate::route::{Resource, Route};
+use crate::upstream::Upstream;
+use http::header::{self, HeaderName};
+use http::{HeaderMap, Method, Response, StatusCode, Uri};
+
+/// A longer chain of redirects is a loop.
+const MAX_REDIRECTS: usize = 5;
+/// Requests to one upstream for one question: with a token that is no longer good, without one, with a new one, and
+/// once more where the store held another old one.
+const MAX_ATTEMPTS: usize = 4;
+/// A longer header in bytes, in either direction, is refused.
+pub const MAX_HEADER: usize = 8 * 1024;
+
+/// What of a client's headers goes to an upstream; `Accept` as often as it was sent. Everything else stays here,
+/// credentials above all.
+const REQUEST_HEADERS: [HeaderName; 7] = [
+    header::ACCEPT,
+    header::RANGE,
+    header::IF_RANGE,
+    header::IF_MATCH,
+    header::IF_NONE_MATCH,
+    header::IF_MODIFIED_SINCE,
+    header::IF_UNMODIFIED_SINCE,
+];
+
+/// A question to a registry.
+#[derive(Clone, Debug)]
+pub struct Question<'a> {
+    pub upstream: Upstream,
+    pub method: Method,
+    pub route: &'a Route,
+    /// Without the question mark; may be empty.
+    pub query: &'a str,
+    /// Those of the client that an upstream may see.
+    pub headers: HeaderMap,
+}
+
+/// A response, and the registry and path that it came from in the end.
+#[derive(Debug)]
+pub struct Answer<B> {
+    pub response: Response<B>,
+    pub upstream: Upstream,
+    pub path_and_query: String,
+    /// Whether it is another registry, or another path, than what was asked.
+    pub redirected: bool,
+}
+
+/// Why there is no answer to pass on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    Fault(Fault),
+    Token(auth::Failure),
+    /// The upstream does not let the anonymous user in.
+    Denied,
+    Redirect(RedirectFailure),
+    /// A header of the client is over `MAX_HEADER`.
+    HeaderTooLong,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RedirectFailure {
+    Malformed,
+    Forbidden(Denied),
+    TooMany,
+}
+
+/// Picks from a client's headers what an upstream may see.
+pub fn request_headers(from: &HeaderMap) -> Result<HeaderMap, Failure> {
+    let mut headers = HeaderMap::new();
+    for name in REQUEST_HEADERS {
+        for value in from.get_all(&name) {
+            if value.len() > MAX_HEADER {
+                return Err(Failure::HeaderTooLong);
+            }
+            headers.append(name.clone(), value.clone());
+        }
+    }
+    Ok(headers)
+}
+
+/// Asks. A redirect of a blob is an answer, for the client to follow to its CDN. Every other one is followed here: the
+/// clients of registries expect manifests, tags and referrers where they asked for them.
+pub async fn ask<P: Platform>(
+    context: &Context<'_, P>,
+    auth: &Auth<P>,
+    store: &Store<P>,
+    question: &Question<'_>,
+) -> Result<Answer<P::Body>, Failure> {
+    let name = match question.route {
+        Route::Repository(name, _) => Some(name.clone()),
+        _ => None,
+    };
+    let mut hop = Hop { upstream: question.upstream.clone(), path_and_query: path_and_query(question), name };
+    for redirects in 0..=MAX_REDIRECTS {
+        let response = ask_one(context, auth, store, question, &hop).await?;
+        match redirect_target(question.route, &response) {
+            None => {
+                let Hop { upstream, path_and_query, .. } = hop;
+                return Ok(Answer { response, upstream, path_and_query, redirected: redirects > 0 });
+            }
+            Some(location) => hop = hop.follow(context, location).map_err(Failure::Redirect)?,
+        }
+    }
+    Err(Failure::Redirect(RedirectFailure::TooMany))
+}
+
+/// One registry of a chain of redirects, and what is asked of it.
+struct Hop {
+    upstream: Upstream,
+    path_and_query: String,
+    /// The repository there, if the path is a registry's: tokens are for one repository.
+    name: Option<Name>,
+}
+
+impl Hop {
+    fn follow<P: Platform>(&self, context: &Context<'_, P>, location: &str) -> Result<Hop, RedirectFailure> {
+        let base = self.upstream.target(self.path_and_query.clone());
+        let target = base.join(location).map_err(|_| RedirectFailure::Malformed)?;
+        let permitted = context.config.policy.permit(target.origin).map_err(RedirectFailure::Forbidden)?;
+        let name = target.path_and_query.parse::<Uri>().ok().and_then(|uri| Route::of_upstream(&uri)).and_then(Route::into_name);
+        Ok(Hop { upstream: Upstream::redirected(permitted), path_and_query: target.path_and_query, name })
+    }
+}
+
+/// Asks one registry, and answers its challenge as the anonymous user.
+async fn ask_one<P: Platform>(
+    context: &Context<'_, P>,
+    auth: &Auth<P>,
+    store: &Store<P>,
+    question: &Question<'_>,
+    hop: &Hop,
+) -> Result<Response<P::Body>, Failure> {
+    let name = hop.name.as_ref();
+    let mut sent = match question.route {
+        // What a catalog asks for says nothing about repositories, nor they about it.
+        Route::Catalog => Credential::None { refused: None },
+        _ => auth.beforehand(context, store, &hop.upstream, name).await.map_err(Failure::Token)?,
+    };
+    for _ in 0..MAX_ATTEMPTS {
+        let response = send(context, &hop.upstream, question.method.clone(), &hop.path_and_query, question.headers.clone(), &sent).await?;
+        if response.status() != StatusCode::UNAUTHORIZED {
+            auth.accepted(context, &hop.upstream, &sent);
+            return Ok(response);
+        }
+        let challenge = match (Challenge::find(response.headers()), &sent) {
+            // gcr.io may leave the challenge out where it counts, and has it at /v2/.
+            (None, Credential::None { .. }) => {
+                let ping = send(context, &hop.upstream, Method::GET, "/v2/", HeaderMap::new(), &sent).await?;
+                Challenge::find(ping.headers())
+            }
+            (challenge, _) => challenge,
+        };
+        let next = auth.after_refusal(context, store, &hop.upstream, name, sent, challenge).await;
+        sent = next.map_err(Failure::Token)?.ok_or(Failure::Denied)?;
+    }
+    Err(Failure::Denied)
+}
+
+async fn send<P: Platform>(
+    context: &Context<'_, P>,
+    upstream: &Upstream,
+    method: Method,
+    path_and_query: &str,
+    mut headers: HeaderMap,
+    credential: &Credential,
+) -> Result<Response<P::Body>, Failure> {
+    if let Credential::Token { token, .. } = credential
+        && let Some(value) = token.header()
+    {
+        headers.insert(header::AUTHORIZATION, value);
+    }
+    count(&context.cost.requests);
+    outgoing::send(context, upstream.permitted(), method, path_and_query, headers).await.map_err(|unsent| match unsent {
+        Unsent::Fault(fault) => Failure::Fault(fault),
+        Unsent::Malformed => Failure::Redirect(RedirectFailure::Malformed),
+    })
+}
+
+fn path_and_query(question: &Question<'_>) -> String {
+    let path = question.route.path();
+    if question.query.is_empty() { path } else { format!("{path}?{}", question.query) }
+}
+
+/// Where a response that has to be followed here points to.
+fn redirect_target<'r, B>(route: &Route, response: &'r Response<B>) -> Option<&'r str> {
+    if matches!(route, Route::Repository(_, Resource::Blob(_))) || !is_redirect(response.status()) {
+        return None;
+    }
+    response.headers().get(header::LOCATION)?.to_str().ok()
+}
+
+/// 304 is none.
+pub fn is_redirect(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+}

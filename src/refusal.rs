@@ -1,0 +1,227 @@
+//! What a client is told instead of an image: an error document of the distribution specification ("Error Codes"), with a
+//! status that makes it go on to its next source at once, and a message that says what would have been right.
+//!
+//! Nothing that an upstream or a token server said is repeated, nor which host it was: it may be an internal one.
+
+use crate::auth;
+use crate::config::Mistake;
+use crate::forward::{self, MAX_HEADER, RedirectFailure};
+use crate::platform::Fault;
+use crate::policy::Denied;
+use crate::reference::InvalidReference;
+use crate::reply::Body;
+use crate::route::{Refused, Resource, Route};
+use http::header::{ALLOW, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use std::fmt::Display;
+
+/// A code of the specification, or one of the reference implementation where the specification has none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Code {
+    BlobUnknown,
+    Denied,
+    DigestInvalid,
+    ManifestInvalid,
+    ManifestUnknown,
+    NameInvalid,
+    NameUnknown,
+    RangeInvalid,
+    TooManyRequests,
+    Unavailable,
+    Unknown,
+    Unsupported,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub status: StatusCode,
+    pub code: Code,
+    pub message: String,
+    pub header: Option<(HeaderName, HeaderValue)>,
+}
+
+impl Code {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Code::BlobUnknown => "BLOB_UNKNOWN",
+            Code::Denied => "DENIED",
+            Code::DigestInvalid => "DIGEST_INVALID",
+            Code::ManifestInvalid => "MANIFEST_INVALID",
+            Code::ManifestUnknown => "MANIFEST_UNKNOWN",
+            Code::NameInvalid => "NAME_INVALID",
+            Code::NameUnknown => "NAME_UNKNOWN",
+            Code::RangeInvalid => "RANGE_INVALID",
+            Code::TooManyRequests => "TOOMANYREQUESTS",
+            Code::Unavailable => "UNAVAILABLE",
+            Code::Unknown => "UNKNOWN",
+            Code::Unsupported => "UNSUPPORTED",
+        }
+    }
+}
+
+impl Refusal {
+    fn new(status: StatusCode, code: Code, message: impl Display) -> Refusal {
+        Refusal { status, code, message: message.to_string(), header: None }
+    }
+
+    fn with(self, name: HeaderName, value: Option<HeaderValue>) -> Refusal {
+        Refusal { header: value.map(|value| (name, value)), ..self }
+    }
+
+    /// `?upstream=` or another way of naming one holds something else.
+    pub fn malformed_upstream() -> Refusal {
+        let message = "an upstream is a registry's host, host:port, or an https:// URL of one, such as ghcr.io";
+        Refusal::new(StatusCode::BAD_REQUEST, Code::Unsupported, message)
+    }
+
+    /// The policy keeps this mirror from asking the upstream that was named.
+    pub fn forbidden_upstream(denied: Denied) -> Refusal {
+        let message = format!("this upstream is not asked: {denied}");
+        match denied {
+            Denied::PlainHttp => Refusal::new(StatusCode::BAD_REQUEST, Code::Unsupported, message),
+            _ => Refusal::new(StatusCode::FORBIDDEN, Code::Denied, message),
+        }
+    }
+
+    /// The upstream answered, but not as a registry does.
+    pub fn not_a_registry(route: &Route, what: impl Display) -> Refusal {
+        Refusal::upstream_fault(route, StatusCode::BAD_GATEWAY, format!("the upstream {what}"))
+    }
+
+    /// There was no answer.
+    pub fn of_failure(failure: forward::Failure, route: &Route) -> Refusal {
+        use forward::Failure;
+        match failure {
+            Failure::Fault(fault) => Refusal::upstream_fault(route, status_of(fault), format!("the upstream failed: {fault}")),
+            Failure::Token(failure) => Refusal::of_token_failure(failure, route),
+            Failure::Denied => Refusal::denied(),
+            Failure::Redirect(failure) => Refusal::not_a_registry(
+                route,
+                match failure {
+                    RedirectFailure::Malformed => "redirects to what is no http(s) URL".to_owned(),
+                    RedirectFailure::Forbidden(denied) => format!("redirects to where this mirror does not go: {denied}"),
+                    RedirectFailure::TooMany => "redirects more than 5 times".to_owned(),
+                },
+            ),
+            Failure::HeaderTooLong => Refusal::new(
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                Code::Unsupported,
+                format!("a header may have {MAX_HEADER} bytes"),
+            ),
+        }
+    }
+
+    fn of_token_failure(failure: auth::Failure, route: &Route) -> Refusal {
+        use auth::Failure;
+        let fault = |status, message: String| Refusal::upstream_fault(route, status, message);
+        match failure {
+            Failure::Refused => Refusal::denied(),
+            Failure::TooMany { retry_after } => Refusal::too_many(retry_after),
+            Failure::Fault(fault_) => fault(status_of(fault_), format!("the upstream's token server failed: {fault_}")),
+            Failure::Status(status) => {
+                fault(StatusCode::BAD_GATEWAY, format!("the upstream's token server answered with status {}", status.as_u16()))
+            }
+            Failure::Forbidden(denied) => {
+                fault(StatusCode::BAD_GATEWAY, format!("the upstream's token server is not asked: {denied}"))
+            }
+            Failure::TooLarge => {
+                fault(StatusCode::BAD_GATEWAY, "the upstream's token server answered with more than 1 MiB".to_owned())
+            }
+            Failure::NoToken => fault(StatusCode::BAD_GATEWAY, "the upstream's token server answered without a token".to_owned()),
+        }
+    }
+
+    /// The upstream answered with a status that is no success.
+    pub fn of_status(status: StatusCode, headers: &HeaderMap, route: &Route) -> Refusal {
+        let retry_after = headers.get(RETRY_AFTER).cloned();
+        match status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS => Refusal::denied(),
+            StatusCode::NOT_FOUND | StatusCode::GONE => Refusal::unknown(route),
+            StatusCode::TOO_MANY_REQUESTS => Refusal::too_many(retry_after),
+            StatusCode::RANGE_NOT_SATISFIABLE => {
+                Refusal::new(status, Code::RangeInvalid, "the content has no bytes in this range")
+                    .with(CONTENT_RANGE, headers.get(CONTENT_RANGE).cloned())
+            }
+            StatusCode::PRECONDITION_FAILED => {
+                Refusal::new(status, Code::Unsupported, "the content is not the one that the request's conditions name")
+            }
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+                Refusal::upstream_fault(route, status, format!("the upstream answered with status {}", status.as_u16()))
+                    .with(RETRY_AFTER, retry_after)
+            }
+            status => Refusal::not_a_registry(route, format!("answered with status {}", status.as_u16())),
+        }
+    }
+
+    fn denied() -> Refusal {
+        let message = "the upstream does not show this to anonymous users: it is private, or does not exist";
+        Refusal::new(StatusCode::FORBIDDEN, Code::Denied, message)
+    }
+
+    fn too_many(retry_after: Option<HeaderValue>) -> Refusal {
+        let message = "the upstream's limit for this mirror's address is reached";
+        Refusal::new(StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests, message).with(RETRY_AFTER, retry_after)
+    }
+
+    fn unknown(route: &Route) -> Refusal {
+        let (code, what) = match route {
+            Route::Repository(_, Resource::Manifest(_)) => (Code::ManifestUnknown, "manifest"),
+            Route::Repository(_, Resource::Blob(_)) => (Code::BlobUnknown, "blob"),
+            _ => (Code::NameUnknown, "repository"),
+        };
+        Refusal::new(StatusCode::NOT_FOUND, code, format!("the upstream has no such {what}"))
+    }
+
+    /// dockerd up to 28 tries a layer again for 50 seconds after a 5xx, and goes on to Docker Hub at once after a 404; so
+    /// do containerd and podman. For anything else a 5xx makes them go on at once, and is the truth.
+    fn upstream_fault(route: &Route, status: StatusCode, message: String) -> Refusal {
+        if route.is_blob() {
+            Refusal::new(StatusCode::NOT_FOUND, Code::BlobUnknown, message)
+        } else {
+            Refusal::new(status, Code::Unavailable, message)
+        }
+    }
+
+    pub fn into_response<B>(self, head_only: bool) -> Response<Body<B>> {
+        let document = serde_json::json!({
+            "errors": [{ "code": self.code.as_str(), "message": self.message, "detail": {} }]
+        });
+        let mut response = Body::respond(self.status, document.to_string().into_bytes(), head_only);
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some((name, value)) = self.header {
+            response.headers_mut().insert(name, value);
+        }
+        response
+    }
+}
+
+impl From<Refused> for Refusal {
+    fn from(refused: Refused) -> Refusal {
+        let (status, code) = match &refused {
+            Refused::Method => (StatusCode::METHOD_NOT_ALLOWED, Code::Unsupported),
+            Refused::Nothing | Refused::Endpoint => (StatusCode::NOT_FOUND, Code::Unsupported),
+            Refused::Name(_) => (StatusCode::BAD_REQUEST, Code::NameInvalid),
+            Refused::Digest(_) | Refused::Reference(InvalidReference::Digest(_)) => {
+                (StatusCode::BAD_REQUEST, Code::DigestInvalid)
+            }
+            // Such a manifest can't exist: the specification's conformance tests ask for one and expect 404.
+            Refused::Reference(InvalidReference::Tag) => (StatusCode::NOT_FOUND, Code::ManifestInvalid),
+            Refused::Ambiguous(_) => (StatusCode::BAD_REQUEST, Code::Unsupported),
+        };
+        let allow = matches!(refused, Refused::Method).then(|| HeaderValue::from_static("GET, HEAD"));
+        Refusal::new(status, code, refused).with(ALLOW, allow)
+    }
+}
+
+impl From<Mistake> for Refusal {
+    fn from(mistake: Mistake) -> Refusal {
+        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, Code::Unknown, mistake)
+    }
+}
+
+fn status_of(fault: Fault) -> StatusCode {
+    match fault {
+        Fault::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+        Fault::Dns | Fault::Connect | Fault::Tls | Fault::Forbidden | Fault::Broken => StatusCode::BAD_GATEWAY,
+    }
+}

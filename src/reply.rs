@@ -1,0 +1,161 @@
+//! What goes back to the client: an allow-list of an upstream's headers, and bodies that only a registry's client can
+//! make something of.
+
+use crate::forward::{self, Answer, MAX_HEADER};
+use crate::link;
+use crate::origin::{Authority, Scheme, Target};
+use crate::refusal::Refusal;
+use crate::route::{Asked, Resource, Route};
+use crate::upstream::Naming;
+use http::header::{self, HeaderName};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+
+const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+/// What a registry that goes by `ns=` answers, so that containerd knows it does.
+const OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
+
+/// What of an upstream's headers comes back. `Location`, `Link` and `Content-Type` come back changed.
+const RESPONSE_HEADERS: [HeaderName; 21] = [
+    header::ACCEPT_RANGES,
+    header::AGE,
+    header::CACHE_CONTROL,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LENGTH,
+    header::CONTENT_RANGE,
+    header::ETAG,
+    header::EXPIRES,
+    header::LAST_MODIFIED,
+    header::RETRY_AFTER,
+    header::VARY,
+    header::WARNING,
+    CONTENT_DIGEST,
+    HeaderName::from_static("docker-ratelimit-source"),
+    HeaderName::from_static("oci-filters-applied"),
+    HeaderName::from_static("oci-subject"),
+    HeaderName::from_static("ratelimit-limit"),
+    HeaderName::from_static("ratelimit-remaining"),
+    HeaderName::from_static("ratelimit-reset"),
+    HeaderName::from_static("x-ratelimit-limit"),
+    HeaderName::from_static("x-ratelimit-remaining"),
+];
+
+/// A response's body: of our own, or an upstream's that nobody has read.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Body<B> {
+    Own(Vec<u8>),
+    Upstream(B),
+}
+
+impl<B> Body<B> {
+    /// A response of our own. `Content-Length` is set always: without it a body made in a component goes out in chunks.
+    pub fn respond(status: StatusCode, body: Vec<u8>, head_only: bool) -> Response<Body<B>> {
+        let length = HeaderValue::from(body.len());
+        let mut response = Response::new(Body::Own(if head_only { Vec::new() } else { body }));
+        *response.status_mut() = status;
+        response.headers_mut().insert(header::CONTENT_LENGTH, length);
+        response
+    }
+}
+
+/// `/v2/` of the mirror itself (end-1).
+pub fn pong<B>(head_only: bool) -> Response<Body<B>> {
+    let mut response = Body::respond(StatusCode::OK, b"{}".to_vec(), head_only);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// Makes of an upstream's answer what the client gets. `mirror` is the address that the client knows this mirror by.
+pub fn pass_on<B>(asked: &Asked, answer: Answer<B>, mirror: Option<&Authority>) -> Result<Response<Body<B>>, Refusal> {
+    let Answer { response, upstream, path_and_query, redirected } = answer;
+    let (head, body) = response.into_parts();
+    let from = upstream.target(path_and_query);
+    let refuse = |what: &str| Refusal::not_a_registry(&asked.route, what);
+
+    let mut headers = HeaderMap::new();
+    for name in RESPONSE_HEADERS {
+        for value in head.headers.get_all(&name) {
+            headers.append(name.clone(), value.clone());
+        }
+    }
+    if headers.values().any(|value| value.len() > MAX_HEADER) {
+        return Err(refuse("answered with a header of more than 8 KiB"));
+    }
+    let with = |headers: HeaderMap, body: Body<B>| {
+        let mut response = Response::new(body);
+        *response.status_mut() = head.status;
+        *response.headers_mut() = headers;
+        response
+    };
+
+    match (&asked.route, head.status) {
+        (Route::Ping, StatusCode::OK) => Ok(pong(asked.head_only)),
+        (route, StatusCode::OK | StatusCode::PARTIAL_CONTENT) => {
+            headers.insert(header::CONTENT_TYPE, content_type(route, &head.headers).ok_or_else(|| refuse("answered with no registry's content"))?);
+            if let Some(links) = link::rewrite(&head.headers, &from, &asked.naming, !redirected) {
+                headers.insert(header::LINK, links);
+            }
+            if let Route::Repository(_, Resource::Manifest(reference)) = route
+                && reference.as_str().contains(':')
+                && !headers.contains_key(CONTENT_DIGEST)
+                && let Ok(digest) = HeaderValue::from_str(reference.as_str())
+            {
+                headers.insert(CONTENT_DIGEST, digest);
+            }
+            Ok(with(headers, Body::Upstream(body)))
+        }
+        (_, StatusCode::NOT_MODIFIED) => Ok(with(headers, Body::Own(Vec::new()))),
+        (route, status) if route.is_blob() && forward::is_redirect(status) => {
+            let location = head.headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
+            let location = location.filter(|location| location.len() <= MAX_HEADER);
+            let location = location.and_then(|location| delivery(location, &from, mirror));
+            headers.insert(header::LOCATION, location.ok_or_else(|| refuse("redirects to where no client should go"))?);
+            // Whatever the body says, the client does not need it.
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+            Ok(with(headers, Body::Own(Vec::new())))
+        }
+        (route, status) => Err(Refusal::of_status(status, &head.headers, route)),
+    }
+}
+
+/// Headers of every answer below `/v2/`: the protocol's, and those that keep a browser from taking what an upstream sent
+/// for a page of this mirror.
+pub fn seal(headers: &mut HeaderMap, naming: &Naming) {
+    headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; sandbox"));
+    if let Naming::Namespace(namespace) = naming
+        && let Ok(namespace) = HeaderValue::from_str(namespace)
+    {
+        headers.insert(OCI_NAMESPACE, namespace);
+    }
+}
+
+/// Manifests have a media type of a registry or are refused; for the rest there is just one.
+fn content_type(route: &Route, headers: &HeaderMap) -> Option<HeaderValue> {
+    match route {
+        Route::Repository(_, Resource::Blob(_)) => Some(HeaderValue::from_static("application/octet-stream")),
+        Route::Repository(_, Resource::Tags) | Route::Catalog => Some(HeaderValue::from_static("application/json")),
+        _ => headers.get(header::CONTENT_TYPE).filter(|value| is_registry_type(value)).cloned(),
+    }
+}
+
+fn is_registry_type(value: &HeaderValue) -> bool {
+    let text = value.to_str().unwrap_or_default().to_ascii_lowercase();
+    let essence = text.split(';').next().unwrap_or_default().trim();
+    essence == "application/json"
+        || (essence.starts_with("application/vnd.") && (essence.ends_with("+json") || essence.ends_with("+prettyjws")))
+}
+
+/// Where the client is sent for a blob: the `Location` untouched if it is absolute (a signature may cover its every
+/// character), never from https to plain http, never back to this mirror.
+fn delivery(location: &str, from: &Target, mirror: Option<&Authority>) -> Option<HeaderValue> {
+    let target = from.join(location).ok()?;
+    let downgrade = from.origin.scheme == Scheme::Https && target.origin.scheme == Scheme::Http;
+    let back_here = mirror.is_some_and(|mirror| mirror.on(target.origin.scheme) == target.origin);
+    if downgrade || back_here {
+        return None;
+    }
+    let absolute = Target::parse(location).is_ok();
+    HeaderValue::try_from(if absolute { location.to_owned() } else { target.to_string() }).ok()
+}

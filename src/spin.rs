@@ -1,0 +1,196 @@
+//! The platform that is Spin 4.1 and later (WASIp3), and the entry point that it calls.
+
+use crate::mirror::Mirror;
+use crate::platform::{Fault, Platform, ReadFault, StoreFault, Timeouts, VariableFault};
+use crate::reply::Body;
+use anyhow::Context as _;
+use http::HeaderMap;
+use spin_sdk::http::Request;
+use spin_sdk::key_value::{self, Store};
+use spin_sdk::wasip3::clocks::monotonic_clock;
+use spin_sdk::wasip3::http::client;
+use spin_sdk::wasip3::http::types::{ErrorCode, Fields, Method, RequestOptions, Response, Scheme, Trailers};
+use spin_sdk::wasip3::{spawn, wit_future, wit_stream};
+use spin_sdk::wit_bindgen::{FutureReader, StreamResult, StreamWriter};
+use spin_sdk::{http_service, variables};
+use std::cell::OnceCell;
+use std::io::Write as _;
+use std::rc::Rc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// A body is read in pieces of this many bytes.
+const PIECE: usize = 16 * 1024;
+
+thread_local! {
+    /// An instance answers up to 128 requests, 16 at a time: this lives as long as it does.
+    static MIRROR: Rc<Mirror<Spin>> = Rc::new(Mirror::new(Spin));
+    static STORE: OnceCell<Rc<Store>> = const { OnceCell::new() };
+}
+
+#[http_service]
+async fn serve(request: Request) -> anyhow::Result<Response> {
+    let mirror = MIRROR.with(Rc::clone);
+    let (head, body) = mirror.handle(request.map(drop)).await.into_parts();
+    let response = match body {
+        Body::Own(bytes) => own(head.headers, bytes)?,
+        Body::Upstream(upstream) => spliced(head.headers, upstream)?,
+    };
+    response.set_status_code(head.status.as_u16()).ok().context("no status of HTTP")?;
+    Ok(response)
+}
+
+/// The body is offered before the head leaves, so that both can go out in one piece.
+fn own(headers: HeaderMap, bytes: Vec<u8>) -> anyhow::Result<Response> {
+    let headers = Fields::try_from(headers)?;
+    if bytes.is_empty() {
+        return Ok(Response::new(headers, None, no_trailers()).0);
+    }
+    let (mut writer, reader) = wit_stream::new();
+    let (response, _sent) = Response::new(headers, Some(reader), no_trailers());
+    spawn(async move {
+        // What is left unwritten is what the client did not wait for.
+        let _ = writer.write_all(bytes).await;
+    });
+    Ok(response)
+}
+
+/// Hands the unread body on with another head: the host moves its bytes, they never come in here.
+fn spliced(headers: HeaderMap, upstream: Response) -> anyhow::Result<Response> {
+    let (_, received) = wit_future::new(|| Ok(()));
+    let (body, trailers) = Response::consume_body(upstream, received);
+    Ok(Response::new(Fields::try_from(headers)?, Some(body), trailers).0)
+}
+
+fn no_trailers() -> FutureReader<Result<Option<Trailers>, ErrorCode>> {
+    wit_future::new(|| Ok(None)).1
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Spin;
+
+impl Platform for Spin {
+    type Body = Response;
+    type Alarm = StreamWriter<u8>;
+
+    async fn send(&self, request: http::Request<()>, timeouts: &Timeouts) -> Result<http::Response<Response>, Fault> {
+        let request = outgoing(request, timeouts).map_err(|()| Fault::Broken)?;
+        let response = client::send(request).await.map_err(fault)?;
+        let mut head = http::Response::new(());
+        *head.status_mut() = http::StatusCode::from_u16(response.get_status_code()).map_err(|_| Fault::Broken)?;
+        *head.headers_mut() = response.get_headers().try_into().map_err(|_| Fault::Broken)?;
+        Ok(head.map(|()| response))
+    }
+
+    async fn read(&self, body: Response, limit: usize) -> Result<Vec<u8>, ReadFault> {
+        let (_received, result) = wit_future::new(|| Ok(()));
+        let (mut stream, trailers) = Response::consume_body(body, result);
+        let mut bytes = Vec::new();
+        loop {
+            let (result, piece) = stream.read(Vec::with_capacity(PIECE)).await;
+            bytes.extend_from_slice(&piece);
+            if bytes.len() > limit {
+                return Err(ReadFault::TooLarge);
+            }
+            if !matches!(result, StreamResult::Complete(_)) {
+                break;
+            }
+        }
+        trailers.await.map_err(|code| ReadFault::Broken(fault(code)))?;
+        Ok(bytes)
+    }
+
+    async fn load(&self, key: &str) -> Result<Option<Vec<u8>>, StoreFault> {
+        store().await?.get(key).await.map_err(store_fault)
+    }
+
+    async fn save(&self, key: &str, value: Vec<u8>) -> Result<(), StoreFault> {
+        store().await?.set(key, value).await.map_err(store_fault)
+    }
+
+    async fn variable(&self, name: &str) -> Result<Option<String>, VariableFault> {
+        match variables::get(name).await {
+            Ok(value) => Ok(Some(value)),
+            Err(variables::Error::Undefined(_)) => Ok(None),
+            Err(_) => Err(VariableFault),
+        }
+    }
+
+    fn now(&self) -> Duration {
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        monotonic_clock::wait_for(nanoseconds(duration)).await;
+    }
+
+    /// A stream that nothing is ever written to: it ends when the alarm is dropped, and the host wakes who reads it.
+    fn alarm(&self) -> (StreamWriter<u8>, impl Future<Output = ()> + 'static) {
+        let (alarm, mut woken) = wit_stream::new();
+        (alarm, async move { drop(woken.read(Vec::with_capacity(1)).await) })
+    }
+
+    fn defer(&self, work: impl Future<Output = ()> + 'static) {
+        spawn(work);
+    }
+
+    fn log(&self, line: &str) {
+        // One write: pieces of lines of requests that run at the same time would mix.
+        let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
+    }
+}
+
+fn outgoing(
+    request: http::Request<()>,
+    timeouts: &Timeouts,
+) -> Result<spin_sdk::wasip3::http::types::Request, ()> {
+    let options = RequestOptions::new();
+    // A host that does not know one of them has its own.
+    let _ = options.set_connect_timeout(Some(nanoseconds(timeouts.connect)));
+    let _ = options.set_first_byte_timeout(Some(nanoseconds(timeouts.first_byte)));
+    let _ = options.set_between_bytes_timeout(Some(nanoseconds(timeouts.between_bytes)));
+
+    let (head, ()) = request.into_parts();
+    let headers = Fields::try_from(head.headers).map_err(drop)?;
+    let (request, _sent) =
+        spin_sdk::wasip3::http::types::Request::new(headers, None, no_trailers(), Some(options));
+    request.set_method(&Method::from(&head.method))?;
+    request.set_scheme(head.uri.scheme().map(Scheme::from).as_ref())?;
+    request.set_authority(head.uri.authority().map(|authority| authority.as_str()))?;
+    request.set_path_with_query(head.uri.path_and_query().map(|path| path.as_str()))?;
+    Ok(request)
+}
+
+/// The store is opened once in an instance.
+async fn store() -> Result<Rc<Store>, StoreFault> {
+    if let Some(store) = STORE.with(|store| store.get().cloned()) {
+        return Ok(store);
+    }
+    let opened = Rc::new(Store::open_default().await.map_err(store_fault)?);
+    Ok(STORE.with(|store| store.get_or_init(|| opened).clone()))
+}
+
+fn store_fault(error: key_value::Error) -> StoreFault {
+    StoreFault(error.to_string())
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn fault(code: ErrorCode) -> Fault {
+    match code {
+        ErrorCode::DnsTimeout | ErrorCode::DnsError(_) => Fault::Dns,
+        ErrorCode::DestinationNotFound
+        | ErrorCode::DestinationUnavailable
+        | ErrorCode::DestinationIpUnroutable
+        | ErrorCode::ConnectionRefused
+        | ErrorCode::ConnectionLimitReached => Fault::Connect,
+        ErrorCode::ConnectionTimeout
+        | ErrorCode::ConnectionReadTimeout
+        | ErrorCode::ConnectionWriteTimeout
+        | ErrorCode::HttpResponseTimeout => Fault::TimedOut,
+        ErrorCode::TlsProtocolError | ErrorCode::TlsCertificateError | ErrorCode::TlsAlertReceived(_) => Fault::Tls,
+        ErrorCode::DestinationIpProhibited | ErrorCode::HttpRequestDenied => Fault::Forbidden,
+        _ => Fault::Broken,
+    }
+}
