@@ -35,7 +35,11 @@ pub struct Mistake {
 
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the variable {} of this mirror must be {}", self.variable, self.expected)
+        write!(
+            f,
+            "the variable {} of this mirror must be {}",
+            self.variable, self.expected
+        )
     }
 }
 
@@ -45,20 +49,33 @@ impl Config {
         for (name, default) in VARIABLES {
             // A default in the place of what can't be read might open what the operator has closed.
             let value = platform.variable(name).await;
-            let value = value.map_err(|_| Mistake { variable: name, expected: "readable: its provider failed" })?;
+            let value = value.map_err(|_| Mistake {
+                variable: name,
+                expected: "readable: its provider failed",
+            })?;
             values.push((name, value.unwrap_or_else(|| default.to_owned())));
         }
         Config::parse(|name| {
-            values.iter().find(|(known, _)| *known == name).map(|(_, value)| value.trim()).unwrap_or_default()
+            values
+                .iter()
+                .find(|(known, _)| *known == name)
+                .map(|(_, value)| value.trim())
+                .unwrap_or_default()
         })
     }
 
     fn parse<'a>(value: impl Fn(&'static str) -> &'a str) -> Result<Config, Mistake> {
-        let upstream = Named::parse(value("upstream"))
-            .map_err(|_| Mistake { variable: "upstream", expected: "a host, host:port, or an http(s) URL of one" })?;
-        let plain_http = list(value("plain_http_upstreams")).map(Authority::parse).collect::<Result<Vec<_>, _>>();
-        let plain_http = plain_http
-            .map_err(|_| Mistake { variable: "plain_http_upstreams", expected: "a comma-separated list of host:port" })?;
+        let upstream = Named::parse(value("upstream")).map_err(|_| Mistake {
+            variable: "upstream",
+            expected: "a host, host:port, or an http(s) URL of one",
+        })?;
+        let plain_http = list(value("plain_http_upstreams"))
+            .map(Authority::parse)
+            .collect::<Result<Vec<_>, _>>();
+        let plain_http = plain_http.map_err(|_| Mistake {
+            variable: "plain_http_upstreams",
+            expected: "a comma-separated list of host:port",
+        })?;
         let policy = Policy::new(plain_http);
         upstream.permit(&policy).map_err(|_| Mistake {
             variable: "upstream",
@@ -66,7 +83,10 @@ impl Config {
         })?;
         let seconds = |variable| match value(variable).parse() {
             Ok(seconds @ 1..=3600) => Ok(Duration::from_secs(seconds)),
-            _ => Err(Mistake { variable, expected: "a whole number of seconds from 1 to 3600" }),
+            _ => Err(Mistake {
+                variable,
+                expected: "a whole number of seconds from 1 to 3600",
+            }),
         };
         let timeouts = Timeouts {
             connect: seconds("connect_timeout")?,
@@ -74,7 +94,11 @@ impl Config {
             between_bytes: seconds("between_bytes_timeout")?,
             exchange: seconds("exchange_timeout")?,
         };
-        Ok(Config { upstream, policy, timeouts })
+        Ok(Config {
+            upstream,
+            policy,
+            timeouts,
+        })
     }
 }
 
@@ -90,8 +114,18 @@ mod tests {
 
     fn parse(changes: &[(&str, &'static str)]) -> Result<Config, Mistake> {
         Config::parse(|name| {
-            let change = changes.iter().find(|(changed, _)| *changed == name).map(|(_, value)| *value);
-            change.or_else(|| VARIABLES.iter().find(|(known, _)| *known == name).map(|(_, default)| *default)).unwrap()
+            let change = changes
+                .iter()
+                .find(|(changed, _)| *changed == name)
+                .map(|(_, value)| *value);
+            change
+                .or_else(|| {
+                    VARIABLES
+                        .iter()
+                        .find(|(known, _)| *known == name)
+                        .map(|(_, default)| *default)
+                })
+                .unwrap()
         })
     }
 
@@ -123,7 +157,11 @@ mod tests {
             ("between_bytes_timeout", "1.5"),
             ("exchange_timeout", "99999999999999999999"),
         ] {
-            assert_eq!(parse(&[(name, value)]).map_err(|mistake| mistake.variable), Err(name), "{value}");
+            assert_eq!(
+                parse(&[(name, value)]).map_err(|mistake| mistake.variable),
+                Err(name),
+                "{value}"
+            );
         }
     }
 
@@ -132,7 +170,15 @@ mod tests {
         let listed = ("plain_http_upstreams", " 127.0.0.1:5000 , registry.lan:80,");
         for upstream in ["127.0.0.1:5000", "http://127.0.0.1:5000", "http://registry.lan"] {
             let config = parse(&[listed, ("upstream", upstream)]).unwrap();
-            assert!(config.upstream.permit(&config.policy).unwrap().origin().to_string().starts_with("http://"));
+            assert!(
+                config
+                    .upstream
+                    .permit(&config.policy)
+                    .unwrap()
+                    .origin()
+                    .to_string()
+                    .starts_with("http://")
+            );
         }
     }
 

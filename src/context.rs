@@ -1,13 +1,14 @@
 //! What one request carries with it through the rooms.
 
+use crate::cache::Store;
 use crate::config::Config;
 use crate::platform::Platform;
 use std::cell::Cell;
 
-/// The platform, the operator's settings, and what this request has cost so far.
-#[derive(Debug)]
+/// The platform, its store, the operator's settings, and what this request has cost so far.
 pub struct Context<'a, P: Platform> {
     pub platform: &'a P,
+    pub store: &'a Store<P>,
     pub config: &'a Config,
     pub cost: &'a Cost,
 }

@@ -24,7 +24,11 @@ impl Digest {
     pub fn parse(text: &str) -> Result<Digest, InvalidDigest> {
         let (algorithm, encoded) = text.split_once(':').ok_or(InvalidDigest)?;
         let well_formed = text.len() <= MAX_LENGTH && is_algorithm(algorithm) && is_encoded(algorithm, encoded);
-        if well_formed { Ok(Digest(text.to_owned())) } else { Err(InvalidDigest) }
+        if well_formed {
+            Ok(Digest(text.to_owned()))
+        } else {
+            Err(InvalidDigest)
+        }
     }
 
     pub fn as_str(&self) -> &str {
@@ -40,16 +44,26 @@ impl fmt::Display for Digest {
 
 /// `[a-z0-9]+([+._-][a-z0-9]+)*`
 fn is_algorithm(text: &str) -> bool {
-    text.split(['+', '.', '_', '-'])
-        .all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()))
+    text.split(['+', '.', '_', '-']).all(|part| {
+        !part.is_empty()
+            && part
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+    })
 }
 
 fn is_encoded(algorithm: &str, encoded: &str) -> bool {
-    let hexadecimal = |length| encoded.len() == length && encoded.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let hexadecimal =
+        |length| encoded.len() == length && encoded.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     match algorithm {
         "sha256" => hexadecimal(64),
         "sha512" => hexadecimal(128),
-        _ => !encoded.is_empty() && encoded.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"=_-".contains(&byte)),
+        _ => {
+            !encoded.is_empty()
+                && encoded
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"=_-".contains(&byte))
+        }
     }
 }
 
@@ -62,15 +76,36 @@ mod tests {
     fn accepts_digests_of_the_grammar_and_nothing_else() {
         let sha256 = format!("sha256:{}", "0123456789abcdef".repeat(4));
         let sha512 = format!("sha512:{}", "0123456789abcdef".repeat(8));
-        for good in [sha256.as_str(), sha512.as_str(), "multihash+base58:QmRZxt2b1FVZPNqd8hsiykDL3TdBDeTSPX9Kv46HmX4Gx8", "a.b_c-d:x=_-"] {
-            assert_eq!(Digest::parse(good).map(|digest| digest.to_string()), Ok(good.to_owned()));
+        for good in [
+            sha256.as_str(),
+            sha512.as_str(),
+            "multihash+base58:QmRZxt2b1FVZPNqd8hsiykDL3TdBDeTSPX9Kv46HmX4Gx8",
+            "a.b_c-d:x=_-",
+        ] {
+            assert_eq!(
+                Digest::parse(good).map(|digest| digest.to_string()),
+                Ok(good.to_owned())
+            );
         }
         let upper = sha256.to_uppercase();
         let (short, long) = (&sha256[..70], format!("{sha256}0"));
         let endless = format!("x:{}", "a".repeat(MAX_LENGTH));
         for bad in [
-            "", ":", "sha256", "sha256:", "sha256:xyz", ":abc", "sha256:../..", "Sha256:abc", "a++b:c", "x:a/b", "x:é",
-            upper.as_str(), short, &long, &endless,
+            "",
+            ":",
+            "sha256",
+            "sha256:",
+            "sha256:xyz",
+            ":abc",
+            "sha256:../..",
+            "Sha256:abc",
+            "a++b:c",
+            "x:a/b",
+            "x:é",
+            upper.as_str(),
+            short,
+            &long,
+            &endless,
         ] {
             assert_eq!(Digest::parse(bad), Err(InvalidDigest), "{bad:?}");
         }

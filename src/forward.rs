@@ -1,7 +1,6 @@
 //! One question to an upstream, with all that it takes: authorisation, and redirects that clients don't follow.
 
-use crate::auth::{self, Auth, Challenge, Credential};
-use crate::cache::Store;
+use crate::auth::{self, Auth, Challenge, Credential, Subject};
 use crate::context::{Context, count};
 use crate::name::Name;
 use crate::outgoing::{self, Unsent};
@@ -92,20 +91,32 @@ pub fn request_headers(from: &HeaderMap) -> Result<HeaderMap, Failure> {
 pub async fn ask<P: Platform>(
     context: &Context<'_, P>,
     auth: &Auth<P>,
-    store: &Store<P>,
     question: &Question<'_>,
 ) -> Result<Answer<P::Body>, Failure> {
     let name = match question.route {
         Route::Repository(name, _) => Some(name.clone()),
         _ => None,
     };
-    let mut hop = Hop { upstream: question.upstream.clone(), path_and_query: path_and_query(question), name };
+    let mut hop = Hop {
+        upstream: question.upstream.clone(),
+        path_and_query: path_and_query(question),
+        name,
+    };
     for redirects in 0..=MAX_REDIRECTS {
-        let response = ask_one(context, auth, store, question, &hop).await?;
+        let response = ask_one(context, auth, question, &hop).await?;
         match redirect_target(question.route, &response) {
             None => {
-                let Hop { upstream, path_and_query, .. } = hop;
-                return Ok(Answer { response, upstream, path_and_query, redirected: redirects > 0 });
+                let Hop {
+                    upstream,
+                    path_and_query,
+                    ..
+                } = hop;
+                return Ok(Answer {
+                    response,
+                    upstream,
+                    path_and_query,
+                    redirected: redirects > 0,
+                });
             }
             Some(location) => hop = hop.follow(context, location).map_err(Failure::Redirect)?,
         }
@@ -125,9 +136,22 @@ impl Hop {
     fn follow<P: Platform>(&self, context: &Context<'_, P>, location: &str) -> Result<Hop, RedirectFailure> {
         let base = self.upstream.target(self.path_and_query.clone());
         let target = base.join(location).map_err(|_| RedirectFailure::Malformed)?;
-        let permitted = context.config.policy.permit(target.origin).map_err(RedirectFailure::Forbidden)?;
-        let name = target.path_and_query.parse::<Uri>().ok().and_then(|uri| Route::of_upstream(&uri)).and_then(Route::into_name);
-        Ok(Hop { upstream: Upstream::redirected(permitted), path_and_query: target.path_and_query, name })
+        let permitted = context
+            .config
+            .policy
+            .permit(target.origin)
+            .map_err(RedirectFailure::Forbidden)?;
+        let name = target
+            .path_and_query
+            .parse::<Uri>()
+            .ok()
+            .and_then(|uri| Route::of_upstream(&uri))
+            .and_then(Route::into_name);
+        Ok(Hop {
+            upstream: Upstream::redirected(permitted),
+            path_and_query: target.path_and_query,
+            name,
+        })
     }
 }
 
@@ -135,20 +159,23 @@ impl Hop {
 async fn ask_one<P: Platform>(
     context: &Context<'_, P>,
     auth: &Auth<P>,
-    store: &Store<P>,
     question: &Question<'_>,
     hop: &Hop,
 ) -> Result<Response<P::Body>, Failure> {
-    let name = hop.name.as_ref();
+    let subject = Subject {
+        upstream: &hop.upstream,
+        name: hop.name.as_ref(),
+    };
     let mut sent = match question.route {
         // What a catalog asks for says nothing about repositories, nor they about it.
         Route::Catalog => Credential::None { refused: None },
-        _ => auth.beforehand(context, store, &hop.upstream, name).await.map_err(Failure::Token)?,
+        _ => auth.beforehand(context, &subject).await.map_err(Failure::Token)?,
     };
     for _ in 0..MAX_ATTEMPTS {
-        let response = send(context, &hop.upstream, question.method.clone(), &hop.path_and_query, question.headers.clone(), &sent).await?;
+        let (method, headers) = (question.method.clone(), question.headers.clone());
+        let response = send(context, &hop.upstream, method, &hop.path_and_query, headers, &sent).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
-            auth.accepted(context, &hop.upstream, &sent);
+            auth.accepted(context, &subject, &sent);
             return Ok(response);
         }
         let challenge = match (Challenge::find(response.headers()), &sent) {
@@ -159,7 +186,7 @@ async fn ask_one<P: Platform>(
             }
             (challenge, _) => challenge,
         };
-        let next = auth.after_refusal(context, store, &hop.upstream, name, sent, challenge).await;
+        let next = auth.after_refusal(context, &subject, sent, challenge).await;
         sent = next.map_err(Failure::Token)?.ok_or(Failure::Denied)?;
     }
     Err(Failure::Denied)
@@ -179,15 +206,21 @@ async fn send<P: Platform>(
         headers.insert(header::AUTHORIZATION, value);
     }
     count(&context.cost.requests);
-    outgoing::send(context, upstream.permitted(), method, path_and_query, headers).await.map_err(|unsent| match unsent {
-        Unsent::Fault(fault) => Failure::Fault(fault),
-        Unsent::Malformed => Failure::Redirect(RedirectFailure::Malformed),
-    })
+    outgoing::send(context, upstream.permitted(), method, path_and_query, headers)
+        .await
+        .map_err(|unsent| match unsent {
+            Unsent::Fault(fault) => Failure::Fault(fault),
+            Unsent::Malformed => Failure::Redirect(RedirectFailure::Malformed),
+        })
 }
 
 fn path_and_query(question: &Question<'_>) -> String {
     let path = question.route.path();
-    if question.query.is_empty() { path } else { format!("{path}?{}", question.query) }
+    if question.query.is_empty() {
+        path
+    } else {
+        format!("{path}?{}", question.query)
+    }
 }
 
 /// Where a response that has to be followed here points to.

@@ -34,7 +34,12 @@ struct Known {
 impl<P: Platform> Mirror<P> {
     pub fn new(platform: P) -> Mirror<P> {
         let store = Store::new(platform.clone());
-        Mirror { platform, store, auth: Auth::default(), config: RefCell::default() }
+        Mirror {
+            platform,
+            store,
+            auth: Auth::default(),
+            config: RefCell::default(),
+        }
     }
 
     /// Answers a request, whatever it is.
@@ -87,6 +92,7 @@ impl<P: Platform> Mirror<P> {
         known.upstream = Some(upstream.clone());
         if upstream.is_docker_hub() {
             asked.route = asked.route.on_docker_hub();
+            known.route = Some(asked.route.clone());
         }
 
         // Is it known.
@@ -97,15 +103,21 @@ impl<P: Platform> Mirror<P> {
         }
 
         // Ask upstream.
-        let context = Context { platform: &self.platform, config: &config, cost };
+        let context = Context {
+            platform: &self.platform,
+            store: &self.store,
+            config: &config,
+            cost,
+        };
         let question = Question {
             upstream,
             method: request.method().clone(),
             route: &asked.route,
             query: &asked.query,
-            headers: forward::request_headers(request.headers()).map_err(|failure| Refusal::of_failure(failure, &asked.route))?,
+            headers: forward::request_headers(request.headers())
+                .map_err(|failure| Refusal::of_failure(failure, &asked.route))?,
         };
-        let answer = forward::ask(&context, &self.auth, &self.store, &question).await;
+        let answer = forward::ask(&context, &self.auth, &question).await;
         let answer = answer.map_err(|failure| Refusal::of_failure(failure, &asked.route))?;
 
         // What comes back.
@@ -124,3 +136,6 @@ impl<P: Platform> Mirror<P> {
         Ok(config)
     }
 }
+
+#[cfg(test)]
+mod tests;

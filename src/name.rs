@@ -75,13 +75,21 @@ mod tests {
     #[test]
     fn accepts_names_of_the_grammar_and_nothing_else() {
         let longest = "a".repeat(MAX_LENGTH);
-        for good in ["alpine", "library/alpine", "a/b/c/d", "a.b_c__d-e---f", "0", "9/8", &longest] {
+        for good in [
+            "alpine",
+            "library/alpine",
+            "a/b/c/d",
+            "a.b_c__d-e---f",
+            "0",
+            "9/8",
+            &longest,
+        ] {
             assert_eq!(Name::parse(good).map(|name| name.to_string()), Ok(good.to_owned()));
         }
         let too_long = "a".repeat(MAX_LENGTH + 1);
         for bad in [
-            "", "/", "a/", "/a", "a//b", "A", "a b", "a..b", "a___b", "a._b", "-a", "a-", ".a", "a.", "_a", "a/..", "..",
-            "a/../b", "é", "a%2fb", "a:b", "a@b", "a\0b", "a?b", &too_long,
+            "", "/", "a/", "/a", "a//b", "A", "a b", "a..b", "a___b", "a._b", "-a", "a-", ".a", "a.", "_a", "a/..",
+            "..", "a/../b", "é", "a%2fb", "a:b", "a@b", "a\0b", "a?b", &too_long,
         ] {
             assert_eq!(Name::parse(bad), Err(InvalidName), "{bad:?}");
         }

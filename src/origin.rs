@@ -81,7 +81,11 @@ impl Authority {
     }
 
     pub fn on(&self, scheme: Scheme) -> Origin {
-        Origin { scheme, host: self.host.clone(), port: self.port.unwrap_or(scheme.default_port()) }
+        Origin {
+            scheme,
+            host: self.host.clone(),
+            port: self.port.unwrap_or(scheme.default_port()),
+        }
     }
 }
 
@@ -138,7 +142,10 @@ impl Target {
             None => url.path().to_owned(),
         };
         let port = url.port().unwrap_or(scheme.default_port());
-        Ok(Target { origin: Origin { scheme, host, port }, path_and_query })
+        Ok(Target {
+            origin: Origin { scheme, host, port },
+            path_and_query,
+        })
     }
 }
 
@@ -154,7 +161,9 @@ fn is_dns_name(name: &str) -> bool {
         (1..=63).contains(&label.len())
             && !label.starts_with('-')
             && !label.ends_with('-')
-            && label.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
     };
     name.len() <= 253 && name.split('.').all(is_label)
 }
@@ -186,8 +195,34 @@ mod tests {
     #[test]
     fn refuses_what_is_no_authority() {
         for text in [
-            "", ":", ":5000", "a:", "a:0", "a:65536", "a:b", "a b", "a/b", "a?b", "a#b", "a@b", "user:pass@a", "a\\b", "a\tb",
-            "a..b", ".a", "a.", "-a.io", "a-.io", "a_b.io", "é.io", "::1", "[::1", "::1]", "[]", "1.2.3.999", "a%2eb",
+            "",
+            ":",
+            ":5000",
+            "a:",
+            "a:0",
+            "a:65536",
+            "a:b",
+            "a b",
+            "a/b",
+            "a?b",
+            "a#b",
+            "a@b",
+            "user:pass@a",
+            "a\\b",
+            "a\tb",
+            "a..b",
+            ".a",
+            "a.",
+            "-a.io",
+            "a-.io",
+            "a_b.io",
+            "é.io",
+            "::1",
+            "[::1",
+            "::1]",
+            "[]",
+            "1.2.3.999",
+            "a%2eb",
         ] {
             assert_eq!(Authority::parse(text), Err(Malformed), "{text:?}");
         }
@@ -197,16 +232,30 @@ mod tests {
     fn resolves_references_against_a_url() {
         let base = Target::parse("https://registry.example/v2/a/blobs/sha256:1?x=1").unwrap();
         for (reference, resolved) in [
-            ("https://cdn.example/signed?a=%2F&b=1", "https://cdn.example/signed?a=%2F&b=1"),
+            (
+                "https://cdn.example/signed?a=%2F&b=1",
+                "https://cdn.example/signed?a=%2F&b=1",
+            ),
             ("//cdn.example/x", "https://cdn.example/x"),
             ("/other?y=2#fragment", "https://registry.example/other?y=2"),
             ("next", "https://registry.example/v2/a/blobs/next"),
             ("../../b", "https://registry.example/v2/b"),
             ("http://127.1/x", "http://127.0.0.1/x"),
         ] {
-            assert_eq!(base.join(reference).map(|target| target.to_string()), Ok(resolved.to_owned()));
+            assert_eq!(
+                base.join(reference).map(|target| target.to_string()),
+                Ok(resolved.to_owned())
+            );
         }
-        for reference in ["ftp://a/b", "javascript:alert(1)", "https://user@a/", "https://u:p@a/", "https:///", "data:x", "https://a_b/"] {
+        for reference in [
+            "ftp://a/b",
+            "javascript:alert(1)",
+            "https://user@a/",
+            "https://u:p@a/",
+            "https:///",
+            "data:x",
+            "https://a_b/",
+        ] {
             assert_eq!(base.join(reference), Err(Malformed), "{reference}");
         }
     }

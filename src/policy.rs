@@ -55,7 +55,12 @@ impl fmt::Display for Denied {
 impl Policy {
     /// `plain_http` are the hosts that are reached over plain http, and that may be private.
     pub fn new(plain_http: impl IntoIterator<Item = Authority>) -> Policy {
-        Policy { plain_http: plain_http.into_iter().map(|authority| authority.on(Scheme::Http)).collect() }
+        Policy {
+            plain_http: plain_http
+                .into_iter()
+                .map(|authority| authority.on(Scheme::Http))
+                .collect(),
+        }
     }
 
     /// A host named without a scheme is asked over https, unless it is listed for plain http.
@@ -88,7 +93,9 @@ impl Policy {
 
     /// What the operator listed may be asked over https too.
     fn is_listed(&self, origin: &Origin) -> bool {
-        self.plain_http.iter().any(|listed| listed.host == origin.host && listed.port == origin.port)
+        self.plain_http
+            .iter()
+            .any(|listed| listed.host == origin.host && listed.port == origin.port)
     }
 }
 
@@ -105,8 +112,8 @@ impl fmt::Display for Permitted {
 }
 
 fn is_public_name(name: &str) -> bool {
-    let is_within = |suffix: &&str| name == *suffix || name.strip_suffix(suffix).is_some_and(|rest| rest.ends_with('.'));
-    name.contains('.') && !PRIVATE_SUFFIXES.iter().any(|suffix| is_within(&suffix))
+    let is_within = |suffix: &str| name == suffix || name.strip_suffix(suffix).is_some_and(|rest| rest.ends_with('.'));
+    name.contains('.') && !PRIVATE_SUFFIXES.iter().any(|suffix| is_within(suffix))
 }
 
 #[cfg(test)]
@@ -127,7 +134,10 @@ mod tests {
         let policy = Policy::default();
         for (asked, answer) in [
             ("ghcr.io", Ok("https://ghcr.io")),
-            ("https://registry.example.com:8443", Ok("https://registry.example.com:8443")),
+            (
+                "https://registry.example.com:8443",
+                Ok("https://registry.example.com:8443"),
+            ),
             ("http://ghcr.io", Err(Denied::PlainHttp)),
             ("127.0.0.1", Err(Denied::Address)),
             ("https://[::1]:5000", Err(Denied::Address)),

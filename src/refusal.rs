@@ -61,11 +61,19 @@ impl Code {
 
 impl Refusal {
     fn new(status: StatusCode, code: Code, message: impl Display) -> Refusal {
-        Refusal { status, code, message: message.to_string(), header: None }
+        Refusal {
+            status,
+            code,
+            message: message.to_string(),
+            header: None,
+        }
     }
 
     fn with(self, name: HeaderName, value: Option<HeaderValue>) -> Refusal {
-        Refusal { header: value.map(|value| (name, value)), ..self }
+        Refusal {
+            header: value.map(|value| (name, value)),
+            ..self
+        }
     }
 
     /// `?upstream=` or another way of naming one holds something else.
@@ -92,14 +100,18 @@ impl Refusal {
     pub fn of_failure(failure: forward::Failure, route: &Route) -> Refusal {
         use forward::Failure;
         match failure {
-            Failure::Fault(fault) => Refusal::upstream_fault(route, status_of(fault), format!("the upstream failed: {fault}")),
+            Failure::Fault(fault) => {
+                Refusal::upstream_fault(route, status_of(fault), format!("the upstream failed: {fault}"))
+            }
             Failure::Token(failure) => Refusal::of_token_failure(failure, route),
             Failure::Denied => Refusal::denied(),
             Failure::Redirect(failure) => Refusal::not_a_registry(
                 route,
                 match failure {
                     RedirectFailure::Malformed => "redirects to what is no http(s) URL".to_owned(),
-                    RedirectFailure::Forbidden(denied) => format!("redirects to where this mirror does not go: {denied}"),
+                    RedirectFailure::Forbidden(denied) => {
+                        format!("redirects to where this mirror does not go: {denied}")
+                    }
                     RedirectFailure::TooMany => "redirects more than 5 times".to_owned(),
                 },
             ),
@@ -117,17 +129,26 @@ impl Refusal {
         match failure {
             Failure::Refused => Refusal::denied(),
             Failure::TooMany { retry_after } => Refusal::too_many(retry_after),
-            Failure::Fault(fault_) => fault(status_of(fault_), format!("the upstream's token server failed: {fault_}")),
-            Failure::Status(status) => {
-                fault(StatusCode::BAD_GATEWAY, format!("the upstream's token server answered with status {}", status.as_u16()))
-            }
-            Failure::Forbidden(denied) => {
-                fault(StatusCode::BAD_GATEWAY, format!("the upstream's token server is not asked: {denied}"))
-            }
-            Failure::TooLarge => {
-                fault(StatusCode::BAD_GATEWAY, "the upstream's token server answered with more than 1 MiB".to_owned())
-            }
-            Failure::NoToken => fault(StatusCode::BAD_GATEWAY, "the upstream's token server answered without a token".to_owned()),
+            Failure::Fault(fault_) => fault(
+                status_of(fault_),
+                format!("the upstream's token server failed: {fault_}"),
+            ),
+            Failure::Status(status) => fault(
+                StatusCode::BAD_GATEWAY,
+                format!("the upstream's token server answered with status {}", status.as_u16()),
+            ),
+            Failure::Forbidden(denied) => fault(
+                StatusCode::BAD_GATEWAY,
+                format!("the upstream's token server is not asked: {denied}"),
+            ),
+            Failure::TooLarge => fault(
+                StatusCode::BAD_GATEWAY,
+                "the upstream's token server answered with more than 1 MiB".to_owned(),
+            ),
+            Failure::NoToken => fault(
+                StatusCode::BAD_GATEWAY,
+                "the upstream's token server answered without a token".to_owned(),
+            ),
         }
     }
 
@@ -135,20 +156,26 @@ impl Refusal {
     pub fn of_status(status: StatusCode, headers: &HeaderMap, route: &Route) -> Refusal {
         let retry_after = headers.get(RETRY_AFTER).cloned();
         match status {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS => Refusal::denied(),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS => {
+                Refusal::denied()
+            }
             StatusCode::NOT_FOUND | StatusCode::GONE => Refusal::unknown(route),
             StatusCode::TOO_MANY_REQUESTS => Refusal::too_many(retry_after),
             StatusCode::RANGE_NOT_SATISFIABLE => {
                 Refusal::new(status, Code::RangeInvalid, "the content has no bytes in this range")
                     .with(CONTENT_RANGE, headers.get(CONTENT_RANGE).cloned())
             }
-            StatusCode::PRECONDITION_FAILED => {
-                Refusal::new(status, Code::Unsupported, "the content is not the one that the request's conditions name")
-            }
-            StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
-                Refusal::upstream_fault(route, status, format!("the upstream answered with status {}", status.as_u16()))
-                    .with(RETRY_AFTER, retry_after)
-            }
+            StatusCode::PRECONDITION_FAILED => Refusal::new(
+                status,
+                Code::Unsupported,
+                "the content is not the one that the request's conditions name",
+            ),
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => Refusal::upstream_fault(
+                route,
+                status,
+                format!("the upstream answered with status {}", status.as_u16()),
+            )
+            .with(RETRY_AFTER, retry_after),
             status => Refusal::not_a_registry(route, format!("answered with status {}", status.as_u16())),
         }
     }
@@ -187,7 +214,9 @@ impl Refusal {
             "errors": [{ "code": self.code.as_str(), "message": self.message, "detail": {} }]
         });
         let mut response = Body::respond(self.status, document.to_string().into_bytes(), head_only);
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some((name, value)) = self.header {
             response.headers_mut().insert(name, value);
         }

@@ -61,13 +61,20 @@ impl<B> Body<B> {
 /// `/v2/` of the mirror itself (end-1).
 pub fn pong<B>(head_only: bool) -> Response<Body<B>> {
     let mut response = Body::respond(StatusCode::OK, b"{}".to_vec(), head_only);
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
 /// Makes of an upstream's answer what the client gets. `mirror` is the address that the client knows this mirror by.
 pub fn pass_on<B>(asked: &Asked, answer: Answer<B>, mirror: Option<&Authority>) -> Result<Response<Body<B>>, Refusal> {
-    let Answer { response, upstream, path_and_query, redirected } = answer;
+    let Answer {
+        response,
+        upstream,
+        path_and_query,
+        redirected,
+    } = answer;
     let (head, body) = response.into_parts();
     let from = upstream.target(path_and_query);
     let refuse = |what: &str| Refusal::not_a_registry(&asked.route, what);
@@ -91,7 +98,10 @@ pub fn pass_on<B>(asked: &Asked, answer: Answer<B>, mirror: Option<&Authority>) 
     match (&asked.route, head.status) {
         (Route::Ping, StatusCode::OK) => Ok(pong(asked.head_only)),
         (route, StatusCode::OK | StatusCode::PARTIAL_CONTENT) => {
-            headers.insert(header::CONTENT_TYPE, content_type(route, &head.headers).ok_or_else(|| refuse("answered with no registry's content"))?);
+            headers.insert(
+                header::CONTENT_TYPE,
+                content_type(route, &head.headers).ok_or_else(|| refuse("answered with no registry's content"))?,
+            );
             if let Some(links) = link::rewrite(&head.headers, &from, &asked.naming, !redirected) {
                 headers.insert(header::LINK, links);
             }
@@ -109,7 +119,10 @@ pub fn pass_on<B>(asked: &Asked, answer: Answer<B>, mirror: Option<&Authority>) 
             let location = head.headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
             let location = location.filter(|location| location.len() <= MAX_HEADER);
             let location = location.and_then(|location| delivery(location, &from, mirror));
-            headers.insert(header::LOCATION, location.ok_or_else(|| refuse("redirects to where no client should go"))?);
+            headers.insert(
+                header::LOCATION,
+                location.ok_or_else(|| refuse("redirects to where no client should go"))?,
+            );
             // Whatever the body says, the client does not need it.
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
             Ok(with(headers, Body::Own(Vec::new())))
@@ -123,7 +136,10 @@ pub fn pass_on<B>(asked: &Asked, answer: Answer<B>, mirror: Option<&Authority>) 
 pub fn seal(headers: &mut HeaderMap, naming: &Naming) {
     headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; sandbox"));
+    headers.insert(
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("default-src 'none'; sandbox"),
+    );
     if let Naming::Namespace(namespace) = naming
         && let Ok(namespace) = HeaderValue::from_str(namespace)
     {
@@ -136,7 +152,10 @@ fn content_type(route: &Route, headers: &HeaderMap) -> Option<HeaderValue> {
     match route {
         Route::Repository(_, Resource::Blob(_)) => Some(HeaderValue::from_static("application/octet-stream")),
         Route::Repository(_, Resource::Tags) | Route::Catalog => Some(HeaderValue::from_static("application/json")),
-        _ => headers.get(header::CONTENT_TYPE).filter(|value| is_registry_type(value)).cloned(),
+        _ => headers
+            .get(header::CONTENT_TYPE)
+            .filter(|value| is_registry_type(value))
+            .cloned(),
     }
 }
 
@@ -157,5 +176,10 @@ fn delivery(location: &str, from: &Target, mirror: Option<&Authority>) -> Option
         return None;
     }
     let absolute = Target::parse(location).is_ok();
-    HeaderValue::try_from(if absolute { location.to_owned() } else { target.to_string() }).ok()
+    HeaderValue::try_from(if absolute {
+        location.to_owned()
+    } else {
+        target.to_string()
+    })
+    .ok()
 }

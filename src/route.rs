@@ -93,12 +93,20 @@ impl Asked {
                 "robots.txt" => Route::Robots,
                 _ => return Err(Refused::Nothing),
             };
-            return Ok(Asked { head_only: method == Method::HEAD, route, naming: Naming::Default, query: String::new() });
+            return Ok(Asked {
+                head_only: method == Method::HEAD,
+                route,
+                naming: Naming::Default,
+                query: String::new(),
+            });
         }
 
         let mut take = |parameter| query.take(parameter).map_err(|_| Refused::Ambiguous(parameter));
         let (upstream, namespace) = (take("upstream")?, take("ns")?);
-        let (route, host) = parse_route(path.strip_prefix("v2").unwrap_or_default(), upstream.is_none() && prefix.is_none())?;
+        let (route, host) = parse_route(
+            path.strip_prefix("v2").unwrap_or_default(),
+            upstream.is_none() && prefix.is_none(),
+        )?;
         let naming = match (upstream, prefix, host, namespace) {
             (Some(upstream), ..) => Naming::Query(upstream),
             (_, Some(prefix), ..) => Naming::Path(prefix.to_owned()),
@@ -106,7 +114,12 @@ impl Asked {
             (.., Some(namespace)) => Naming::Namespace(namespace),
             _ => Naming::Default,
         };
-        Ok(Asked { head_only: method == Method::HEAD, route, naming, query: query.to_string() })
+        Ok(Asked {
+            head_only: method == Method::HEAD,
+            route,
+            naming,
+            query: query.to_string(),
+        })
     }
 }
 
@@ -170,7 +183,8 @@ impl Route {
 
 /// Whether a path without its first slash is `v2` or below it.
 fn is_api(path: &str) -> bool {
-    path.strip_prefix("v2").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    path.strip_prefix("v2")
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Whether the first part of an image's name is a registry: as in Docker's own references, it has a dot or a colon.
@@ -228,17 +242,52 @@ mod tests {
             ("/v2/?upstream=quay.io", "/v2/", query.clone(), ""),
             ("/ghcr.io/v2", "/v2/", path.clone(), ""),
             ("/v2/_catalog?n=5", "/v2/_catalog", Naming::Default, "n=5"),
-            ("/v2/alpine/manifests/latest", "/v2/alpine/manifests/latest", Naming::Default, ""),
-            ("/v2/a/manifests/b/manifests/c", "/v2/a/manifests/b/manifests/c", Naming::Default, ""),
+            (
+                "/v2/alpine/manifests/latest",
+                "/v2/alpine/manifests/latest",
+                Naming::Default,
+                "",
+            ),
+            (
+                "/v2/a/manifests/b/manifests/c",
+                "/v2/a/manifests/b/manifests/c",
+                Naming::Default,
+                "",
+            ),
             ("/v2/a/b/blobs/DIGEST", "/v2/a/b/blobs/DIGEST", Naming::Default, ""),
-            ("/v2/a/manifests/sha256%3Aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "/v2/a/manifests/DIGEST", Naming::Default, ""),
-            ("/v2/a/tags/list?n=2&last=x&upstream=quay.io", "/v2/a/tags/list", query.clone(), "n=2&last=x"),
-            ("/v2/a/referrers/DIGEST?artifactType=x%2Fy", "/v2/a/referrers/DIGEST", Naming::Default, "artifactType=x%2Fy"),
+            (
+                "/v2/a/manifests/sha256%3Aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+                "/v2/a/manifests/DIGEST",
+                Naming::Default,
+                "",
+            ),
+            (
+                "/v2/a/tags/list?n=2&last=x&upstream=quay.io",
+                "/v2/a/tags/list",
+                query.clone(),
+                "n=2&last=x",
+            ),
+            (
+                "/v2/a/referrers/DIGEST?artifactType=x%2Fy",
+                "/v2/a/referrers/DIGEST",
+                Naming::Default,
+                "artifactType=x%2Fy",
+            ),
             ("/ghcr.io/v2/a/b/tags/list", "/v2/a/b/tags/list", path.clone(), ""),
             ("/v2/ghcr.io/a/b/tags/list", "/v2/a/b/tags/list", name, ""),
             ("/v2/a/tags/list?ns=docker.io", "/v2/a/tags/list", ns, ""),
-            ("/ghcr.io/v2/a/tags/list?upstream=quay.io&ns=docker.io", "/v2/a/tags/list", query.clone(), ""),
-            ("/v2/my.app/a/tags/list?upstream=quay.io", "/v2/my.app/a/tags/list", query, ""),
+            (
+                "/ghcr.io/v2/a/tags/list?upstream=quay.io&ns=docker.io",
+                "/v2/a/tags/list",
+                query.clone(),
+                "",
+            ),
+            (
+                "/v2/my.app/a/tags/list?upstream=quay.io",
+                "/v2/my.app/a/tags/list",
+                query,
+                "",
+            ),
             ("/v2/ghcr.io/tags/list", "/v2/ghcr.io/tags/list", Naming::Default, ""),
         ] {
             let found = get(asked).unwrap_or_else(|refused| panic!("{asked}: {refused}"));
@@ -251,25 +300,65 @@ mod tests {
 
     #[test]
     fn refuses_what_is_malformed_and_says_which_part() {
-        for path in ["/v2//tags/list", "/v2/A/tags/list", "/v2//a/tags/list", "/v2/a//b/tags/list", "/v2/../tags/list", "/v2/a%2f..%2fb/tags/list"] {
+        for path in [
+            "/v2//tags/list",
+            "/v2/A/tags/list",
+            "/v2//a/tags/list",
+            "/v2/a//b/tags/list",
+            "/v2/../tags/list",
+            "/v2/a%2f..%2fb/tags/list",
+        ] {
             assert!(matches!(get(path), Err(Refused::Name(_))), "{path}");
         }
-        for path in ["/v2/a/manifests/", "/v2/a/manifests/.x", "/v2/a/manifests/sha256:1", "/v2/a/manifests/%00"] {
+        for path in [
+            "/v2/a/manifests/",
+            "/v2/a/manifests/.x",
+            "/v2/a/manifests/sha256:1",
+            "/v2/a/manifests/%00",
+        ] {
             assert!(matches!(get(path), Err(Refused::Reference(_))), "{path}");
         }
-        for path in ["/v2/a/blobs/x", "/v2/a/blobs/", "/v2/a/referrers/latest", "/v2/a/blobs/sha256:%c3%a9"] {
+        for path in [
+            "/v2/a/blobs/x",
+            "/v2/a/blobs/",
+            "/v2/a/referrers/latest",
+            "/v2/a/blobs/sha256:%c3%a9",
+        ] {
             assert!(matches!(get(path), Err(Refused::Digest(_))), "{path}");
         }
-        for path in ["/v2/a", "/v2/a/", "/v2/a/tags/lists", "/v2/a/tags/list/", "/v2/manifests/latest", "/v2/a/blobs/uploads/1", "/v2//"] {
+        for path in [
+            "/v2/a",
+            "/v2/a/",
+            "/v2/a/tags/lists",
+            "/v2/a/tags/list/",
+            "/v2/manifests/latest",
+            "/v2/a/blobs/uploads/1",
+            "/v2//",
+        ] {
             assert!(matches!(get(path), Err(Refused::Endpoint)), "{path}");
         }
-        for path in ["/v1/", "/v2x", "/index.html", "/ghcr.io", "/ghcr.io/", "//v2/", "/a/v2/", "/%2fv2/"] {
+        for path in [
+            "/v1/",
+            "/v2x",
+            "/index.html",
+            "/ghcr.io",
+            "/ghcr.io/",
+            "//v2/",
+            "/a/v2/",
+            "/%2fv2/",
+        ] {
             assert_eq!(get(path), Err(Refused::Nothing), "{path}");
         }
-        assert_eq!(get("/v2/?upstream=a.io&upstream=b.io"), Err(Refused::Ambiguous("upstream")));
+        assert_eq!(
+            get("/v2/?upstream=a.io&upstream=b.io"),
+            Err(Refused::Ambiguous("upstream"))
+        );
         for method in ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "X"] {
             let method = Method::from_bytes(method.as_bytes()).unwrap();
-            assert_eq!(Asked::parse(&method, &"/v2/a/blobs/uploads/".parse().unwrap()), Err(Refused::Method));
+            assert_eq!(
+                Asked::parse(&method, &"/v2/a/blobs/uploads/".parse().unwrap()),
+                Err(Refused::Method)
+            );
         }
     }
 

@@ -35,7 +35,10 @@ async fn serve(request: Request) -> anyhow::Result<Response> {
         Body::Own(bytes) => own(head.headers, bytes)?,
         Body::Upstream(upstream) => spliced(head.headers, upstream)?,
     };
-    response.set_status_code(head.status.as_u16()).ok().context("no status of HTTP")?;
+    response
+        .set_status_code(head.status.as_u16())
+        .ok()
+        .context("no status of HTTP")?;
     Ok(response)
 }
 
@@ -139,10 +142,7 @@ impl Platform for Spin {
     }
 }
 
-fn outgoing(
-    request: http::Request<()>,
-    timeouts: &Timeouts,
-) -> Result<spin_sdk::wasip3::http::types::Request, ()> {
+fn outgoing(request: http::Request<()>, timeouts: &Timeouts) -> Result<spin_sdk::wasip3::http::types::Request, ()> {
     let options = RequestOptions::new();
     // A host that does not know one of them has its own.
     let _ = options.set_connect_timeout(Some(nanoseconds(timeouts.connect)));
@@ -151,8 +151,7 @@ fn outgoing(
 
     let (head, ()) = request.into_parts();
     let headers = Fields::try_from(head.headers).map_err(drop)?;
-    let (request, _sent) =
-        spin_sdk::wasip3::http::types::Request::new(headers, None, no_trailers(), Some(options));
+    let (request, _sent) = spin_sdk::wasip3::http::types::Request::new(headers, None, no_trailers(), Some(options));
     request.set_method(&Method::from(&head.method))?;
     request.set_scheme(head.uri.scheme().map(Scheme::from).as_ref())?;
     request.set_authority(head.uri.authority().map(|authority| authority.as_str()))?;

@@ -40,7 +40,11 @@ impl Named {
             Some(_) => return Err(Malformed),
             None => (None, text),
         };
-        let host = if scheme.is_some() { rest.strip_suffix('/').unwrap_or(rest) } else { rest };
+        let host = if scheme.is_some() {
+            rest.strip_suffix('/').unwrap_or(rest)
+        } else {
+            rest
+        };
         let mut authority = Authority::parse(host)?;
         if let Host::Domain(name) = &mut authority.host
             && DOCKER_HUB_ALIASES.contains(&name.as_str())
@@ -97,7 +101,10 @@ impl Upstream {
 
     /// The URL of `path_and_query`, which begins with `/`, on this registry.
     pub fn target(&self, path_and_query: String) -> Target {
-        Target { origin: self.origin().clone(), path_and_query }
+        Target {
+            origin: self.origin().clone(),
+            path_and_query,
+        }
     }
 }
 
@@ -140,7 +147,11 @@ mod tests {
             ("ghcr.io?x", Err("malformed")),
             ("", Err("malformed")),
         ] {
-            assert_eq!(resolve(text), resolved.map(str::to_owned).map_err(str::to_owned), "{text}");
+            assert_eq!(
+                resolve(text),
+                resolved.map(str::to_owned).map_err(str::to_owned),
+                "{text}"
+            );
         }
     }
 

@@ -26,7 +26,9 @@ impl Challenge {
     pub fn find(headers: &HeaderMap) -> Option<Challenge> {
         let parsed = |text| ChallengeParser::new(text).map_while(Result::ok);
         let headers = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(text);
-        headers.flat_map(parsed).find_map(|challenge| Challenge::from_parsed(&challenge))
+        headers
+            .flat_map(parsed)
+            .find_map(|challenge| Challenge::from_parsed(&challenge))
     }
 
     fn from_parsed(parsed: &http_auth::ChallengeRef<'_>) -> Option<Challenge> {
@@ -69,26 +71,41 @@ mod tests {
     fn described(headers: &[&str]) -> Option<String> {
         let challenge = find(headers)?;
         let scopes: Vec<_> = challenge.scopes.iter().map(Scope::as_str).collect();
-        Some(format!("{} {} {}", challenge.realm, challenge.service.unwrap_or_default(), scopes.join(" ")))
+        Some(format!(
+            "{} {} {}",
+            challenge.realm,
+            challenge.service.unwrap_or_default(),
+            scopes.join(" ")
+        ))
     }
 
     #[test]
     fn reads_the_challenges_seen_in_the_wild() {
         for (headers, expected) in [
             (
-                &[r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:library/alpine:pull""#][..],
+                &[
+                    r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:library/alpine:pull""#,
+                ][..],
                 "https://auth.docker.io/token registry.docker.io repository:library/alpine:pull",
             ),
             (
-                &[r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:a/b:pull",error="invalid_token""#],
+                &[
+                    r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:a/b:pull",error="invalid_token""#,
+                ],
                 "https://auth.docker.io/token registry.docker.io repository:a/b:pull",
             ),
             (
                 &[r#"Basic realm="x, y", Bearer realm="https://a.io/t",service="s""#],
                 "https://a.io/t s ",
             ),
-            (&[r#"Basic realm="x""#, r#"Bearer realm="https://a.io/t""#], "https://a.io/t  "),
-            (&["Bearer ,,= \"", r#"Bearer realm="https://a.io/t""#], "https://a.io/t  "),
+            (
+                &[r#"Basic realm="x""#, r#"Bearer realm="https://a.io/t""#],
+                "https://a.io/t  ",
+            ),
+            (
+                &["Bearer ,,= \"", r#"Bearer realm="https://a.io/t""#],
+                "https://a.io/t  ",
+            ),
             (
                 &[r#"bearer REALM="https://a.io/t",SERVICE="s",Scope="repository:a:pull,push repository:b:pull""#],
                 "https://a.io/t s repository:a:pull repository:b:pull",
@@ -97,10 +114,22 @@ mod tests {
                 &[r#"Bearer realm="https://a.io/t?account=x=y&z",service="a \"quoted\" one""#],
                 r#"https://a.io/t?account=x=y&z a "quoted" one "#,
             ),
-            (&[r#"Bearer realm="https://public.ecr.aws/token/",service="public.ecr.aws",scope="aws""#], "https://public.ecr.aws/token/ public.ecr.aws aws"),
-            (&[r#"Bearer realm="https://nvcr.io/proxy_auth",scope="repository:nvidia/cuda:pull,push""#], "https://nvcr.io/proxy_auth  repository:nvidia/cuda:pull"),
-            (&[r#"Bearer realm="https://gcr.io/v2/token",service="gcr.io",scope="repository:p/i:*""#], "https://gcr.io/v2/token gcr.io repository:p/i:pull"),
-            (&[r#"Bearer realm="https://a.io/t" , scope="" , service="""#], "https://a.io/t  "),
+            (
+                &[r#"Bearer realm="https://public.ecr.aws/token/",service="public.ecr.aws",scope="aws""#],
+                "https://public.ecr.aws/token/ public.ecr.aws aws",
+            ),
+            (
+                &[r#"Bearer realm="https://nvcr.io/proxy_auth",scope="repository:nvidia/cuda:pull,push""#],
+                "https://nvcr.io/proxy_auth  repository:nvidia/cuda:pull",
+            ),
+            (
+                &[r#"Bearer realm="https://gcr.io/v2/token",service="gcr.io",scope="repository:p/i:*""#],
+                "https://gcr.io/v2/token gcr.io repository:p/i:pull",
+            ),
+            (
+                &[r#"Bearer realm="https://a.io/t" , scope="" , service="""#],
+                "https://a.io/t  ",
+            ),
         ] {
             assert_eq!(described(headers).as_deref(), Some(expected), "{headers:?}");
         }
@@ -109,7 +138,10 @@ mod tests {
     #[test]
     fn passes_over_what_is_no_usable_bearer_challenge() {
         let long = format!(r#"Bearer realm="https://a.io/{}""#, "x".repeat(MAX_HEADER));
-        let service = format!(r#"Bearer realm="https://a.io/",service="{}""#, "s".repeat(MAX_SERVICE + 1));
+        let service = format!(
+            r#"Bearer realm="https://a.io/",service="{}""#,
+            "s".repeat(MAX_SERVICE + 1)
+        );
         for header in [
             "",
             "Bearer",

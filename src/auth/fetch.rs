@@ -21,7 +21,9 @@ pub enum Failure {
     /// 401 and 403: the anonymous user is not let in.
     Refused,
     /// 429
-    TooMany { retry_after: Option<HeaderValue> },
+    TooMany {
+        retry_after: Option<HeaderValue>,
+    },
     Status(StatusCode),
     TooLarge,
     NoToken,
@@ -55,10 +57,21 @@ async fn exchange<P: Platform>(
     service: Option<&str>,
     scopes: &[Scope],
 ) -> Result<Granted, Failure> {
-    let permitted = context.config.policy.permit(realm.origin.clone()).map_err(Failure::Forbidden)?;
+    let permitted = context
+        .config
+        .policy
+        .permit(realm.origin.clone())
+        .map_err(Failure::Forbidden)?;
     let path_and_query = with_query(&realm.path_and_query, service, scopes);
     count(&context.cost.fetches);
-    let response = outgoing::send(context, &permitted, http::Method::GET, &path_and_query, HeaderMap::new()).await;
+    let response = outgoing::send(
+        context,
+        &permitted,
+        http::Method::GET,
+        &path_and_query,
+        HeaderMap::new(),
+    )
+    .await;
     let response = response.map_err(|unsent| match unsent {
         Unsent::Fault(fault) => Failure::Fault(fault),
         Unsent::Malformed => Failure::NoToken,
@@ -67,14 +80,20 @@ async fn exchange<P: Platform>(
         StatusCode::OK => {}
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(Failure::Refused),
         StatusCode::TOO_MANY_REQUESTS => {
-            return Err(Failure::TooMany { retry_after: response.headers().get(RETRY_AFTER).cloned() });
+            return Err(Failure::TooMany {
+                retry_after: response.headers().get(RETRY_AFTER).cloned(),
+            });
         }
         status => return Err(Failure::Status(status)),
     }
-    let body = context.platform.read(response.into_body(), MAX_ANSWER).await.map_err(|fault| match fault {
-        ReadFault::TooLarge => Failure::TooLarge,
-        ReadFault::Broken(fault) => Failure::Fault(fault),
-    })?;
+    let body = context
+        .platform
+        .read(response.into_body(), MAX_ANSWER)
+        .await
+        .map_err(|fault| match fault {
+            ReadFault::TooLarge => Failure::TooLarge,
+            ReadFault::Broken(fault) => Failure::Fault(fault),
+        })?;
     Granted::parse(&body).map_err(|_| Failure::NoToken)
 }
 
@@ -101,9 +120,19 @@ mod tests {
         let scopes = Scope::parse_list("repository:a/b:pull repository:c:pull").unwrap();
         for (realm, service, scopes, expected) in [
             ("/token", None, &[][..], "/token"),
-            ("/token", Some("r.io"), &scopes[..1], "/token?service=r.io&scope=repository%3Aa%2Fb%3Apull"),
+            (
+                "/token",
+                Some("r.io"),
+                &scopes[..1],
+                "/token?service=r.io&scope=repository%3Aa%2Fb%3Apull",
+            ),
             ("/token?a=x=y", Some("a b&c"), &[], "/token?a=x=y&service=a+b%26c"),
-            ("/token?", None, &scopes, "/token?scope=repository%3Aa%2Fb%3Apull&scope=repository%3Ac%3Apull"),
+            (
+                "/token?",
+                None,
+                &scopes,
+                "/token?scope=repository%3Aa%2Fb%3Apull&scope=repository%3Ac%3Apull",
+            ),
         ] {
             assert_eq!(with_query(realm, service, scopes), expected);
         }

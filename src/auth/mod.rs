@@ -13,7 +13,7 @@ pub use fetch::Failure;
 pub use scope::Scope;
 pub use token::Token;
 
-use crate::cache::{Cache, Store};
+use crate::cache::Cache;
 use crate::context::{Context, TokenFrom};
 use crate::flight::Flights;
 use crate::name::Name;
@@ -34,6 +34,13 @@ pub struct Auth<P: Platform> {
     demands: Cache<Demand>,
     tokens: Cache<Token>,
     flights: Flights<P, Result<(Token, TokenFrom), Failure>>,
+}
+
+/// What a token is needed for: an upstream, and the repository that is asked for, if any.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    pub upstream: &'a Upstream,
+    pub name: Option<&'a Name>,
 }
 
 /// What an upstream asks for.
@@ -59,43 +66,52 @@ pub enum Credential {
     /// Nothing; `refused` is the token that the upstream did not take before that.
     None { refused: Option<Token> },
     /// A token, granted by what was remembered or by what the upstream asked for during this very request.
-    Token { token: Token, from: TokenFrom, grantor: Grantor, remembered: bool },
+    Token {
+        token: Token,
+        from: TokenFrom,
+        grantor: Grantor,
+        remembered: bool,
+    },
 }
 
 /// What to do about a 401.
 #[derive(Clone, Debug)]
 enum Step {
     /// The upstream was asked with what was remembered of it, and wants something else: ask without a token to hear what.
-    AskBare { refused: Token },
-    Fetch { grantor: Grantor, refused: Option<Token> },
+    AskBare {
+        refused: Token,
+    },
+    Fetch {
+        grantor: Grantor,
+        refused: Option<Token>,
+    },
     Give,
 }
 
 impl<P: Platform> Default for Auth<P> {
     fn default() -> Self {
-        Auth { demands: Cache::new("d", DEMAND_BUCKETS), tokens: Cache::new("t", TOKEN_BUCKETS), flights: Flights::default() }
+        Auth {
+            demands: Cache::new("d", DEMAND_BUCKETS),
+            tokens: Cache::new("t", TOKEN_BUCKETS),
+            flights: Flights::default(),
+        }
     }
 }
 
 impl<P: Platform> Auth<P> {
-    /// What to send with the first request to `upstream`. `name` is the repository that is asked for, if any.
-    pub async fn beforehand(
-        &self,
-        context: &Context<'_, P>,
-        store: &Store<P>,
-        upstream: &Upstream,
-        name: Option<&Name>,
-    ) -> Result<Credential, Failure> {
-        let identity = upstream.origin().to_string();
+    /// What to send with the first request for `subject`.
+    pub async fn beforehand(&self, context: &Context<'_, P>, subject: &Subject<'_>) -> Result<Credential, Failure> {
+        let identity = subject.upstream.origin().to_string();
         let remembered = match self.demands.remembered(&identity, context.platform.now()) {
             Some(demand) => Some(demand),
-            None => self.demands.stored(store, &identity).await,
+            None => self.demands.stored(context.store, &identity).await,
         };
         match remembered {
             Some(Demand::Bearer(grantor)) => {
-                let obtained = self.obtain(context, store, upstream, name, grantor, None, true).await;
+                let obtained = self.obtain(context, subject, grantor, None, true).await;
                 if obtained.as_ref().is_err_and(Failure::may_be_of_an_old_realm) {
-                    self.demands.remember(&identity, Demand::Nothing, context.platform.now(), DEMAND_LIFE);
+                    self.demands
+                        .remember(&identity, Demand::Nothing, context.platform.now(), DEMAND_LIFE);
                 }
                 obtained
             }
@@ -104,10 +120,11 @@ impl<P: Platform> Auth<P> {
     }
 
     /// The upstream took what it was sent.
-    pub fn accepted(&self, context: &Context<'_, P>, upstream: &Upstream, sent: &Credential) {
+    pub fn accepted(&self, context: &Context<'_, P>, subject: &Subject<'_>, sent: &Credential) {
         if matches!(sent, Credential::None { .. }) {
-            let now = context.platform.now();
-            self.demands.remember(&upstream.origin().to_string(), Demand::Nothing, now, DEMAND_LIFE);
+            let identity = subject.upstream.origin().to_string();
+            self.demands
+                .remember(&identity, Demand::Nothing, context.platform.now(), DEMAND_LIFE);
         }
     }
 
@@ -115,53 +132,52 @@ impl<P: Platform> Auth<P> {
     pub async fn after_refusal(
         &self,
         context: &Context<'_, P>,
-        store: &Store<P>,
-        upstream: &Upstream,
-        name: Option<&Name>,
+        subject: &Subject<'_>,
         sent: Credential,
         challenge: Option<Challenge>,
     ) -> Result<Option<Credential>, Failure> {
-        match Step::after_refusal(sent, challenge.map(|challenge| Grantor::from_challenge(challenge, name))) {
+        let asks = challenge.map(|challenge| Grantor::from_challenge(challenge, subject.name));
+        match Step::after_refusal(sent, asks) {
             Step::Give => Ok(None),
             Step::AskBare { refused } => Ok(Some(Credential::None { refused: Some(refused) })),
             Step::Fetch { grantor, refused } => {
-                self.demands.keep(
-                    store,
-                    &upstream.origin().to_string(),
-                    Demand::Bearer(grantor.clone()),
-                    DEMAND_LIFE,
-                );
-                self.obtain(context, store, upstream, name, grantor, refused, false).await.map(Some)
+                let identity = subject.upstream.origin().to_string();
+                self.demands
+                    .keep(context.store, &identity, Demand::Bearer(grantor.clone()), DEMAND_LIFE);
+                self.obtain(context, subject, grantor, refused, false).await.map(Some)
             }
         }
     }
 
     /// A token from memory, the store or the token server, in this order, and not the one that was refused.
-    #[allow(clippy::too_many_arguments)]
     async fn obtain(
         &self,
         context: &Context<'_, P>,
-        store: &Store<P>,
-        upstream: &Upstream,
-        name: Option<&Name>,
+        subject: &Subject<'_>,
         grantor: Grantor,
         refused: Option<Token>,
         remembered: bool,
     ) -> Result<Credential, Failure> {
-        let scopes = grantor.scopes(name);
-        let identity = grantor.identity(upstream, &scopes);
+        let scopes = grantor.scopes(subject.name);
+        let identity = grantor.identity(subject.upstream, &scopes);
         let usable = |token: &Token| Some(token) != refused.as_ref();
         let (token, from) = match self.tokens.remembered(&identity, context.platform.now()).filter(usable) {
             Some(token) => (token, TokenFrom::Memory),
             None => {
-                let flight = if refused.is_some() { format!("{identity}\nanew") } else { identity.clone() };
+                // Who was refused a token waits for another fetch than who just needs one.
+                let flight = if refused.is_some() {
+                    format!("{identity}\nanew")
+                } else {
+                    identity.clone()
+                };
                 let fetch = async || {
-                    if let Some(token) = self.tokens.stored(store, &identity).await.filter(usable) {
+                    if let Some(token) = self.tokens.stored(context.store, &identity).await.filter(usable) {
                         return Ok((token, TokenFrom::Store));
                     }
                     let granted = fetch::fetch(context, &grantor.realm, grantor.service.as_deref(), &scopes).await?;
                     if !granted.life.is_zero() {
-                        self.tokens.keep(store, &identity, granted.token.clone(), granted.life);
+                        self.tokens
+                            .keep(context.store, &identity, granted.token.clone(), granted.life);
                     }
                     Ok((granted.token, TokenFrom::Fetched))
                 };
@@ -169,7 +185,12 @@ impl<P: Platform> Auth<P> {
             }
         };
         context.cost.token.set(Some(from));
-        Ok(Credential::Token { token, from, grantor, remembered })
+        Ok(Credential::Token {
+            token,
+            from,
+            grantor,
+            remembered,
+        })
     }
 }
 
@@ -178,11 +199,26 @@ impl Step {
         match (sent, asks) {
             (Credential::None { refused }, Some(grantor)) => Step::Fetch { grantor, refused },
             (Credential::None { .. }, None) => Step::Give,
-            (Credential::Token { token, from, grantor, .. }, Some(asks)) if asks.is_like(&grantor) => match from {
+            (
+                Credential::Token {
+                    token, from, grantor, ..
+                },
+                Some(asks),
+            ) if asks.is_like(&grantor) => match from {
                 TokenFrom::Fetched => Step::Give,
-                TokenFrom::Memory | TokenFrom::Store => Step::Fetch { grantor: asks, refused: Some(token) },
+                TokenFrom::Memory | TokenFrom::Store => Step::Fetch {
+                    grantor: asks,
+                    refused: Some(token),
+                },
             },
-            (Credential::Token { token, remembered: true, .. }, _) => Step::AskBare { refused: token },
+            (
+                Credential::Token {
+                    token,
+                    remembered: true,
+                    ..
+                },
+                _,
+            ) => Step::AskBare { refused: token },
             (Credential::Token { .. }, _) => Step::Give,
         }
     }
@@ -195,7 +231,11 @@ impl Grantor {
             Some(name) => scopes.contains(&Scope::pull(name)),
             None => false,
         };
-        let fixed = if scopes.is_empty() || of_this_repository { None } else { Some(scopes) };
+        let fixed = if scopes.is_empty() || of_this_repository {
+            None
+        } else {
+            Some(scopes)
+        };
         Grantor { realm, service, fixed }
     }
 
@@ -211,7 +251,12 @@ impl Grantor {
     fn identity(&self, upstream: &Upstream, scopes: &[Scope]) -> String {
         let scopes: Vec<_> = scopes.iter().map(Scope::as_str).collect();
         let service = self.service.as_deref().unwrap_or_default();
-        format!("{}\n{}\n{service:?}\n{}", upstream.origin(), self.realm, scopes.join(" "))
+        format!(
+            "{}\n{}\n{service:?}\n{}",
+            upstream.origin(),
+            self.realm,
+            scopes.join(" ")
+        )
     }
 
     fn is_like(&self, other: &Grantor) -> bool {
