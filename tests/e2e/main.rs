@@ -1,0 +1,19 @@
+//! What a client of the mirror sees, end to end: real sockets, the real component on the embedded host
+//! (or on a real Spin: `HAMMAL_TEST_SPIN=/path/to/spin cargo test`), a registry of ours behind it.
+
+mod support;
+
+mod bodies;
+mod challenges;
+mod clients;
+mod faults;
+mod log;
+mod naming;
+mod original;
+mod page;
+mod privacy;
+mod pull;
+mod refusals;
+mod tls;
+mod tokens;
+mod upstreams;

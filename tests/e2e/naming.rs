@@ -1,0 +1,145 @@
+//! The four ways to name an upstream: `?upstream=`, a path in front, the first part of the name, `?ns=`.
+
+use crate::support::hub::{Hub, Place};
+use crate::support::image::Image;
+use crate::support::mirror::{Mirror, Options};
+use crate::support::server::nobody;
+
+const REST: &str = "team/app/manifests/1.0";
+
+/// Registries with the same image, and a mirror whose default upstream doesn't exist.
+async fn registries<const N: usize>() -> (Mirror, [Hub; N]) {
+    let mut hubs = Vec::new();
+    let mut options = Options::default().upstream(nobody().await);
+    for _ in 0..N {
+        let hub = Hub::start().await;
+        for tag in ["1.0", "2.0", "3.0"] {
+            hub.push("team/app", tag, &Image::oci());
+        }
+        options = options.plain_http(hub.addresses());
+        hubs.push(hub);
+    }
+    let Ok(hubs) = hubs.try_into() else {
+        unreachable!("as many as were asked for")
+    };
+    (options.start().await, hubs)
+}
+
+fn forms(hub: &Hub, rest: &str) -> [String; 4] {
+    let host = hub.address();
+    let and = if rest.contains('?') { '&' } else { '?' };
+    [
+        format!("/v2/{rest}{and}upstream={host}"),
+        format!("/{host}/v2/{rest}"),
+        format!("/v2/{host}/{rest}"),
+        format!("/v2/{rest}{and}ns={host}"),
+    ]
+}
+
+#[tokio::test]
+async fn an_upstream_is_named_in_four_ways() {
+    let (mirror, [hub]) = registries().await;
+    for form in forms(&hub, REST) {
+        let answer = mirror.get(&form).accept_manifests().send().await;
+        assert_eq!(answer.status, 200, "{form}: {answer:?}");
+        let last = hub.seen(Place::Registry).pop().expect("a request");
+        assert_eq!(last.target, format!("/v2/{REST}"), "{form}");
+    }
+    assert_eq!(
+        hub.seen(Place::Tokens).len(),
+        1,
+        "however it is named, it is one registry: {:?}",
+        hub.lines()
+    );
+}
+
+#[tokio::test]
+async fn the_first_way_that_is_present_wins() {
+    let (mirror, [one, two]) = registries().await;
+    let (one_host, two_host) = (one.address(), two.address());
+    let cases = [
+        format!("/{two_host}/v2/{REST}?upstream={one_host}"),
+        format!("/v2/{REST}?ns={two_host}&upstream={one_host}"),
+        format!("/{one_host}/v2/{REST}?ns={two_host}"),
+        format!("/v2/{one_host}/{REST}?ns={two_host}"),
+    ];
+    for case in cases {
+        let answer = mirror.get(&case).accept_manifests().send().await;
+        assert_eq!(answer.status, 200, "{case}: {answer:?}");
+        assert!(two.lines().is_empty(), "{case}: {:?}", two.lines());
+    }
+}
+
+#[tokio::test]
+async fn a_list_pages_on_in_the_way_that_its_upstream_was_named() {
+    let (mirror, [hub]) = registries().await;
+    for form in forms(&hub, "team/app/tags/list?n=2") {
+        let page = mirror.get(&form).send().await.expect(200);
+        let link = page.header("link").expect("a link");
+        let target = link.trim_start_matches('<').split('>').next().expect("a target");
+        let target = target.trim_start_matches(&format!("http://{}", mirror.address()));
+        let page = mirror.get(target).send().await;
+        assert_eq!(page.status, 200, "{form}, {link}: {page:?}");
+        assert_eq!(page.json()["tags"], serde_json::json!(["3.0"]), "{form}, {link}");
+    }
+}
+
+#[tokio::test]
+async fn a_registry_asked_by_namespace_says_so() {
+    let (mirror, [hub]) = registries().await;
+    let host = hub.address().to_string();
+    let answer = mirror
+        .get(&format!("/v2/{REST}?ns={host}"))
+        .accept_manifests()
+        .send()
+        .await
+        .expect(200);
+    assert_eq!(answer.header("oci-namespace"), Some(&*host));
+}
+
+#[tokio::test]
+async fn docker_hubs_namespace_is_the_default_upstream() {
+    let hub = Hub::start().await;
+    hub.push("team/app", "1.0", &Image::oci());
+    let mirror = Options::default()
+        .plain_http(hub.addresses())
+        .upstream(hub.address())
+        .start()
+        .await;
+    let answer = mirror
+        .get(&format!("/v2/{REST}?ns=docker.io"))
+        .accept_manifests()
+        .send()
+        .await
+        .expect(200);
+    assert_eq!(answer.header("oci-namespace"), Some("docker.io"));
+    assert!(
+        hub.seen(Place::Registry)
+            .iter()
+            .all(|seen| !seen.target.contains("ns=")),
+        "{:?}",
+        hub.lines()
+    );
+}
+
+#[tokio::test]
+async fn the_policy_holds_for_every_way() {
+    let (mirror, [hub]) = registries().await;
+    let unlisted = crate::support::server::Server::unwanted("127.0.0.1").await;
+    let host = unlisted.address;
+    let forms = [
+        format!("/v2/{REST}?upstream={host}"),
+        format!("/{host}/v2/{REST}"),
+        format!("/v2/{host}/{REST}"),
+        format!("/v2/{REST}?ns={host}"),
+        format!("/v2/localhost:{}/{REST}", host.port()),
+        format!("/localhost:{}/v2/{REST}", host.port()),
+    ];
+    for form in forms {
+        let answer = mirror.get(&form).accept_manifests().send().await;
+        assert_eq!(answer.status, 403, "{form}: {answer:?}");
+        answer.expect_error(403, "DENIED");
+    }
+    assert_eq!(unlisted.connections(), 0);
+    assert!(hub.lines().is_empty());
+}

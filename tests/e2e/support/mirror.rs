@@ -1,0 +1,293 @@
+//! The mirror under test: a child process, its address, its variables, the lines that it logs.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::ca::Ca;
+use super::client::Request;
+use super::process::Process;
+use super::wait_for;
+
+/// Enough for Spin to compile the component anew on a busy machine.
+const START: Duration = Duration::from_secs(90);
+
+/// What a mirror is started with. Plain values, so that a restart can use them again.
+#[derive(Clone, Default)]
+pub struct Options {
+    variables: BTreeMap<String, String>,
+    plain_http: Vec<String>,
+    runtime_config: String,
+    hosts: Vec<(String, IpAddr)>,
+    ca: Option<String>,
+}
+
+impl Options {
+    pub fn variable(mut self, name: &str, value: impl ToString) -> Self {
+        self.variables.insert(name.into(), value.to_string());
+        self
+    }
+
+    /// The default upstream, reached over plain http.
+    pub fn upstream(self, address: SocketAddr) -> Self {
+        self.variable("upstream", format!("http://{address}"))
+            .plain_http([address])
+    }
+
+    /// Adds to the variable `plain_http_upstreams`.
+    pub fn plain_http(mut self, addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
+        self.plain_http
+            .extend(addresses.into_iter().map(|address| address.to_string()));
+        self
+    }
+
+    /// The same for a host with a name.
+    pub fn list(mut self, host: &str) -> Self {
+        self.plain_http.push(host.into());
+        self
+    }
+
+    /// Adds TOML to the runtime configuration file.
+    pub fn runtime_config(mut self, toml: &str) -> Self {
+        self.runtime_config += toml;
+        self.runtime_config += "\n";
+        self
+    }
+
+    /// Trusts a certificate authority of ours, for `hosts`.
+    pub fn trust(mut self, ca: &Ca, hosts: &[&str]) -> Self {
+        self.ca = Some(ca.pem());
+        self.runtime_config(&format!(
+            "[[client_tls]]\ncomponent_ids = [\"hammal\"]\nhosts = {hosts:?}\nca_roots_file = \"CA_ROOTS_FILE\"\n"
+        ))
+    }
+
+    /// A name that resolves to `address` for this mirror alone. See [`can_name_hosts`].
+    pub fn host(mut self, name: &str, address: IpAddr) -> Self {
+        self.hosts.push((name.into(), address));
+        self
+    }
+
+    pub async fn start(self) -> Mirror {
+        Mirror::start(self).await
+    }
+}
+
+/// Whether this machine lets us give a child its own `/etc/hosts` (a mount namespace, so root).
+pub fn can_name_hosts() -> bool {
+    static CAN: OnceLock<bool> = OnceLock::new();
+    *CAN.get_or_init(|| {
+        Command::new("unshare")
+            .args(["--mount", "sh", "-c", "mount --bind /etc/hosts /etc/hosts"])
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
+    })
+}
+
+pub struct Mirror {
+    options: Options,
+    files: TempDir,
+    running: Option<Running>,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+struct Running {
+    process: Process,
+    address: SocketAddr,
+}
+
+impl Mirror {
+    pub async fn start(options: Options) -> Self {
+        let files = tempfile::tempdir().expect("a temporary directory");
+        let mut mirror = Self {
+            options,
+            files,
+            running: None,
+            log: Arc::default(),
+        };
+        mirror.run().await;
+        mirror
+    }
+
+    /// A mirror of one plain http upstream.
+    pub async fn of(upstream: SocketAddr) -> Self {
+        Options::default().upstream(upstream).start().await
+    }
+
+    /// Ends the process and starts another on the same state: same options, empty instance memory.
+    pub async fn restart(&mut self) {
+        self.stop();
+        self.run().await;
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.running.as_ref().expect("the mirror runs").address
+    }
+
+    pub fn get(&self, target: &str) -> Request {
+        self.request("GET", target)
+    }
+
+    pub fn head(&self, target: &str) -> Request {
+        self.request("HEAD", target)
+    }
+
+    pub fn request(&self, method: &str, target: &str) -> Request {
+        Request::new(self.address(), method, target)
+    }
+
+    /// Everything that was written to stderr so far.
+    pub fn stderr(&self) -> Vec<String> {
+        self.log.lock().expect("the log").clone()
+    }
+
+    /// The request lines of the log, from `hammal method=` on, once there are at least `count`.
+    pub async fn log(&self, count: usize) -> Vec<String> {
+        let lines = || -> Vec<String> {
+            let is_one = |line: &String| Some(line[line.find("hammal method=")?..].to_string());
+            self.stderr().iter().filter_map(is_one).collect()
+        };
+        wait_for(&format!("{count} lines of the log"), || lines().len() >= count).await;
+        lines()
+    }
+
+    /// Ends the process by SIGTERM, as a service manager does. Says whether it ended cleanly and in time.
+    pub fn stop(&mut self) -> bool {
+        self.running.take().is_none_or(|mut running| running.process.stop())
+    }
+
+    async fn run(&mut self) {
+        build_the_component();
+        let mut command = self.command();
+        let mut process = Process::spawn_logging(&mut command, Arc::clone(&self.log));
+        let deadline = Instant::now() + START;
+        let address = loop {
+            if let Some(address) = announced(&process.stdout()) {
+                break address;
+            }
+            let ended = process.ended();
+            if ended.is_some() || Instant::now() > deadline {
+                panic!(
+                    "the mirror did not start ({ended:?}): {command:?}\n{}",
+                    self.stderr().join("\n")
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
+        self.running = Some(Running { process, address });
+    }
+
+    fn command(&self) -> Command {
+        let dir = self.files.path();
+        let config = dir.join("runtime-config.toml");
+        let roots = dir.join("ca.pem");
+        if let Some(ca) = &self.options.ca {
+            std::fs::write(&roots, ca).expect("the authority's certificate");
+        }
+        let text = format!(
+            "[outbound_http]\nconnection_pooling = true\n\n{}",
+            self.options
+                .runtime_config
+                .replace("CA_ROOTS_FILE", &roots.display().to_string())
+        );
+        std::fs::write(&config, text).expect("the runtime configuration");
+
+        let program = program();
+        let mut command = if self.options.hosts.is_empty() {
+            Command::new(program)
+        } else {
+            let hosts = dir.join("hosts");
+            let mut file = std::fs::File::create(&hosts).expect("the hosts file");
+            for (name, address) in &self.options.hosts {
+                writeln!(file, "{address} {name}").expect("the hosts file");
+            }
+            let mut command = Command::new("unshare");
+            command.args(["--mount", "sh", "-c", "mount --bind \"$0\" /etc/hosts && exec \"$@\""]);
+            command.arg(hosts).arg(program);
+            command
+        };
+        command.current_dir(dir);
+        command.args(["up", "--listen", "127.0.0.1:0", "--format", "json"]);
+        command.arg("--from").arg(repository().join("spin.toml"));
+        command.arg("--state-dir").arg(dir.join("state"));
+        command.arg("--runtime-config-file").arg(config);
+        let mut variables = self.options.variables.clone();
+        variables.insert("plain_http_upstreams".into(), self.options.plain_http.join(","));
+        for (name, value) in variables {
+            command.arg("--variable").arg(format!("{name}={value}"));
+        }
+        command
+    }
+}
+
+impl Drop for Mirror {
+    fn drop(&mut self) {
+        self.stop();
+        if std::thread::panicking() {
+            eprintln!("--- the mirror's stderr ---\n{}\n---", self.stderr().join("\n"));
+        }
+    }
+}
+
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The address in the first JSON object on stdout, once it is there.
+fn announced(stdout: &str) -> Option<SocketAddr> {
+    let json = &stdout[stdout.find('{')?..];
+    let mut objects = serde_json::Deserializer::from_str(json).into_iter::<serde_json::Value>();
+    let announcement = objects.next()?.ok()?;
+    let url = announcement["base_url"].as_str().expect("base_url in the announcement");
+    Some(
+        url.trim_start_matches("http://")
+            .trim_end_matches('/')
+            .parse()
+            .expect("an address"),
+    )
+}
+
+fn program() -> PathBuf {
+    if let Some(spin) = std::env::var_os("HAMMAL_TEST_SPIN") {
+        return spin.into();
+    }
+    let test = std::env::current_exe().expect("the test's own path");
+    let host = test
+        .parent()
+        .and_then(Path::parent)
+        .expect("target/debug")
+        .join("hammal-host");
+    assert!(
+        host.exists(),
+        "{} is missing: run `cargo build --package hammal-host`, or plain `cargo test`",
+        host.display()
+    );
+    host
+}
+
+/// Runs the manifest's build command, once for all tests.
+fn build_the_component() {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let manifest = std::fs::read_to_string(repository().join("spin.toml")).expect("spin.toml");
+        let manifest: toml::Table = manifest.parse().expect("spin.toml is TOML");
+        let build = manifest["component"]["hammal"]["build"]["command"]
+            .as_str()
+            .expect("a build command");
+        // The manifest names a file in the default target directory, whatever the tests were built in.
+        let status = Command::new("sh")
+            .args(["-c", build])
+            .current_dir(repository())
+            .env_remove("CARGO_TARGET_DIR")
+            .status()
+            .expect("sh");
+        assert!(status.success(), "the component does not build: {build}");
+    });
+}

@@ -1,0 +1,46 @@
+//! The usual scene: one registry like Docker Hub with one image, and a mirror of it.
+
+use super::hub::Hub;
+use super::image::Image;
+use super::mirror::{Mirror, Options};
+
+/// The image's name and tag in the registry.
+pub const NAME: &str = "library/alpine";
+pub const TAG: &str = "latest";
+
+pub struct World {
+    pub mirror: Mirror,
+    pub hub: Hub,
+    pub image: Image,
+}
+
+impl World {
+    pub async fn start() -> Self {
+        Self::with(|options| options).await
+    }
+
+    pub async fn with(more: impl FnOnce(Options) -> Options) -> Self {
+        let hub = Hub::start().await;
+        let image = Image::oci();
+        hub.push(NAME, TAG, &image);
+        let options = Options::default()
+            .upstream(hub.address())
+            .plain_http([hub.tokens(), hub.cdn()]);
+        let mirror = more(options).start().await;
+        Self { mirror, hub, image }
+    }
+
+    /// `/v2/library/alpine/manifests/latest`
+    pub fn manifest(&self) -> String {
+        format!("/v2/{NAME}/manifests/{TAG}")
+    }
+
+    /// The path of the first layer.
+    pub fn layer(&self) -> String {
+        self.blob(&self.image.here().layers[0].digest)
+    }
+
+    pub fn blob(&self, digest: &str) -> String {
+        format!("/v2/{NAME}/blobs/{digest}")
+    }
+}
