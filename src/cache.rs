@@ -52,10 +52,7 @@ struct Entry<T> {
 
 impl<P: Platform> Store<P> {
     pub fn new(platform: P) -> Store<P> {
-        Store {
-            platform,
-            rests_until: Cell::new(Duration::ZERO),
-        }
+        Store { platform, rests_until: Cell::new(Duration::ZERO) }
     }
 
     async fn load(&self, key: &str) -> Option<Vec<u8>> {
@@ -70,8 +67,7 @@ impl<P: Platform> Store<P> {
             futures_util::future::Either::Right(_) => "too slow".to_owned(),
         };
         self.rests_until.set(self.platform.now().saturating_add(STORE_REST));
-        self.platform
-            .log(&format!("hammal store=failed reading={key} reason={fault:?}"));
+        self.platform.log(&format!("hammal store=failed reading={key} reason={fault:?}"));
         None
     }
 
@@ -92,11 +88,7 @@ impl<P: Platform> Store<P> {
 impl<T: Clone + Serialize + DeserializeOwned> Cache<T> {
     /// `kind` begins the keys in the store: letters and digits.
     pub fn new(kind: &'static str, buckets: u32) -> Cache<T> {
-        Cache {
-            kind,
-            buckets,
-            memory: RefCell::default(),
-        }
+        Cache { kind, buckets, memory: RefCell::default() }
     }
 
     /// What this instance remembers.
@@ -121,11 +113,7 @@ impl<T: Clone + Serialize + DeserializeOwned> Cache<T> {
 
     /// Remembers in this instance only.
     pub fn remember(&self, identity: &str, value: T, now: Duration, life: Duration) {
-        let entry = Entry {
-            identity: identity.to_owned(),
-            expires: now.saturating_add(life).as_secs(),
-            value,
-        };
+        let entry = Entry { identity: identity.to_owned(), expires: now.saturating_add(life).as_secs(), value };
         self.memory.borrow_mut().insert(self.bucket(identity), entry);
     }
 
@@ -133,11 +121,7 @@ impl<T: Clone + Serialize + DeserializeOwned> Cache<T> {
     pub fn keep<P: Platform>(&self, store: &Store<P>, identity: &str, value: T, life: Duration) {
         let bucket = self.bucket(identity);
         self.remember(identity, value, store.platform.now(), life);
-        let bytes = self
-            .memory
-            .borrow()
-            .get(&bucket)
-            .and_then(|entry| serde_json::to_vec(entry).ok());
+        let bytes = self.memory.borrow().get(&bucket).and_then(|entry| serde_json::to_vec(entry).ok());
         if let Some(bytes) = bytes.filter(|bytes| bytes.len() <= MAX_VALUE) {
             store.save(self.key(bucket), bytes);
         }
@@ -149,10 +133,7 @@ impl<T: Clone + Serialize + DeserializeOwned> Cache<T> {
 
     fn bucket(&self, identity: &str) -> u32 {
         let hash = Sha256::digest(identity.as_bytes());
-        let number = hash
-            .iter()
-            .take(4)
-            .fold(0_u32, |number, byte| (number << 8) | u32::from(*byte));
+        let number = hash.iter().take(4).fold(0_u32, |number, byte| (number << 8) | u32::from(*byte));
         number.checked_rem(self.buckets).unwrap_or_default()
     }
 }

@@ -1,16 +1,26 @@
 //! What the operator can set.
 
-use crate::origin::Authority;
+use crate::access::{Access, Secret};
+use crate::origin::{Authority, Scheme};
+use crate::pattern::{HostPattern, RepositoryPattern};
 use crate::platform::{Platform, Timeouts};
 use crate::policy::Policy;
-use crate::upstream::{DOCKER_HUB, Named};
+use crate::upstream::{DOCKER_HUB, Named, Upstream};
 use std::fmt;
 use std::time::Duration;
 
 /// The variables, as in `spin.toml`: name and default.
-pub const VARIABLES: [(&str, &str); 6] = [
+pub const VARIABLES: [(&str, &str); 14] = [
     ("upstream", DOCKER_HUB),
     ("plain_http_upstreams", ""),
+    ("allowed_upstreams", "*"),
+    ("denied_upstreams", ""),
+    ("token_services", "auth.docker.io,ghcr.io"),
+    ("allowed_repositories", "*"),
+    ("denied_repositories", ""),
+    ("secret", ""),
+    ("client_limit", "0"),
+    ("trusted_proxies", "0"),
     ("connect_timeout", "5"),
     ("first_byte_timeout", "15"),
     ("between_bytes_timeout", "30"),
@@ -21,8 +31,9 @@ pub const VARIABLES: [(&str, &str); 6] = [
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// The registry that is asked where a request names none.
-    pub upstream: Named,
+    pub upstream: Upstream,
     pub policy: Policy,
+    pub access: Access,
     pub timeouts: Timeouts,
 }
 
@@ -35,11 +46,7 @@ pub struct Mistake {
 
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the variable {} of this mirror must be {}",
-            self.variable, self.expected
-        )
+        write!(f, "the variable {} of this mirror must be {}", self.variable, self.expected)
     }
 }
 
@@ -49,62 +56,88 @@ impl Config {
         for (name, default) in VARIABLES {
             // A default in the place of what can't be read might open what the operator has closed.
             let value = platform.variable(name).await;
-            let value = value.map_err(|_| Mistake {
-                variable: name,
-                expected: "readable: its provider failed",
-            })?;
+            let value = value.map_err(|_| Mistake { variable: name, expected: "readable: its provider failed" })?;
             values.push((name, value.unwrap_or_else(|| default.to_owned())));
         }
         Config::parse(|name| {
-            values
-                .iter()
-                .find(|(known, _)| *known == name)
-                .map(|(_, value)| value.trim())
-                .unwrap_or_default()
+            values.iter().find(|(known, _)| *known == name).map(|(_, value)| value.trim()).unwrap_or_default()
         })
     }
 
     fn parse<'a>(value: impl Fn(&'static str) -> &'a str) -> Result<Config, Mistake> {
-        let upstream = Named::parse(value("upstream")).map_err(|_| Mistake {
-            variable: "upstream",
-            expected: "a host, host:port, or an http(s) URL of one",
-        })?;
-        let plain_http = list(value("plain_http_upstreams"))
-            .map(Authority::parse)
-            .collect::<Result<Vec<_>, _>>();
-        let plain_http = plain_http.map_err(|_| Mistake {
-            variable: "plain_http_upstreams",
-            expected: "a comma-separated list of host:port",
-        })?;
-        let policy = Policy::new(plain_http);
-        upstream.permit(&policy).map_err(|_| Mistake {
+        let variables = Variables(&value);
+        let plain_http: Vec<Authority> =
+            variables.list("plain_http_upstreams", "a comma-separated list of host:port", Authority::parse)?;
+        let hosts = "a comma-separated list of hosts, host:port, *.domain, or *";
+        let repositories = "a comma-separated list of names as in docker.io/library/*, ghcr.io/owner/image, or *";
+        let upstream = Named::parse(value("upstream"));
+        let upstream = upstream
+            .map_err(|_| Mistake { variable: "upstream", expected: "a host, host:port, or an http(s) URL of one" })?;
+        let mut policy = Policy {
+            plain_http: plain_http.iter().map(|authority| authority.on(Scheme::Http)).collect(),
+            allowed_upstreams: variables.list("allowed_upstreams", hosts, HostPattern::parse)?,
+            denied_upstreams: variables.list("denied_upstreams", hosts, HostPattern::parse)?,
+            token_services: variables.list("token_services", hosts, HostPattern::parse)?,
+            allowed_repositories: variables.list("allowed_repositories", repositories, RepositoryPattern::parse)?,
+            denied_repositories: variables.list("denied_repositories", repositories, RepositoryPattern::parse)?,
+        };
+        policy.allowed_upstreams.push(upstream.pattern());
+        let upstream = upstream.permit(&policy).map_err(|_| Mistake {
             variable: "upstream",
             expected: "a public registry on https; list its host:port in plain_http_upstreams too where it is not",
         })?;
-        let seconds = |variable| match value(variable).parse() {
-            Ok(seconds @ 1..=3600) => Ok(Duration::from_secs(seconds)),
-            _ => Err(Mistake {
-                variable,
-                expected: "a whole number of seconds from 1 to 3600",
-            }),
-        };
-        let timeouts = Timeouts {
-            connect: seconds("connect_timeout")?,
-            first_byte: seconds("first_byte_timeout")?,
-            between_bytes: seconds("between_bytes_timeout")?,
-            exchange: seconds("exchange_timeout")?,
-        };
         Ok(Config {
             upstream,
             policy,
-            timeouts,
+            access: Access {
+                secret: variables.secret("secret")?,
+                client_limit: variables.number("client_limit", "a number of requests per minute, or 0 for no limit")?,
+                trusted_proxies: variables.number("trusted_proxies", "a small number")?,
+            },
+            timeouts: Timeouts {
+                connect: variables.seconds("connect_timeout")?,
+                first_byte: variables.seconds("first_byte_timeout")?,
+                between_bytes: variables.seconds("between_bytes_timeout")?,
+                exchange: variables.seconds("exchange_timeout")?,
+            },
         })
     }
 }
 
-/// The items of a comma-separated list.
-fn list(text: &str) -> impl Iterator<Item = &str> {
-    text.split(',').map(str::trim).filter(|item| !item.is_empty())
+/// Reads values, and says which variable is wrong.
+struct Variables<F>(F);
+
+impl<'a, F: Fn(&'static str) -> &'a str> Variables<F> {
+    fn list<T, E>(
+        &self,
+        variable: &'static str,
+        expected: &'static str,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Result<Vec<T>, Mistake> {
+        let items = (self.0)(variable).split(',').map(str::trim).filter(|item| !item.is_empty());
+        items.map(|item| parse(item).map_err(|_| Mistake { variable, expected })).collect()
+    }
+
+    fn number(&self, variable: &'static str, expected: &'static str) -> Result<u32, Mistake> {
+        (self.0)(variable).parse().map_err(|_| Mistake { variable, expected })
+    }
+
+    fn seconds(&self, variable: &'static str) -> Result<Duration, Mistake> {
+        let expected = "a whole number of seconds from 1 to 3600";
+        match self.number(variable, expected)? {
+            seconds @ 1..=3600 => Ok(Duration::from_secs(seconds.into())),
+            _ => Err(Mistake { variable, expected }),
+        }
+    }
+
+    fn secret(&self, variable: &'static str) -> Result<Option<Secret>, Mistake> {
+        match (self.0)(variable) {
+            "" => Ok(None),
+            text => Secret::parse(text)
+                .map(Some)
+                .map_err(|_| Mistake { variable, expected: "16 to 128 letters, digits, '-' and '_', or empty" }),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -114,25 +147,15 @@ mod tests {
 
     fn parse(changes: &[(&str, &'static str)]) -> Result<Config, Mistake> {
         Config::parse(|name| {
-            let change = changes
-                .iter()
-                .find(|(changed, _)| *changed == name)
-                .map(|(_, value)| *value);
-            change
-                .or_else(|| {
-                    VARIABLES
-                        .iter()
-                        .find(|(known, _)| *known == name)
-                        .map(|(_, default)| *default)
-                })
-                .unwrap()
+            let change = changes.iter().find(|(changed, _)| *changed == name).map(|(_, value)| *value);
+            change.or_else(|| VARIABLES.iter().find(|(known, _)| *known == name).map(|(_, default)| *default)).unwrap()
         })
     }
 
     #[test]
     fn the_defaults_are_docker_hub_and_those_of_the_manifest() {
         let config = parse(&[]).unwrap();
-        assert!(config.upstream.permit(&config.policy).unwrap().is_docker_hub());
+        assert!(config.upstream.is_docker_hub());
         let manifest: toml::Table = include_str!("../spin.toml").parse().unwrap();
         let declared = manifest["variables"].as_table().unwrap();
         assert_eq!(declared.len(), VARIABLES.len());
@@ -152,16 +175,21 @@ mod tests {
             ("upstream", "127.0.0.1:5000"),
             ("plain_http_upstreams", "http://registry.lan"),
             ("plain_http_upstreams", "registry.lan registry.example"),
+            ("allowed_upstreams", "https://ghcr.io"),
+            ("denied_upstreams", "*.*"),
+            ("token_services", "a b"),
+            ("allowed_repositories", "Library/*"),
+            ("denied_repositories", "ghcr.io/?"),
+            ("secret", "short"),
+            ("secret", "with a / and more than 16"),
+            ("client_limit", "many"),
+            ("trusted_proxies", "-1"),
             ("connect_timeout", "0"),
             ("first_byte_timeout", "-1"),
             ("between_bytes_timeout", "1.5"),
             ("exchange_timeout", "99999999999999999999"),
         ] {
-            assert_eq!(
-                parse(&[(name, value)]).map_err(|mistake| mistake.variable),
-                Err(name),
-                "{value}"
-            );
+            assert_eq!(parse(&[(name, value)]).map_err(|mistake| mistake.variable), Err(name), "{value}");
         }
     }
 
@@ -170,15 +198,7 @@ mod tests {
         let listed = ("plain_http_upstreams", " 127.0.0.1:5000 , registry.lan:80,");
         for upstream in ["127.0.0.1:5000", "http://127.0.0.1:5000", "http://registry.lan"] {
             let config = parse(&[listed, ("upstream", upstream)]).unwrap();
-            assert!(
-                config
-                    .upstream
-                    .permit(&config.policy)
-                    .unwrap()
-                    .origin()
-                    .to_string()
-                    .starts_with("http://")
-            );
+            assert!(config.upstream.origin().to_string().starts_with("http://"));
         }
     }
 

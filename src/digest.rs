@@ -24,11 +24,7 @@ impl Digest {
     pub fn parse(text: &str) -> Result<Digest, InvalidDigest> {
         let (algorithm, encoded) = text.split_once(':').ok_or(InvalidDigest)?;
         let well_formed = text.len() <= MAX_LENGTH && is_algorithm(algorithm) && is_encoded(algorithm, encoded);
-        if well_formed {
-            Ok(Digest(text.to_owned()))
-        } else {
-            Err(InvalidDigest)
-        }
+        if well_formed { Ok(Digest(text.to_owned())) } else { Err(InvalidDigest) }
     }
 
     pub fn as_str(&self) -> &str {
@@ -44,12 +40,8 @@ impl fmt::Display for Digest {
 
 /// `[a-z0-9]+([+._-][a-z0-9]+)*`
 fn is_algorithm(text: &str) -> bool {
-    text.split(['+', '.', '_', '-']).all(|part| {
-        !part.is_empty()
-            && part
-                .bytes()
-                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
-    })
+    text.split(['+', '.', '_', '-'])
+        .all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()))
 }
 
 fn is_encoded(algorithm: &str, encoded: &str) -> bool {
@@ -58,12 +50,7 @@ fn is_encoded(algorithm: &str, encoded: &str) -> bool {
     match algorithm {
         "sha256" => hexadecimal(64),
         "sha512" => hexadecimal(128),
-        _ => {
-            !encoded.is_empty()
-                && encoded
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || b"=_-".contains(&byte))
-        }
+        _ => !encoded.is_empty() && encoded.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"=_-".contains(&byte)),
     }
 }
 
@@ -82,10 +69,7 @@ mod tests {
             "multihash+base58:QmRZxt2b1FVZPNqd8hsiykDL3TdBDeTSPX9Kv46HmX4Gx8",
             "a.b_c-d:x=_-",
         ] {
-            assert_eq!(
-                Digest::parse(good).map(|digest| digest.to_string()),
-                Ok(good.to_owned())
-            );
+            assert_eq!(Digest::parse(good).map(|digest| digest.to_string()), Ok(good.to_owned()));
         }
         let upper = sha256.to_uppercase();
         let (short, long) = (&sha256[..70], format!("{sha256}0"));

@@ -48,16 +48,9 @@ impl<P: Platform, T: Clone> Flights<P, T> {
 
     fn take_off<'a>(&'a self, identity: &'a str) -> Landing<'a, P, T> {
         let brought = Rc::new(OnceCell::new());
-        let flight = Flight {
-            brought: brought.clone(),
-            waiting: Vec::new(),
-        };
+        let flight = Flight { brought: brought.clone(), waiting: Vec::new() };
         self.0.borrow_mut().insert(identity.to_owned(), flight);
-        Landing {
-            flights: self,
-            identity,
-            brought,
-        }
+        Landing { flights: self, identity, brought }
     }
 }
 

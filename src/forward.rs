@@ -97,26 +97,13 @@ pub async fn ask<P: Platform>(
         Route::Repository(name, _) => Some(name.clone()),
         _ => None,
     };
-    let mut hop = Hop {
-        upstream: question.upstream.clone(),
-        path_and_query: path_and_query(question),
-        name,
-    };
+    let mut hop = Hop { upstream: question.upstream.clone(), path_and_query: path_and_query(question), name };
     for redirects in 0..=MAX_REDIRECTS {
         let response = ask_one(context, auth, question, &hop).await?;
         match redirect_target(question.route, &response) {
             None => {
-                let Hop {
-                    upstream,
-                    path_and_query,
-                    ..
-                } = hop;
-                return Ok(Answer {
-                    response,
-                    upstream,
-                    path_and_query,
-                    redirected: redirects > 0,
-                });
+                let Hop { upstream, path_and_query, .. } = hop;
+                return Ok(Answer { response, upstream, path_and_query, redirected: redirects > 0 });
             }
             Some(location) => hop = hop.follow(context, location).map_err(Failure::Redirect)?,
         }
@@ -136,22 +123,14 @@ impl Hop {
     fn follow<P: Platform>(&self, context: &Context<'_, P>, location: &str) -> Result<Hop, RedirectFailure> {
         let base = self.upstream.target(self.path_and_query.clone());
         let target = base.join(location).map_err(|_| RedirectFailure::Malformed)?;
-        let permitted = context
-            .config
-            .policy
-            .permit(target.origin)
-            .map_err(RedirectFailure::Forbidden)?;
+        let permitted = context.config.policy.permit(target.origin).map_err(RedirectFailure::Forbidden)?;
         let name = target
             .path_and_query
             .parse::<Uri>()
             .ok()
             .and_then(|uri| Route::of_upstream(&uri))
             .and_then(Route::into_name);
-        Ok(Hop {
-            upstream: Upstream::redirected(permitted),
-            path_and_query: target.path_and_query,
-            name,
-        })
+        Ok(Hop { upstream: Upstream::redirected(permitted), path_and_query: target.path_and_query, name })
     }
 }
 
@@ -162,10 +141,7 @@ async fn ask_one<P: Platform>(
     question: &Question<'_>,
     hop: &Hop,
 ) -> Result<Response<P::Body>, Failure> {
-    let subject = Subject {
-        upstream: &hop.upstream,
-        name: hop.name.as_ref(),
-    };
+    let subject = Subject { upstream: &hop.upstream, name: hop.name.as_ref() };
     let mut sent = match question.route {
         // What a catalog asks for says nothing about repositories, nor they about it.
         Route::Catalog => Credential::None { refused: None },
@@ -206,21 +182,17 @@ async fn send<P: Platform>(
         headers.insert(header::AUTHORIZATION, value);
     }
     count(&context.cost.requests);
-    outgoing::send(context, upstream.permitted(), method, path_and_query, headers)
-        .await
-        .map_err(|unsent| match unsent {
+    outgoing::send(context, upstream.permitted(), method, path_and_query, headers).await.map_err(
+        |unsent| match unsent {
             Unsent::Fault(fault) => Failure::Fault(fault),
             Unsent::Malformed => Failure::Redirect(RedirectFailure::Malformed),
-        })
+        },
+    )
 }
 
 fn path_and_query(question: &Question<'_>) -> String {
     let path = question.route.path();
-    if question.query.is_empty() {
-        path
-    } else {
-        format!("{path}?{}", question.query)
-    }
+    if question.query.is_empty() { path } else { format!("{path}?{}", question.query) }
 }
 
 /// Where a response that has to be followed here points to.

@@ -6,10 +6,11 @@
 //! | --- | --- |
 //! | what is asked | [`route`], made of [`name`], [`reference`], [`digest`], [`query`] |
 //! | of which registry | [`upstream`], made of [`origin`] |
-//! | may it be asked | [`policy`], as the operator set it in [`config`] |
+//! | who asks | [`access`] |
+//! | may it be asked | [`policy`] with [`pattern`], as the operator set it in [`config`] |
 //! | is it known | [`cache`]: this instance's memory, then the key-value store |
 //! | ask upstream | [`forward`], authorised by [`auth`], one [`outgoing`] request at a time, shared through [`flight`] |
-//! | what comes back | [`reply`] with [`link`], or a [`refusal`]; outside `/v2/` a [`page`] |
+//! | what comes back | [`reply`] with [`link`], for the [`address`] that the client knows, or a [`refusal`]; outside `/v2/` a [`page`] |
 //! | what it took | [`context`] counts, [`log`] writes |
 //!
 //! All of them are written against the trait in [`platform`] and know nothing of Spin; only `spin`, which is built for
@@ -28,6 +29,8 @@
     )
 )]
 
+pub mod access;
+pub mod address;
 pub mod auth;
 pub mod cache;
 pub mod config;
@@ -42,6 +45,7 @@ pub mod name;
 pub mod origin;
 pub mod outgoing;
 pub mod page;
+pub mod pattern;
 pub mod platform;
 pub mod policy;
 pub mod query;

@@ -25,11 +25,7 @@ pub struct Line<'a> {
 
 impl Line<'_> {
     pub fn write(&self) -> String {
-        let mut line = format!(
-            "hammal method={} what={}",
-            self.method,
-            self.route.map_or("unknown", Route::what)
-        );
+        let mut line = format!("hammal method={} what={}", self.method, self.route.map_or("unknown", Route::what));
         // Writing to a string can't fail.
         if let Some(Route::Repository(name, resource)) = self.route {
             let _ = write!(line, " name={name}");

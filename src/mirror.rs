@@ -1,5 +1,7 @@
 //! The story of a request.
 
+use crate::access::{self, Counts};
+use crate::address::Address;
 use crate::auth::Auth;
 use crate::cache::Store;
 use crate::config::Config;
@@ -10,7 +12,7 @@ use crate::page;
 use crate::platform::Platform;
 use crate::refusal::Refusal;
 use crate::reply::{self, Body};
-use crate::route::{Asked, Route};
+use crate::route::{Asked, Refused, Route};
 use crate::upstream::{Naming, Upstream};
 use http::{Method, Request, Response};
 use std::cell::RefCell;
@@ -21,6 +23,7 @@ pub struct Mirror<P: Platform> {
     platform: P,
     store: Store<P>,
     auth: Auth<P>,
+    counts: Counts,
     config: RefCell<Option<Rc<Config>>>,
 }
 
@@ -34,12 +37,7 @@ struct Known {
 impl<P: Platform> Mirror<P> {
     pub fn new(platform: P) -> Mirror<P> {
         let store = Store::new(platform.clone());
-        Mirror {
-            platform,
-            store,
-            auth: Auth::default(),
-            config: RefCell::default(),
-        }
+        Mirror { platform, store, auth: Auth::default(), counts: Counts::default(), config: RefCell::default() }
     }
 
     /// Answers a request, whatever it is.
@@ -75,24 +73,31 @@ impl<P: Platform> Mirror<P> {
         cost: &Cost,
         known: &mut Known,
     ) -> Result<Response<Body<P::Body>>, Refusal> {
-        // What is asked.
-        let mut asked = Asked::parse(request.method(), request.uri())?;
+        // Who asks, and what.
+        let config = self.config().await?;
+        let (mount, path) = config.access.enter(request.uri().path()).ok_or(Refused::Nothing)?;
+        let here = Address::of(request, mount);
+        let mut asked = Asked::parse(request.method(), path, request.uri().query())?;
         known.route = Some(asked.route.clone());
         match asked.route {
-            Route::Page => return Ok(page::manual(request, asked.head_only)),
+            Route::Page => return Ok(page::manual(request.headers(), &here, asked.head_only)),
             Route::Robots => return Ok(page::robots(asked.head_only)),
             _ => {}
         }
-        let named = asked.naming.named().map_err(|_| Refusal::malformed_upstream())?;
 
         // May it be asked.
-        let config = self.config().await?;
-        let upstream = named.as_ref().unwrap_or(&config.upstream).permit(&config.policy);
-        let upstream = upstream.map_err(Refusal::forbidden_upstream)?;
+        let upstream = match asked.naming.named().map_err(|_| Refusal::malformed_upstream())? {
+            Some(named) => named.permit(&config.policy).map_err(Refusal::forbidden_upstream)?,
+            None => config.upstream.clone(),
+        };
         known.upstream = Some(upstream.clone());
         if upstream.is_docker_hub() {
             asked.route = asked.route.on_docker_hub();
             known.route = Some(asked.route.clone());
+        }
+        if let Route::Repository(name, _) = &asked.route {
+            let permitted = config.policy.permit_repository(upstream.origin(), upstream == config.upstream, name);
+            permitted.map_err(Refusal::closed_repository)?;
         }
 
         // Is it known.
@@ -103,12 +108,10 @@ impl<P: Platform> Mirror<P> {
         }
 
         // Ask upstream.
-        let context = Context {
-            platform: &self.platform,
-            store: &self.store,
-            config: &config,
-            cost,
-        };
+        let context = Context { platform: &self.platform, store: &self.store, config: &config, cost };
+        if let Some(client) = access::client(request.headers(), config.access.trusted_proxies) {
+            self.counts.add(&context, client).await.map_err(Refusal::over_client_limit)?;
+        }
         let question = Question {
             upstream,
             method: request.method().clone(),
@@ -121,7 +124,7 @@ impl<P: Platform> Mirror<P> {
         let answer = answer.map_err(|failure| Refusal::of_failure(failure, &asked.route))?;
 
         // What comes back.
-        let mut response = reply::pass_on(&asked, answer, page::own_authority(request).as_ref())?;
+        let mut response = reply::pass_on(&asked, answer, &here)?;
         reply::seal(response.headers_mut(), &asked.naming);
         Ok(response)
     }

@@ -39,11 +39,7 @@ impl Name {
 
     /// Docker Hub keeps what is asked for as `alpine` under `library/alpine`.
     pub fn on_docker_hub(self) -> Name {
-        if self.0.contains('/') {
-            self
-        } else {
-            Name(format!("library/{}", self.0))
-        }
+        if self.0.contains('/') { self } else { Name(format!("library/{}", self.0)) }
     }
 }
 
@@ -75,15 +71,7 @@ mod tests {
     #[test]
     fn accepts_names_of_the_grammar_and_nothing_else() {
         let longest = "a".repeat(MAX_LENGTH);
-        for good in [
-            "alpine",
-            "library/alpine",
-            "a/b/c/d",
-            "a.b_c__d-e---f",
-            "0",
-            "9/8",
-            &longest,
-        ] {
+        for good in ["alpine", "library/alpine", "a/b/c/d", "a.b_c__d-e---f", "0", "9/8", &longest] {
             assert_eq!(Name::parse(good).map(|name| name.to_string()), Ok(good.to_owned()));
         }
         let too_long = "a".repeat(MAX_LENGTH + 1);

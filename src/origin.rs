@@ -81,11 +81,7 @@ impl Authority {
     }
 
     pub fn on(&self, scheme: Scheme) -> Origin {
-        Origin {
-            scheme,
-            host: self.host.clone(),
-            port: self.port.unwrap_or(scheme.default_port()),
-        }
+        Origin { scheme, host: self.host.clone(), port: self.port.unwrap_or(scheme.default_port()) }
     }
 }
 
@@ -142,10 +138,7 @@ impl Target {
             None => url.path().to_owned(),
         };
         let port = url.port().unwrap_or(scheme.default_port());
-        Ok(Target {
-            origin: Origin { scheme, host, port },
-            path_and_query,
-        })
+        Ok(Target { origin: Origin { scheme, host, port }, path_and_query })
     }
 }
 
@@ -161,9 +154,7 @@ fn is_dns_name(name: &str) -> bool {
         (1..=63).contains(&label.len())
             && !label.starts_with('-')
             && !label.ends_with('-')
-            && label
-                .bytes()
-                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+            && label.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
     };
     name.len() <= 253 && name.split('.').all(is_label)
 }
@@ -232,20 +223,14 @@ mod tests {
     fn resolves_references_against_a_url() {
         let base = Target::parse("https://registry.example/v2/a/blobs/sha256:1?x=1").unwrap();
         for (reference, resolved) in [
-            (
-                "https://cdn.example/signed?a=%2F&b=1",
-                "https://cdn.example/signed?a=%2F&b=1",
-            ),
+            ("https://cdn.example/signed?a=%2F&b=1", "https://cdn.example/signed?a=%2F&b=1"),
             ("//cdn.example/x", "https://cdn.example/x"),
             ("/other?y=2#fragment", "https://registry.example/other?y=2"),
             ("next", "https://registry.example/v2/a/blobs/next"),
             ("../../b", "https://registry.example/v2/b"),
             ("http://127.1/x", "http://127.0.0.1/x"),
         ] {
-            assert_eq!(
-                base.join(reference).map(|target| target.to_string()),
-                Ok(resolved.to_owned())
-            );
+            assert_eq!(base.join(reference).map(|target| target.to_string()), Ok(resolved.to_owned()));
         }
         for reference in [
             "ftp://a/b",

@@ -25,22 +25,14 @@ pub async fn send<P: Platform>(
     headers: HeaderMap,
 ) -> Result<Response<P::Body>, Unsent> {
     let origin = host.origin();
-    let uri = Uri::builder()
-        .scheme(origin.scheme.as_str())
-        .authority(origin.authority())
-        .path_and_query(path_and_query);
+    let uri =
+        Uri::builder().scheme(origin.scheme.as_str()).authority(origin.authority()).path_and_query(path_and_query);
     let mut request = Request::new(());
     *request.method_mut() = method;
     *request.uri_mut() = uri.build().map_err(|_| Unsent::Malformed)?;
     *request.headers_mut() = headers;
     // containerd asks for zstd and gzip, and then a digest would be that of another body.
-    request
-        .headers_mut()
-        .insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     request.headers_mut().insert(USER_AGENT, AGENT);
-    context
-        .platform
-        .send(request, &context.config.timeouts)
-        .await
-        .map_err(Unsent::Fault)
+    context.platform.send(request, &context.config.timeouts).await.map_err(Unsent::Fault)
 }

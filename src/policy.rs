@@ -2,41 +2,43 @@
 //! that is followed here. What a name resolves to can't be seen from inside a component: the host closes private
 //! networks when it connects (`block_networks` in `runtime-config.toml`).
 
+use crate::name::Name;
 use crate::origin::{Authority, Origin, Scheme};
+use crate::pattern::{HostPattern, RepositoryPattern, Unported, is_below};
 use std::fmt;
 use url::Host;
 
 /// Names that never belong to the public internet: RFC 6761, RFC 6762, ICANN's `.internal`, Kubernetes, Spin.
-const PRIVATE_SUFFIXES: [&str; 10] = [
-    "localhost",
-    "localdomain",
-    "local",
-    "internal",
-    "intranet",
-    "lan",
-    "home.arpa",
-    "svc",
-    "onion",
-    "invalid",
-];
+const PRIVATE_SUFFIXES: [&str; 10] =
+    ["localhost", "localdomain", "local", "internal", "intranet", "lan", "home.arpa", "svc", "onion", "invalid"];
 
-/// The operator's choice of what may be contacted besides the public registries.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What the operator opens and closes. By default every public registry may be asked over https, and nothing else.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    plain_http: Vec<Origin>,
+    /// Reached over plain http, and possibly private.
+    pub plain_http: Vec<Origin>,
+    pub allowed_upstreams: Vec<HostPattern>,
+    pub denied_upstreams: Vec<HostPattern>,
+    /// Besides the upstream's own domain, where `allowed_upstreams` is closed.
+    pub token_services: Vec<HostPattern>,
+    pub allowed_repositories: Vec<RepositoryPattern>,
+    pub denied_repositories: Vec<RepositoryPattern>,
 }
 
 /// An origin that the policy has let pass. Nothing else can be contacted.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Permitted(Origin);
 
-/// Why a host may not be contacted.
+/// Why a host may not be contacted, or a repository not be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Denied {
     PlainHttp,
     Address,
     PrivateName,
     Port,
+    ClosedUpstream,
+    ClosedRealm,
+    ClosedRepository,
 }
 
 impl fmt::Display for Denied {
@@ -48,32 +50,47 @@ impl fmt::Display for Denied {
             Denied::Address => "a public registry is named by its host name, not by an address",
             Denied::PrivateName => "only hosts with a public DNS name are mirrored",
             Denied::Port => "the port of a public registry is 443 or above 1023",
+            Denied::ClosedUpstream => "the mirror's operator has closed it (allowed_upstreams, denied_upstreams)",
+            Denied::ClosedRealm => "it is none of the upstream's, nor in token_services",
+            Denied::ClosedRepository => {
+                "the mirror's operator has closed it (allowed_repositories, denied_repositories)"
+            }
         })
     }
 }
 
 impl Policy {
-    /// `plain_http` are the hosts that are reached over plain http, and that may be private.
-    pub fn new(plain_http: impl IntoIterator<Item = Authority>) -> Policy {
-        Policy {
-            plain_http: plain_http
-                .into_iter()
-                .map(|authority| authority.on(Scheme::Http))
-                .collect(),
-        }
-    }
-
     /// A host named without a scheme is asked over https, unless it is listed for plain http.
     pub fn permit_authority(&self, authority: &Authority) -> Result<Permitted, Denied> {
         let plain = authority.on(Scheme::Http);
-        if self.plain_http.contains(&plain) {
-            Ok(Permitted(plain))
+        if self.plain_http.contains(&plain) { self.permit(plain) } else { self.permit(authority.on(Scheme::Https)) }
+    }
+
+    /// May this registry be asked, because a request names it or another registry redirects to it.
+    pub fn permit(&self, origin: Origin) -> Result<Permitted, Denied> {
+        let permitted = self.permit_delivery(origin)?;
+        let opens = |pattern: &HostPattern| pattern.matches(permitted.origin(), Unported::SchemesOwn);
+        if self.allowed_upstreams.iter().any(opens) { Ok(permitted) } else { Err(Denied::ClosedUpstream) }
+    }
+
+    /// May `upstream`'s tokens come from this realm. No credential ever goes there, so any public host will do; an
+    /// operator who has closed the list of upstreams has closed the realms with it.
+    pub fn permit_realm(&self, realm: Origin, upstream: &Origin) -> Result<Permitted, Denied> {
+        let permitted = self.permit_delivery(realm)?;
+        let is_open = self.allowed_upstreams.iter().any(HostPattern::is_all);
+        let known = |pattern: &HostPattern| pattern.matches(permitted.origin(), Unported::SchemesOwn);
+        if is_open || share_domain(permitted.origin(), upstream) || self.token_services.iter().any(known) {
+            Ok(permitted)
         } else {
-            self.permit(authority.on(Scheme::Https))
+            Err(Denied::ClosedRealm)
         }
     }
 
-    pub fn permit(&self, origin: Origin) -> Result<Permitted, Denied> {
+    /// May content be fetched there for an upstream that was permitted: public, on https, and not denied.
+    pub fn permit_delivery(&self, origin: Origin) -> Result<Permitted, Denied> {
+        if self.denied_upstreams.iter().any(|pattern| pattern.matches(&origin, Unported::Every)) {
+            return Err(Denied::ClosedUpstream);
+        }
         if self.is_listed(&origin) {
             return Ok(Permitted(origin));
         }
@@ -91,11 +108,19 @@ impl Policy {
         Ok(Permitted(origin))
     }
 
+    /// May this repository be asked for.
+    pub fn permit_repository(&self, upstream: &Origin, is_default: bool, name: &Name) -> Result<(), Denied> {
+        let matches = |pattern: &RepositoryPattern| pattern.matches(upstream, is_default, name);
+        if self.allowed_repositories.iter().any(matches) && !self.denied_repositories.iter().any(matches) {
+            Ok(())
+        } else {
+            Err(Denied::ClosedRepository)
+        }
+    }
+
     /// What the operator listed may be asked over https too.
     fn is_listed(&self, origin: &Origin) -> bool {
-        self.plain_http
-            .iter()
-            .any(|listed| listed.host == origin.host && listed.port == origin.port)
+        self.plain_http.iter().any(|listed| listed.host == origin.host && listed.port == origin.port)
     }
 }
 
@@ -112,32 +137,74 @@ impl fmt::Display for Permitted {
 }
 
 fn is_public_name(name: &str) -> bool {
-    let is_within = |suffix: &str| name == suffix || name.strip_suffix(suffix).is_some_and(|rest| rest.ends_with('.'));
-    name.contains('.') && !PRIVATE_SUFFIXES.iter().any(|suffix| is_within(suffix))
+    let is_within = |suffix: &&str| name == *suffix || is_below(name, suffix);
+    name.contains('.') && !PRIVATE_SUFFIXES.iter().any(is_within)
+}
+
+/// Whether two hosts are one, or names below one registrable domain.
+fn share_domain(one: &Origin, other: &Origin) -> bool {
+    match (&one.host, &other.host) {
+        (Host::Domain(one), Host::Domain(other)) => registrable_domain(one) == registrable_domain(other),
+        (one, other) => one == other,
+    }
+}
+
+/// The last two labels of a name; three where a country's registry has names of three letters or fewer for its kinds of
+/// domains (`co.uk`, `com.cn`). A list of all public suffixes would be larger than this whole component, and a realm gets
+/// nothing from a request that is not public.
+fn registrable_domain(name: &str) -> &str {
+    let mut dots = name.rmatch_indices('.').map(|(at, _)| at);
+    let (last, second) = (dots.next(), dots.next());
+    let of_a_country = match (last, second) {
+        (Some(last), second) => {
+            let begin = second.map_or(0, |dot| dot.saturating_add(1));
+            name.len().saturating_sub(last) == 3 && last.saturating_sub(begin) <= 3
+        }
+        _ => false,
+    };
+    let cut = if of_a_country { dots.next() } else { second };
+    cut.and_then(|dot| name.get(dot.saturating_add(1)..)).unwrap_or(name)
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
 
+    /// The policy of the defaults, with these hosts listed for plain http.
+    pub fn listing(plain_http: &[&str]) -> Policy {
+        let hosts = |text: &[&str]| text.iter().map(|text| HostPattern::parse(text).unwrap()).collect();
+        Policy {
+            plain_http: plain_http.iter().map(|text| Authority::parse(text).unwrap().on(Scheme::Http)).collect(),
+            allowed_upstreams: hosts(&["*"]),
+            denied_upstreams: Vec::new(),
+            token_services: hosts(&["auth.docker.io", "ghcr.io"]),
+            allowed_repositories: vec![RepositoryPattern::parse("*").unwrap()],
+            denied_repositories: Vec::new(),
+        }
+    }
+
+    fn origin(text: &str) -> Origin {
+        match text.split_once("://") {
+            Some(("http", rest)) => Authority::parse(rest).unwrap().on(Scheme::Http),
+            Some((_, rest)) => Authority::parse(rest).unwrap().on(Scheme::Https),
+            None => Authority::parse(text).unwrap().on(Scheme::Https),
+        }
+    }
+
     fn permit(policy: &Policy, text: &str) -> Result<String, Denied> {
-        let permitted = match text.split_once("://") {
-            Some(("http", rest)) => policy.permit(Authority::parse(rest).unwrap().on(Scheme::Http)),
-            Some((_, rest)) => policy.permit(Authority::parse(rest).unwrap().on(Scheme::Https)),
-            None => policy.permit_authority(&Authority::parse(text).unwrap()),
+        let permitted = match text.contains("://") {
+            true => policy.permit(origin(text)),
+            false => policy.permit_authority(&Authority::parse(text).unwrap()),
         };
         permitted.map(|permitted| permitted.to_string())
     }
 
     #[test]
     fn lets_public_registries_pass_on_https_only() {
-        let policy = Policy::default();
+        let policy = listing(&[]);
         for (asked, answer) in [
             ("ghcr.io", Ok("https://ghcr.io")),
-            (
-                "https://registry.example.com:8443",
-                Ok("https://registry.example.com:8443"),
-            ),
+            ("https://registry.example.com:8443", Ok("https://registry.example.com:8443")),
             ("http://ghcr.io", Err(Denied::PlainHttp)),
             ("127.0.0.1", Err(Denied::Address)),
             ("https://[::1]:5000", Err(Denied::Address)),
@@ -163,7 +230,7 @@ mod tests {
 
     #[test]
     fn what_the_operator_lists_may_be_plain_and_private() {
-        let policy = Policy::new(["127.0.0.1:5000", "registry.lan"].map(|text| Authority::parse(text).unwrap()));
+        let policy = listing(&["127.0.0.1:5000", "registry.lan"]);
         for (asked, answer) in [
             ("127.0.0.1:5000", Ok("http://127.0.0.1:5000")),
             ("http://127.0.0.1:5000", Ok("http://127.0.0.1:5000")),
@@ -176,6 +243,78 @@ mod tests {
             ("registry.lan:5000", Err(Denied::PrivateName)),
         ] {
             assert_eq!(permit(&policy, asked), answer.map(str::to_owned), "{asked}");
+        }
+    }
+
+    #[test]
+    fn the_operator_closes_upstreams_and_their_realms() {
+        let patterns = |texts: &[&str]| texts.iter().map(|text| HostPattern::parse(text).unwrap()).collect();
+        let closed = Policy {
+            allowed_upstreams: patterns(&["ghcr.io", "*.example.com", "127.0.0.1:5000"]),
+            denied_upstreams: patterns(&["bad.example.com"]),
+            ..listing(&["127.0.0.1:5000", "127.0.0.1:5001"])
+        };
+        for (asked, answer) in [
+            ("ghcr.io", Ok("https://ghcr.io")),
+            ("a.example.com", Ok("https://a.example.com")),
+            ("127.0.0.1:5000", Ok("http://127.0.0.1:5000")),
+            ("127.0.0.1:5001", Err(Denied::ClosedUpstream)),
+            ("quay.io", Err(Denied::ClosedUpstream)),
+            ("ghcr.io:8443", Err(Denied::ClosedUpstream)),
+            ("bad.example.com", Err(Denied::ClosedUpstream)),
+            ("bad.example.com:8443", Err(Denied::ClosedUpstream)),
+        ] {
+            assert_eq!(permit(&closed, asked), answer.map(str::to_owned), "{asked}");
+        }
+        for (realm, upstream, answer) in [
+            ("auth.docker.io", "ghcr.io", Ok(())),
+            ("gitlab.com", "registry.gitlab.com", Ok(())),
+            ("token.example.co.uk", "registry.example.co.uk", Ok(())),
+            ("token.other.co.uk", "registry.example.co.uk", Err(Denied::ClosedRealm)),
+            ("evil.example", "ghcr.io", Err(Denied::ClosedRealm)),
+            ("bad.example.com", "a.example.com", Err(Denied::ClosedUpstream)),
+            ("10.0.0.1", "10.0.0.1", Err(Denied::Address)),
+            ("http://127.0.0.1:5001", "http://127.0.0.1:5000", Ok(())),
+        ] {
+            let permitted = closed.permit_realm(origin(realm), &origin(upstream)).map(drop);
+            assert_eq!(permitted, answer, "{realm} for {upstream}");
+        }
+        assert!(listing(&[]).permit_realm(origin("evil.example"), &origin("ghcr.io")).is_ok());
+    }
+
+    #[test]
+    fn the_operator_closes_repositories() {
+        let patterns = |texts: &[&str]| texts.iter().map(|text| RepositoryPattern::parse(text).unwrap()).collect();
+        let policy = Policy {
+            allowed_repositories: patterns(&["library/*", "ghcr.io/team/*"]),
+            denied_repositories: patterns(&["ghcr.io/team/secret"]),
+            ..listing(&[])
+        };
+        for (upstream, is_default, name, permitted) in [
+            ("registry-1.docker.io", true, "library/alpine", true),
+            ("registry-1.docker.io", true, "other/alpine", false),
+            ("quay.io", false, "library/alpine", false),
+            ("ghcr.io", false, "team/app", true),
+            ("ghcr.io", false, "team/secret", false),
+        ] {
+            let answer = policy.permit_repository(&origin(upstream), is_default, &Name::parse(name).unwrap());
+            assert_eq!(answer.is_ok(), permitted, "{upstream} {name}");
+        }
+    }
+
+    #[test]
+    fn registrable_domains_are_what_somebody_registered() {
+        for (name, domain) in [
+            ("registry-1.docker.io", "docker.io"),
+            ("ghcr.io", "ghcr.io"),
+            ("a.b.c.example.com", "example.com"),
+            ("r.example.co.uk", "example.co.uk"),
+            ("r.example.com.cn", "example.com.cn"),
+            ("com.cn", "com.cn"),
+            ("r.aliyuncs.cn", "aliyuncs.cn"),
+            ("localhost", "localhost"),
+        ] {
+            assert_eq!(registrable_domain(name), domain);
         }
     }
 }

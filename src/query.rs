@@ -10,12 +10,7 @@ pub struct Repeated;
 
 impl<'a> Query<'a> {
     pub fn parse(raw: Option<&'a str>) -> Query<'a> {
-        Query(
-            raw.unwrap_or_default()
-                .split('&')
-                .filter(|pair| !pair.is_empty())
-                .collect(),
-        )
+        Query(raw.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()).collect())
     }
 
     /// Removes the parameter `name` and returns its decoded value.
@@ -58,9 +53,7 @@ fn decode(text: &str) -> String {
 
 /// Decodes percent-escapes; what is no escape, or no UTF-8 afterwards, becomes what no grammar here accepts.
 pub fn decode_percent(text: &str) -> String {
-    percent_encoding::percent_decode_str(text)
-        .decode_utf8_lossy()
-        .into_owned()
+    percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
 #[cfg(test)]

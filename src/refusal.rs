@@ -14,6 +14,16 @@ use crate::route::{Refused, Resource, Route};
 use http::header::{ALLOW, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use std::fmt::Display;
+use std::time::Duration;
+
+/// What of an upstream's headers stays with a refusal.
+const KEPT_HEADERS: [HeaderName; 5] = [
+    RETRY_AFTER,
+    CONTENT_RANGE,
+    HeaderName::from_static("docker-ratelimit-source"),
+    HeaderName::from_static("ratelimit-limit"),
+    HeaderName::from_static("ratelimit-remaining"),
+];
 
 /// A code of the specification, or one of the reference implementation where the specification has none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +47,7 @@ pub struct Refusal {
     pub status: StatusCode,
     pub code: Code,
     pub message: String,
-    pub header: Option<(HeaderName, HeaderValue)>,
+    pub headers: HeaderMap,
 }
 
 impl Code {
@@ -61,19 +71,12 @@ impl Code {
 
 impl Refusal {
     fn new(status: StatusCode, code: Code, message: impl Display) -> Refusal {
-        Refusal {
-            status,
-            code,
-            message: message.to_string(),
-            header: None,
-        }
+        Refusal { status, code, message: message.to_string(), headers: HeaderMap::new() }
     }
 
-    fn with(self, name: HeaderName, value: Option<HeaderValue>) -> Refusal {
-        Refusal {
-            header: value.map(|value| (name, value)),
-            ..self
-        }
+    fn with(mut self, name: HeaderName, value: Option<HeaderValue>) -> Refusal {
+        self.headers.extend(value.map(|value| (name, value)));
+        self
     }
 
     /// `?upstream=` or another way of naming one holds something else.
@@ -125,59 +128,52 @@ impl Refusal {
 
     fn of_token_failure(failure: auth::Failure, route: &Route) -> Refusal {
         use auth::Failure;
-        let fault = |status, message: String| Refusal::upstream_fault(route, status, message);
-        match failure {
-            Failure::Refused => Refusal::denied(),
-            Failure::TooMany { retry_after } => Refusal::too_many(retry_after),
-            Failure::Fault(fault_) => fault(
-                status_of(fault_),
-                format!("the upstream's token server failed: {fault_}"),
-            ),
-            Failure::Status(status) => fault(
-                StatusCode::BAD_GATEWAY,
-                format!("the upstream's token server answered with status {}", status.as_u16()),
-            ),
-            Failure::Forbidden(denied) => fault(
-                StatusCode::BAD_GATEWAY,
-                format!("the upstream's token server is not asked: {denied}"),
-            ),
-            Failure::TooLarge => fault(
-                StatusCode::BAD_GATEWAY,
-                "the upstream's token server answered with more than 1 MiB".to_owned(),
-            ),
-            Failure::NoToken => fault(
-                StatusCode::BAD_GATEWAY,
-                "the upstream's token server answered without a token".to_owned(),
-            ),
-        }
+        let (status, what) = match failure {
+            Failure::Refused => return Refusal::denied(),
+            Failure::TooMany { retry_after } => return Refusal::too_many().with(RETRY_AFTER, retry_after),
+            Failure::Fault(fault) => (status_of(fault), format!("failed: {fault}")),
+            Failure::Status(status) => (StatusCode::BAD_GATEWAY, format!("answered with status {}", status.as_u16())),
+            Failure::Forbidden(denied) => (StatusCode::BAD_GATEWAY, format!("is not asked: {denied}")),
+            Failure::TooLarge => (StatusCode::BAD_GATEWAY, "answered with more than 1 MiB".to_owned()),
+            Failure::NoToken => (StatusCode::BAD_GATEWAY, "answered without a token".to_owned()),
+        };
+        Refusal::upstream_fault(route, status, format!("the upstream's token server {what}"))
     }
 
-    /// The upstream answered with a status that is no success.
+    /// The upstream answered with a status that is no success. What it says of limits and ranges is kept.
     pub fn of_status(status: StatusCode, headers: &HeaderMap, route: &Route) -> Refusal {
-        let retry_after = headers.get(RETRY_AFTER).cloned();
-        match status {
+        let answered = || format!("the upstream answered with status {}", status.as_u16());
+        let refusal = match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS => {
                 Refusal::denied()
             }
             StatusCode::NOT_FOUND | StatusCode::GONE => Refusal::unknown(route),
-            StatusCode::TOO_MANY_REQUESTS => Refusal::too_many(retry_after),
+            StatusCode::TOO_MANY_REQUESTS => Refusal::too_many(),
             StatusCode::RANGE_NOT_SATISFIABLE => {
                 Refusal::new(status, Code::RangeInvalid, "the content has no bytes in this range")
-                    .with(CONTENT_RANGE, headers.get(CONTENT_RANGE).cloned())
             }
-            StatusCode::PRECONDITION_FAILED => Refusal::new(
-                status,
-                Code::Unsupported,
-                "the content is not the one that the request's conditions name",
-            ),
-            StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => Refusal::upstream_fault(
-                route,
-                status,
-                format!("the upstream answered with status {}", status.as_u16()),
-            )
-            .with(RETRY_AFTER, retry_after),
-            status => Refusal::not_a_registry(route, format!("answered with status {}", status.as_u16())),
-        }
+            StatusCode::PRECONDITION_FAILED => {
+                let message = "the content is not the one that the request's conditions name";
+                Refusal::new(status, Code::Unsupported, message)
+            }
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+                Refusal::upstream_fault(route, status, answered())
+            }
+            _ => Refusal::upstream_fault(route, StatusCode::BAD_GATEWAY, answered()),
+        };
+        KEPT_HEADERS.iter().fold(refusal, |refusal, name| refusal.with(name.clone(), headers.get(name).cloned()))
+    }
+
+    /// The repository is closed by the operator.
+    pub fn closed_repository(denied: Denied) -> Refusal {
+        Refusal::new(StatusCode::FORBIDDEN, Code::Denied, format!("this repository is not mirrored: {denied}"))
+    }
+
+    /// The client has made more requests in this minute than the operator lets it.
+    pub fn over_client_limit(wait: Duration) -> Refusal {
+        let message = "this mirror's limit of requests per minute is reached";
+        Refusal::new(StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests, message)
+            .with(RETRY_AFTER, Some(HeaderValue::from(wait.as_secs().max(1))))
     }
 
     fn denied() -> Refusal {
@@ -185,9 +181,9 @@ impl Refusal {
         Refusal::new(StatusCode::FORBIDDEN, Code::Denied, message)
     }
 
-    fn too_many(retry_after: Option<HeaderValue>) -> Refusal {
+    fn too_many() -> Refusal {
         let message = "the upstream's limit for this mirror's address is reached";
-        Refusal::new(StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests, message).with(RETRY_AFTER, retry_after)
+        Refusal::new(StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests, message)
     }
 
     fn unknown(route: &Route) -> Refusal {
@@ -214,12 +210,8 @@ impl Refusal {
             "errors": [{ "code": self.code.as_str(), "message": self.message, "detail": {} }]
         });
         let mut response = Body::respond(self.status, document.to_string().into_bytes(), head_only);
-        response
-            .headers_mut()
-            .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if let Some((name, value)) = self.header {
-            response.headers_mut().insert(name, value);
-        }
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response.headers_mut().extend(self.headers);
         response
     }
 }

@@ -1,9 +1,10 @@
 //! What goes back to the client: an allow-list of an upstream's headers, and bodies that only a registry's client can
 //! make something of.
 
+use crate::address::Address;
 use crate::forward::{self, Answer, MAX_HEADER};
 use crate::link;
-use crate::origin::{Authority, Scheme, Target};
+use crate::origin::{Scheme, Target};
 use crate::refusal::Refusal;
 use crate::route::{Asked, Resource, Route};
 use crate::upstream::Naming;
@@ -61,20 +62,13 @@ impl<B> Body<B> {
 /// `/v2/` of the mirror itself (end-1).
 pub fn pong<B>(head_only: bool) -> Response<Body<B>> {
     let mut response = Body::respond(StatusCode::OK, b"{}".to_vec(), head_only);
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
-/// Makes of an upstream's answer what the client gets. `mirror` is the address that the client knows this mirror by.
-pub fn pass_on<B>(asked: &Asked, answer: Answer<B>, mirror: Option<&Authority>) -> Result<Response<Body<B>>, Refusal> {
-    let Answer {
-        response,
-        upstream,
-        path_and_query,
-        redirected,
-    } = answer;
+/// Makes of an upstream's answer what the client gets. `here` is where it asked.
+pub fn pass_on<B>(asked: &Asked, answer: Answer<B>, here: &Address) -> Result<Response<Body<B>>, Refusal> {
+    let Answer { response, upstream, path_and_query, redirected } = answer;
     let (head, body) = response.into_parts();
     let from = upstream.target(path_and_query);
     let refuse = |what: &str| Refusal::not_a_registry(&asked.route, what);
@@ -102,7 +96,7 @@ pub fn pass_on<B>(asked: &Asked, answer: Answer<B>, mirror: Option<&Authority>) 
                 header::CONTENT_TYPE,
                 content_type(route, &head.headers).ok_or_else(|| refuse("answered with no registry's content"))?,
             );
-            if let Some(links) = link::rewrite(&head.headers, &from, &asked.naming, !redirected) {
+            if let Some(links) = link::rewrite(&head.headers, &from, &asked.naming, here, !redirected) {
                 headers.insert(header::LINK, links);
             }
             if let Route::Repository(_, Resource::Manifest(reference)) = route
@@ -118,11 +112,8 @@ pub fn pass_on<B>(asked: &Asked, answer: Answer<B>, mirror: Option<&Authority>) 
         (route, status) if route.is_blob() && forward::is_redirect(status) => {
             let location = head.headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
             let location = location.filter(|location| location.len() <= MAX_HEADER);
-            let location = location.and_then(|location| delivery(location, &from, mirror));
-            headers.insert(
-                header::LOCATION,
-                location.ok_or_else(|| refuse("redirects to where no client should go"))?,
-            );
+            let location = location.and_then(|location| delivery(location, &from, here));
+            headers.insert(header::LOCATION, location.ok_or_else(|| refuse("redirects to where no client should go"))?);
             // Whatever the body says, the client does not need it.
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
             Ok(with(headers, Body::Own(Vec::new())))
@@ -136,10 +127,7 @@ pub fn pass_on<B>(asked: &Asked, answer: Answer<B>, mirror: Option<&Authority>) 
 pub fn seal(headers: &mut HeaderMap, naming: &Naming) {
     headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(
-        header::CONTENT_SECURITY_POLICY,
-        HeaderValue::from_static("default-src 'none'; sandbox"),
-    );
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; sandbox"));
     if let Naming::Namespace(namespace) = naming
         && let Ok(namespace) = HeaderValue::from_str(namespace)
     {
@@ -152,10 +140,7 @@ fn content_type(route: &Route, headers: &HeaderMap) -> Option<HeaderValue> {
     match route {
         Route::Repository(_, Resource::Blob(_)) => Some(HeaderValue::from_static("application/octet-stream")),
         Route::Repository(_, Resource::Tags) | Route::Catalog => Some(HeaderValue::from_static("application/json")),
-        _ => headers
-            .get(header::CONTENT_TYPE)
-            .filter(|value| is_registry_type(value))
-            .cloned(),
+        _ => headers.get(header::CONTENT_TYPE).filter(|value| is_registry_type(value)).cloned(),
     }
 }
 
@@ -168,18 +153,13 @@ fn is_registry_type(value: &HeaderValue) -> bool {
 
 /// Where the client is sent for a blob: the `Location` untouched if it is absolute (a signature may cover its every
 /// character), never from https to plain http, never back to this mirror.
-fn delivery(location: &str, from: &Target, mirror: Option<&Authority>) -> Option<HeaderValue> {
+fn delivery(location: &str, from: &Target, here: &Address) -> Option<HeaderValue> {
     let target = from.join(location).ok()?;
     let downgrade = from.origin.scheme == Scheme::Https && target.origin.scheme == Scheme::Http;
-    let back_here = mirror.is_some_and(|mirror| mirror.on(target.origin.scheme) == target.origin);
+    let back_here = here.authority().is_some_and(|own| own.on(target.origin.scheme) == target.origin);
     if downgrade || back_here {
         return None;
     }
     let absolute = Target::parse(location).is_ok();
-    HeaderValue::try_from(if absolute {
-        location.to_owned()
-    } else {
-        target.to_string()
-    })
-    .ok()
+    HeaderValue::try_from(if absolute { location.to_owned() } else { target.to_string() }).ok()
 }

@@ -63,10 +63,7 @@ impl Scripted {
     pub fn asked(&self) -> Vec<String> {
         let asked = std::mem::take(&mut *self.0.asked.borrow_mut());
         let describe = |request: http::Request<()>| {
-            let token = request
-                .headers()
-                .get("authorization")
-                .map(|value| format!(" {}", value.to_str().unwrap()));
+            let token = request.headers().get("authorization").map(|value| format!(" {}", value.to_str().unwrap()));
             format!("{} {}{}", request.method(), request.uri(), token.unwrap_or_default())
         };
         asked.into_iter().map(describe).collect()
@@ -128,11 +125,7 @@ impl Platform for Scripted {
     }
 
     async fn read(&self, body: Vec<u8>, limit: usize) -> Result<Vec<u8>, ReadFault> {
-        if body.len() > limit {
-            Err(ReadFault::TooLarge)
-        } else {
-            Ok(body)
-        }
+        if body.len() > limit { Err(ReadFault::TooLarge) } else { Ok(body) }
     }
 
     async fn load(&self, key: &str) -> Result<Option<Vec<u8>>, StoreFault> {

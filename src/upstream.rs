@@ -1,6 +1,7 @@
 //! Which registry a request is meant for.
 
 use crate::origin::{Authority, Malformed, Origin, Scheme, Target};
+use crate::pattern::HostPattern;
 use crate::policy::{Denied, Permitted, Policy};
 use std::fmt;
 use url::Host;
@@ -40,18 +41,14 @@ impl Named {
             Some(_) => return Err(Malformed),
             None => (None, text),
         };
-        let host = if scheme.is_some() {
-            rest.strip_suffix('/').unwrap_or(rest)
-        } else {
-            rest
-        };
-        let mut authority = Authority::parse(host)?;
-        if let Host::Domain(name) = &mut authority.host
-            && DOCKER_HUB_ALIASES.contains(&name.as_str())
-        {
-            DOCKER_HUB.clone_into(name);
-        }
-        Ok(Named { scheme, authority })
+        let host = if scheme.is_some() { rest.strip_suffix('/').unwrap_or(rest) } else { rest };
+        let Authority { host, port } = Authority::parse(host)?;
+        Ok(Named { scheme, authority: Authority { host: unalias(host), port } })
+    }
+
+    /// The pattern that matches this registry and no other.
+    pub fn pattern(&self) -> HostPattern {
+        HostPattern::one(self.authority.clone())
     }
 
     pub fn permit(&self, policy: &Policy) -> Result<Upstream, Denied> {
@@ -60,6 +57,14 @@ impl Named {
             None => policy.permit_authority(&self.authority),
         }
         .map(Upstream)
+    }
+}
+
+/// The host that answers for what people type for Docker Hub.
+pub fn unalias(host: Host) -> Host {
+    match host {
+        Host::Domain(name) if DOCKER_HUB_ALIASES.contains(&name.as_str()) => Host::Domain(DOCKER_HUB.to_owned()),
+        host => host,
     }
 }
 
@@ -101,10 +106,7 @@ impl Upstream {
 
     /// The URL of `path_and_query`, which begins with `/`, on this registry.
     pub fn target(&self, path_and_query: String) -> Target {
-        Target {
-            origin: self.origin().clone(),
-            path_and_query,
-        }
+        Target { origin: self.origin().clone(), path_and_query }
     }
 }
 
@@ -117,10 +119,11 @@ impl fmt::Display for Upstream {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::tests::listing;
     use proptest::prelude::*;
 
     fn resolve(text: &str) -> Result<String, String> {
-        let policy = Policy::new([Authority::parse("127.0.0.1:5000").unwrap()]);
+        let policy = listing(&["127.0.0.1:5000"]);
         let named = Named::parse(text).map_err(|_| "malformed".to_owned())?;
         let upstream = named.permit(&policy).map_err(|denied| format!("{denied:?}"))?;
         Ok(upstream.origin().to_string())
@@ -147,11 +150,7 @@ mod tests {
             ("ghcr.io?x", Err("malformed")),
             ("", Err("malformed")),
         ] {
-            assert_eq!(
-                resolve(text),
-                resolved.map(str::to_owned).map_err(str::to_owned),
-                "{text}"
-            );
+            assert_eq!(resolve(text), resolved.map(str::to_owned).map_err(str::to_owned), "{text}");
         }
     }
 
@@ -169,7 +168,7 @@ mod tests {
         #[test]
         fn no_text_reaches_a_host_that_is_not_public(text in "(https?://)?([a-z0-9.:@/\\\\\\[\\]%]{0,20}|\\PC{0,20})") {
             if let Ok(named) = Named::parse(&text)
-                && let Ok(upstream) = named.permit(&Policy::default())
+                && let Ok(upstream) = named.permit(&listing(&[]))
             {
                 let origin = upstream.origin();
                 prop_assert_eq!(origin.scheme, Scheme::Https);

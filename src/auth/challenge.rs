@@ -26,9 +26,7 @@ impl Challenge {
     pub fn find(headers: &HeaderMap) -> Option<Challenge> {
         let parsed = |text| ChallengeParser::new(text).map_while(Result::ok);
         let headers = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(text);
-        headers
-            .flat_map(parsed)
-            .find_map(|challenge| Challenge::from_parsed(&challenge))
+        headers.flat_map(parsed).find_map(|challenge| Challenge::from_parsed(&challenge))
     }
 
     fn from_parsed(parsed: &http_auth::ChallengeRef<'_>) -> Option<Challenge> {
@@ -71,12 +69,7 @@ mod tests {
     fn described(headers: &[&str]) -> Option<String> {
         let challenge = find(headers)?;
         let scopes: Vec<_> = challenge.scopes.iter().map(Scope::as_str).collect();
-        Some(format!(
-            "{} {} {}",
-            challenge.realm,
-            challenge.service.unwrap_or_default(),
-            scopes.join(" ")
-        ))
+        Some(format!("{} {} {}", challenge.realm, challenge.service.unwrap_or_default(), scopes.join(" ")))
     }
 
     #[test]
@@ -94,18 +87,9 @@ mod tests {
                 ],
                 "https://auth.docker.io/token registry.docker.io repository:a/b:pull",
             ),
-            (
-                &[r#"Basic realm="x, y", Bearer realm="https://a.io/t",service="s""#],
-                "https://a.io/t s ",
-            ),
-            (
-                &[r#"Basic realm="x""#, r#"Bearer realm="https://a.io/t""#],
-                "https://a.io/t  ",
-            ),
-            (
-                &["Bearer ,,= \"", r#"Bearer realm="https://a.io/t""#],
-                "https://a.io/t  ",
-            ),
+            (&[r#"Basic realm="x, y", Bearer realm="https://a.io/t",service="s""#], "https://a.io/t s "),
+            (&[r#"Basic realm="x""#, r#"Bearer realm="https://a.io/t""#], "https://a.io/t  "),
+            (&["Bearer ,,= \"", r#"Bearer realm="https://a.io/t""#], "https://a.io/t  "),
             (
                 &[r#"bearer REALM="https://a.io/t",SERVICE="s",Scope="repository:a:pull,push repository:b:pull""#],
                 "https://a.io/t s repository:a:pull repository:b:pull",
@@ -126,10 +110,7 @@ mod tests {
                 &[r#"Bearer realm="https://gcr.io/v2/token",service="gcr.io",scope="repository:p/i:*""#],
                 "https://gcr.io/v2/token gcr.io repository:p/i:pull",
             ),
-            (
-                &[r#"Bearer realm="https://a.io/t" , scope="" , service="""#],
-                "https://a.io/t  ",
-            ),
+            (&[r#"Bearer realm="https://a.io/t" , scope="" , service="""#], "https://a.io/t  "),
         ] {
             assert_eq!(described(headers).as_deref(), Some(expected), "{headers:?}");
         }
@@ -138,10 +119,7 @@ mod tests {
     #[test]
     fn passes_over_what_is_no_usable_bearer_challenge() {
         let long = format!(r#"Bearer realm="https://a.io/{}""#, "x".repeat(MAX_HEADER));
-        let service = format!(
-            r#"Bearer realm="https://a.io/",service="{}""#,
-            "s".repeat(MAX_SERVICE + 1)
-        );
+        let service = format!(r#"Bearer realm="https://a.io/",service="{}""#, "s".repeat(MAX_SERVICE + 1));
         for header in [
             "",
             "Bearer",

@@ -3,7 +3,7 @@
 use super::scope::Scope;
 use super::token::{Granted, MAX_ANSWER};
 use crate::context::{Context, count};
-use crate::origin::Target;
+use crate::origin::{Origin, Target};
 use crate::outgoing::{self, Unsent};
 use crate::platform::{Fault, Platform, ReadFault};
 use crate::policy::Denied;
@@ -36,14 +36,15 @@ impl Failure {
     }
 }
 
-/// Asks the token server at `realm`; at most as long as a small exchange may take.
+/// Asks the token server at `realm` for a token of `upstream`; at most as long as a small exchange may take.
 pub async fn fetch<P: Platform>(
     context: &Context<'_, P>,
+    upstream: &Origin,
     realm: &Target,
     service: Option<&str>,
     scopes: &[Scope],
 ) -> Result<Granted, Failure> {
-    let exchange = pin!(exchange(context, realm, service, scopes));
+    let exchange = pin!(exchange(context, upstream, realm, service, scopes));
     let limit = pin!(context.platform.sleep(context.config.timeouts.exchange));
     match futures_util::future::select(exchange, limit).await {
         futures_util::future::Either::Left((granted, _)) => granted,
@@ -53,25 +54,15 @@ pub async fn fetch<P: Platform>(
 
 async fn exchange<P: Platform>(
     context: &Context<'_, P>,
+    upstream: &Origin,
     realm: &Target,
     service: Option<&str>,
     scopes: &[Scope],
 ) -> Result<Granted, Failure> {
-    let permitted = context
-        .config
-        .policy
-        .permit(realm.origin.clone())
-        .map_err(Failure::Forbidden)?;
+    let permitted = context.config.policy.permit_realm(realm.origin.clone(), upstream).map_err(Failure::Forbidden)?;
     let path_and_query = with_query(&realm.path_and_query, service, scopes);
     count(&context.cost.fetches);
-    let response = outgoing::send(
-        context,
-        &permitted,
-        http::Method::GET,
-        &path_and_query,
-        HeaderMap::new(),
-    )
-    .await;
+    let response = outgoing::send(context, &permitted, http::Method::GET, &path_and_query, HeaderMap::new()).await;
     let response = response.map_err(|unsent| match unsent {
         Unsent::Fault(fault) => Failure::Fault(fault),
         Unsent::Malformed => Failure::NoToken,
@@ -80,20 +71,14 @@ async fn exchange<P: Platform>(
         StatusCode::OK => {}
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(Failure::Refused),
         StatusCode::TOO_MANY_REQUESTS => {
-            return Err(Failure::TooMany {
-                retry_after: response.headers().get(RETRY_AFTER).cloned(),
-            });
+            return Err(Failure::TooMany { retry_after: response.headers().get(RETRY_AFTER).cloned() });
         }
         status => return Err(Failure::Status(status)),
     }
-    let body = context
-        .platform
-        .read(response.into_body(), MAX_ANSWER)
-        .await
-        .map_err(|fault| match fault {
-            ReadFault::TooLarge => Failure::TooLarge,
-            ReadFault::Broken(fault) => Failure::Fault(fault),
-        })?;
+    let body = context.platform.read(response.into_body(), MAX_ANSWER).await.map_err(|fault| match fault {
+        ReadFault::TooLarge => Failure::TooLarge,
+        ReadFault::Broken(fault) => Failure::Fault(fault),
+    })?;
     Granted::parse(&body).map_err(|_| Failure::NoToken)
 }
 
@@ -120,19 +105,9 @@ mod tests {
         let scopes = Scope::parse_list("repository:a/b:pull repository:c:pull").unwrap();
         for (realm, service, scopes, expected) in [
             ("/token", None, &[][..], "/token"),
-            (
-                "/token",
-                Some("r.io"),
-                &scopes[..1],
-                "/token?service=r.io&scope=repository%3Aa%2Fb%3Apull",
-            ),
+            ("/token", Some("r.io"), &scopes[..1], "/token?service=r.io&scope=repository%3Aa%2Fb%3Apull"),
             ("/token?a=x=y", Some("a b&c"), &[], "/token?a=x=y&service=a+b%26c"),
-            (
-                "/token?",
-                None,
-                &scopes,
-                "/token?scope=repository%3Aa%2Fb%3Apull&scope=repository%3Ac%3Apull",
-            ),
+            ("/token?", None, &scopes, "/token?scope=repository%3Aa%2Fb%3Apull&scope=repository%3Ac%3Apull"),
         ] {
             assert_eq!(with_query(realm, service, scopes), expected);
         }

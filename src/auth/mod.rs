@@ -66,12 +66,7 @@ pub enum Credential {
     /// Nothing; `refused` is the token that the upstream did not take before that.
     None { refused: Option<Token> },
     /// A token, granted by what was remembered or by what the upstream asked for during this very request.
-    Token {
-        token: Token,
-        from: TokenFrom,
-        grantor: Grantor,
-        remembered: bool,
-    },
+    Token { token: Token, from: TokenFrom, grantor: Grantor, remembered: bool },
 }
 
 /// What to do about a 401.
@@ -110,8 +105,7 @@ impl<P: Platform> Auth<P> {
             Some(Demand::Bearer(grantor)) => {
                 let obtained = self.obtain(context, subject, grantor, None, true).await;
                 if obtained.as_ref().is_err_and(Failure::may_be_of_an_old_realm) {
-                    self.demands
-                        .remember(&identity, Demand::Nothing, context.platform.now(), DEMAND_LIFE);
+                    self.demands.remember(&identity, Demand::Nothing, context.platform.now(), DEMAND_LIFE);
                 }
                 obtained
             }
@@ -123,8 +117,7 @@ impl<P: Platform> Auth<P> {
     pub fn accepted(&self, context: &Context<'_, P>, subject: &Subject<'_>, sent: &Credential) {
         if matches!(sent, Credential::None { .. }) {
             let identity = subject.upstream.origin().to_string();
-            self.demands
-                .remember(&identity, Demand::Nothing, context.platform.now(), DEMAND_LIFE);
+            self.demands.remember(&identity, Demand::Nothing, context.platform.now(), DEMAND_LIFE);
         }
     }
 
@@ -142,8 +135,7 @@ impl<P: Platform> Auth<P> {
             Step::AskBare { refused } => Ok(Some(Credential::None { refused: Some(refused) })),
             Step::Fetch { grantor, refused } => {
                 let identity = subject.upstream.origin().to_string();
-                self.demands
-                    .keep(context.store, &identity, Demand::Bearer(grantor.clone()), DEMAND_LIFE);
+                self.demands.keep(context.store, &identity, Demand::Bearer(grantor.clone()), DEMAND_LIFE);
                 self.obtain(context, subject, grantor, refused, false).await.map(Some)
             }
         }
@@ -165,19 +157,15 @@ impl<P: Platform> Auth<P> {
             Some(token) => (token, TokenFrom::Memory),
             None => {
                 // Who was refused a token waits for another fetch than who just needs one.
-                let flight = if refused.is_some() {
-                    format!("{identity}\nanew")
-                } else {
-                    identity.clone()
-                };
+                let flight = if refused.is_some() { format!("{identity}\nanew") } else { identity.clone() };
                 let fetch = async || {
                     if let Some(token) = self.tokens.stored(context.store, &identity).await.filter(usable) {
                         return Ok((token, TokenFrom::Store));
                     }
-                    let granted = fetch::fetch(context, &grantor.realm, grantor.service.as_deref(), &scopes).await?;
+                    let (upstream, service) = (subject.upstream.origin(), grantor.service.as_deref());
+                    let granted = fetch::fetch(context, upstream, &grantor.realm, service, &scopes).await?;
                     if !granted.life.is_zero() {
-                        self.tokens
-                            .keep(context.store, &identity, granted.token.clone(), granted.life);
+                        self.tokens.keep(context.store, &identity, granted.token.clone(), granted.life);
                     }
                     Ok((granted.token, TokenFrom::Fetched))
                 };
@@ -185,12 +173,7 @@ impl<P: Platform> Auth<P> {
             }
         };
         context.cost.token.set(Some(from));
-        Ok(Credential::Token {
-            token,
-            from,
-            grantor,
-            remembered,
-        })
+        Ok(Credential::Token { token, from, grantor, remembered })
     }
 }
 
@@ -199,26 +182,11 @@ impl Step {
         match (sent, asks) {
             (Credential::None { refused }, Some(grantor)) => Step::Fetch { grantor, refused },
             (Credential::None { .. }, None) => Step::Give,
-            (
-                Credential::Token {
-                    token, from, grantor, ..
-                },
-                Some(asks),
-            ) if asks.is_like(&grantor) => match from {
+            (Credential::Token { token, from, grantor, .. }, Some(asks)) if asks.is_like(&grantor) => match from {
                 TokenFrom::Fetched => Step::Give,
-                TokenFrom::Memory | TokenFrom::Store => Step::Fetch {
-                    grantor: asks,
-                    refused: Some(token),
-                },
+                TokenFrom::Memory | TokenFrom::Store => Step::Fetch { grantor: asks, refused: Some(token) },
             },
-            (
-                Credential::Token {
-                    token,
-                    remembered: true,
-                    ..
-                },
-                _,
-            ) => Step::AskBare { refused: token },
+            (Credential::Token { token, remembered: true, .. }, _) => Step::AskBare { refused: token },
             (Credential::Token { .. }, _) => Step::Give,
         }
     }
@@ -231,11 +199,7 @@ impl Grantor {
             Some(name) => scopes.contains(&Scope::pull(name)),
             None => false,
         };
-        let fixed = if scopes.is_empty() || of_this_repository {
-            None
-        } else {
-            Some(scopes)
-        };
+        let fixed = if scopes.is_empty() || of_this_repository { None } else { Some(scopes) };
         Grantor { realm, service, fixed }
     }
 
@@ -251,12 +215,7 @@ impl Grantor {
     fn identity(&self, upstream: &Upstream, scopes: &[Scope]) -> String {
         let scopes: Vec<_> = scopes.iter().map(Scope::as_str).collect();
         let service = self.service.as_deref().unwrap_or_default();
-        format!(
-            "{}\n{}\n{service:?}\n{}",
-            upstream.origin(),
-            self.realm,
-            scopes.join(" ")
-        )
+        format!("{}\n{}\n{service:?}\n{}", upstream.origin(), self.realm, scopes.join(" "))
     }
 
     fn is_like(&self, other: &Grantor) -> bool {

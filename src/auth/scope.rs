@@ -24,16 +24,9 @@ impl Scope {
 
     /// Parses a space-separated list.
     pub fn parse_list(text: &str) -> Result<Vec<Scope>, InvalidScope> {
-        let scopes = text
-            .split(' ')
-            .filter(|scope| !scope.is_empty())
-            .map(Scope::parse)
-            .collect::<Result<Vec<_>, _>>()?;
-        if scopes.len() > MAX_SCOPES {
-            Err(InvalidScope)
-        } else {
-            Ok(scopes)
-        }
+        let scopes =
+            text.split(' ').filter(|scope| !scope.is_empty()).map(Scope::parse).collect::<Result<Vec<_>, _>>()?;
+        if scopes.len() > MAX_SCOPES { Err(InvalidScope) } else { Ok(scopes) }
     }
 
     fn parse(text: &str) -> Result<Scope, InvalidScope> {

@@ -48,11 +48,7 @@ impl TryFrom<String> for Token {
     fn try_from(text: String) -> Result<Token, Self::Error> {
         let well_formed =
             !text.is_empty() && text.len() <= MAX_TOKEN && text.bytes().all(|byte| byte.is_ascii_graphic());
-        if well_formed {
-            Ok(Token(text))
-        } else {
-            Err("not a token")
-        }
+        if well_formed { Ok(Token(text)) } else { Err("not a token") }
     }
 }
 
@@ -77,20 +73,14 @@ impl Granted {
             expires_in: Option<f64>,
         }
         let answer: Answer = serde_json::from_slice(body).map_err(|_| InvalidAnswer)?;
-        let token = [answer.token, answer.access_token]
-            .into_iter()
-            .flatten()
-            .find(|token| !token.is_empty());
+        let token = [answer.token, answer.access_token].into_iter().flatten().find(|token| !token.is_empty());
         let token = Token::try_from(token.ok_or(InvalidAnswer)?).map_err(|_| InvalidAnswer)?;
         // The life is counted from now, not from `issued_at`: clocks differ.
         let promised = match answer.expires_in {
             None => DEFAULT_LIFE,
             Some(seconds) => Duration::try_from_secs_f64(seconds.min(LONGEST_LIFE.as_secs_f64())).unwrap_or_default(),
         };
-        Ok(Granted {
-            token,
-            life: promised.saturating_sub(MARGIN.min(promised.checked_div(10).unwrap_or_default())),
-        })
+        Ok(Granted { token, life: promised.saturating_sub(MARGIN.min(promised.checked_div(10).unwrap_or_default())) })
     }
 }
 
@@ -104,11 +94,7 @@ mod tests {
         for (body, token, life) in [
             (r#"{"token":"t"}"#, "t", 54),
             (r#"{"access_token":"a"}"#, "a", 54),
-            (
-                r#"{"token":"t","access_token":"a","expires_in":300,"issued_at":"2020-01-01T00:00:00Z"}"#,
-                "t",
-                270,
-            ),
+            (r#"{"token":"t","access_token":"a","expires_in":300,"issued_at":"2020-01-01T00:00:00Z"}"#, "t", 270),
             (r#"{"token":"","access_token":"a","expires_in":null}"#, "a", 54),
             (r#"{"token":"t","expires_in":10}"#, "t", 9),
             (r#"{"token":"t","expires_in":3600.5}"#, "t", 3570),
@@ -117,11 +103,7 @@ mod tests {
             (r#"{"token":"t","expires_in":1e300}"#, "t", 86370),
         ] {
             let granted = Granted::parse(body.as_bytes()).unwrap_or_else(|_| panic!("{body}"));
-            assert_eq!(
-                (granted.token.0.as_str(), granted.life.as_secs()),
-                (token, life),
-                "{body}"
-            );
+            assert_eq!((granted.token.0.as_str(), granted.life.as_secs()), (token, life), "{body}");
         }
     }
 

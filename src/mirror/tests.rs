@@ -21,21 +21,13 @@ fn answer(status: u16, headers: &[(&str, &str)], body: &str) -> Exchanged {
 }
 
 fn manifest() -> Exchanged {
-    answer(
-        200,
-        &[("content-type", "application/vnd.oci.image.index.v1+json")],
-        "{}",
-    )
+    answer(200, &[("content-type", "application/vnd.oci.image.index.v1+json")], "{}")
 }
 
 fn challenge_of(realm: &str, repository: &str) -> Exchanged {
     let challenge =
         format!(r#"Bearer realm="{realm}",service="registry.docker.io",scope="repository:{repository}:pull""#);
-    answer(
-        401,
-        &[("www-authenticate", &challenge), ("set-cookie", "a=b")],
-        "secret words",
-    )
+    answer(401, &[("www-authenticate", &challenge), ("set-cookie", "a=b")], "secret words")
 }
 
 fn challenge() -> Exchanged {
@@ -99,11 +91,7 @@ async fn first_contact_asks_twice_and_fetches_one_token() {
     assert_eq!(seen.header("www-authenticate"), None);
     assert_eq!(
         platform.asked(),
-        [
-            format!("GET {HUB}{MANIFEST}"),
-            format!("GET {TOKEN_URL}"),
-            format!("GET {HUB}{MANIFEST} Bearer one"),
-        ]
+        [format!("GET {HUB}{MANIFEST}"), format!("GET {TOKEN_URL}"), format!("GET {HUB}{MANIFEST} Bearer one"),]
     );
     let log = platform.log();
     assert_eq!(log.len(), 1);
@@ -116,16 +104,11 @@ async fn a_warm_request_asks_once_and_touches_no_store() {
     let store_calls = platform.store_calls();
     platform.will_answer([manifest(), manifest()]);
     ask(&mirror, get(MANIFEST)).await;
-    let head = Request::head(format!("http://mirror.example{MANIFEST}"))
-        .body(())
-        .unwrap();
+    let head = Request::head(format!("http://mirror.example{MANIFEST}")).body(()).unwrap();
     ask(&mirror, head).await;
     assert_eq!(
         platform.asked(),
-        [
-            format!("GET {HUB}{MANIFEST} Bearer one"),
-            format!("HEAD {HUB}{MANIFEST} Bearer one")
-        ]
+        [format!("GET {HUB}{MANIFEST} Bearer one"), format!("HEAD {HUB}{MANIFEST} Bearer one")]
     );
     assert_eq!(platform.store_calls(), store_calls);
 }
@@ -153,10 +136,7 @@ async fn an_upstream_without_authentication_is_asked_once_always() {
     ask(&mirror, get(path)).await;
     let store_calls = platform.store_calls();
     ask(&mirror, get(path)).await;
-    assert_eq!(
-        platform.asked(),
-        ["GET https://mcr.microsoft.com/v2/dotnet/sdk/manifests/8.0"; 2]
-    );
+    assert_eq!(platform.asked(), ["GET https://mcr.microsoft.com/v2/dotnet/sdk/manifests/8.0"; 2]);
     assert_eq!(platform.store_calls(), store_calls);
 }
 
@@ -179,10 +159,7 @@ async fn a_token_is_used_until_shortly_before_its_end() {
     platform.pass(Duration::from_secs(2));
     platform.will_answer([token("two"), manifest()]);
     ask(&mirror, get(MANIFEST)).await;
-    assert_eq!(
-        platform.asked(),
-        [format!("GET {TOKEN_URL}"), format!("GET {HUB}{MANIFEST} Bearer two")]
-    );
+    assert_eq!(platform.asked(), [format!("GET {TOKEN_URL}"), format!("GET {HUB}{MANIFEST} Bearer two")]);
 }
 
 #[tokio::test]
@@ -249,27 +226,15 @@ async fn an_upstream_may_change_its_mind() {
     platform.will_answer([Err(Fault::Connect)]);
     assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 502);
     platform.asked();
-    platform.will_answer([
-        challenge_of("https://new.example/token", "library/alpine"),
-        token("new"),
-        manifest(),
-    ]);
+    platform.will_answer([challenge_of("https://new.example/token", "library/alpine"), token("new"), manifest()]);
     assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 200);
     assert_eq!(platform.asked()[0], format!("GET {HUB}{MANIFEST}"));
 }
 
 #[tokio::test]
 async fn the_same_scope_for_every_repository_is_one_token() {
-    let aws = || {
-        answer(
-            401,
-            &[(
-                "www-authenticate",
-                r#"Bearer realm="https://public.ecr.aws/token/",scope="aws""#,
-            )],
-            "",
-        )
-    };
+    let aws =
+        || answer(401, &[("www-authenticate", r#"Bearer realm="https://public.ecr.aws/token/",scope="aws""#)], "");
     let platform = Scripted::new([aws(), token("one"), manifest(), manifest()]);
     let mirror = Mirror::new(platform.clone());
     ask(&mirror, get("/v2/a/b/manifests/1?upstream=public.ecr.aws")).await;
@@ -287,24 +252,9 @@ async fn the_same_scope_for_every_repository_is_one_token() {
 
 #[tokio::test]
 async fn a_missing_challenge_is_looked_for_at_the_ping() {
-    let ping = answer(
-        401,
-        &[(
-            "www-authenticate",
-            r#"Bearer realm="https://gcr.io/v2/token",service="gcr.io""#,
-        )],
-        "",
-    );
+    let ping = answer(401, &[("www-authenticate", r#"Bearer realm="https://gcr.io/v2/token",service="gcr.io""#)], "");
     let platform = Scripted::new([answer(401, &[], ""), ping, token("one"), manifest()]);
-    assert_eq!(
-        ask(
-            &Mirror::new(platform.clone()),
-            get("/v2/p/i/manifests/1?upstream=gcr.io")
-        )
-        .await
-        .status(),
-        200
-    );
+    assert_eq!(ask(&Mirror::new(platform.clone()), get("/v2/p/i/manifests/1?upstream=gcr.io")).await.status(), 200);
     assert_eq!(
         platform.asked(),
         [
@@ -318,10 +268,7 @@ async fn a_missing_challenge_is_looked_for_at_the_ping() {
 
 #[tokio::test]
 async fn simultaneous_first_requests_share_one_token() {
-    let answers = (0..40)
-        .map(|_| challenge())
-        .chain([token("one")])
-        .chain((0..40).map(|_| manifest()));
+    let answers = (0..40).map(|_| challenge()).chain([token("one")]).chain((0..40).map(|_| manifest()));
     let platform = Scripted::new(answers);
     let mirror = Mirror::new(platform.clone());
     let seen = futures_util::future::join_all((0..40).map(|_| mirror.handle(get(MANIFEST)))).await;
@@ -350,17 +297,9 @@ async fn each_fault_of_a_token_server_has_its_answer() {
         (Err(Fault::TimedOut), 504, "UNAVAILABLE"),
         (answer(401, &[], "secret words"), 403, "DENIED"),
         (answer(403, &[], "secret words"), 403, "DENIED"),
-        (
-            answer(429, &[("retry-after", "60")], "secret words"),
-            429,
-            "TOOMANYREQUESTS",
-        ),
+        (answer(429, &[("retry-after", "60")], "secret words"), 429, "TOOMANYREQUESTS"),
         (answer(500, &[], "secret words"), 502, "UNAVAILABLE"),
-        (
-            answer(307, &[("location", "https://elsewhere.example/")], ""),
-            502,
-            "UNAVAILABLE",
-        ),
+        (answer(307, &[("location", "https://elsewhere.example/")], ""), 502, "UNAVAILABLE"),
         (answer(200, &[], "secret words"), 502, "UNAVAILABLE"),
         (answer(200, &[], &large), 502, "UNAVAILABLE"),
     ] {
@@ -385,33 +324,13 @@ async fn each_fault_of_an_upstream_has_its_answer() {
         (Err(Fault::TimedOut), (504, "UNAVAILABLE"), (404, "BLOB_UNKNOWN")),
         (Err(Fault::Forbidden), (502, "UNAVAILABLE"), (404, "BLOB_UNKNOWN")),
         (Err(Fault::Broken), (502, "UNAVAILABLE"), (404, "BLOB_UNKNOWN")),
-        (
-            answer(400, &[], "secret words"),
-            (502, "UNAVAILABLE"),
-            (404, "BLOB_UNKNOWN"),
-        ),
+        (answer(400, &[], "secret words"), (502, "UNAVAILABLE"), (404, "BLOB_UNKNOWN")),
         (answer(403, &[], "secret words"), (403, "DENIED"), (403, "DENIED")),
-        (
-            answer(404, &[], "secret words"),
-            (404, "MANIFEST_UNKNOWN"),
-            (404, "BLOB_UNKNOWN"),
-        ),
-        (
-            answer(429, &[("retry-after", "7")], "secret words"),
-            (429, "TOOMANYREQUESTS"),
-            (429, "TOOMANYREQUESTS"),
-        ),
+        (answer(404, &[], "secret words"), (404, "MANIFEST_UNKNOWN"), (404, "BLOB_UNKNOWN")),
+        (answer(429, &[("retry-after", "7")], "secret words"), (429, "TOOMANYREQUESTS"), (429, "TOOMANYREQUESTS")),
         (answer(451, &[], "secret words"), (403, "DENIED"), (403, "DENIED")),
-        (
-            answer(500, &[], "secret words"),
-            (502, "UNAVAILABLE"),
-            (404, "BLOB_UNKNOWN"),
-        ),
-        (
-            answer(503, &[], "secret words"),
-            (503, "UNAVAILABLE"),
-            (404, "BLOB_UNKNOWN"),
-        ),
+        (answer(500, &[], "secret words"), (502, "UNAVAILABLE"), (404, "BLOB_UNKNOWN")),
+        (answer(503, &[], "secret words"), (503, "UNAVAILABLE"), (404, "BLOB_UNKNOWN")),
         (answer(204, &[], ""), (502, "UNAVAILABLE"), (404, "BLOB_UNKNOWN")),
         (answer(307, &[], ""), (502, "UNAVAILABLE"), (404, "BLOB_UNKNOWN")),
     ] {
@@ -466,10 +385,7 @@ async fn what_the_store_holds_is_not_believed() {
         platform.will_answer([challenge(), token("two"), manifest()]);
         let seen = ask(&Mirror::new(platform.clone()), get(MANIFEST)).await;
         assert_eq!(seen.status(), 200);
-        assert_eq!(
-            platform.asked().last().unwrap(),
-            &format!("GET {HUB}{MANIFEST} Bearer two")
-        );
+        assert_eq!(platform.asked().last().unwrap(), &format!("GET {HUB}{MANIFEST} Bearer two"));
     }
 }
 
@@ -483,30 +399,18 @@ async fn a_million_names_would_not_grow_the_store() {
     let store = platform.store();
     assert!(store.len() <= 500, "{}", store.len());
     for (key, value) in store {
-        assert!(
-            key.len() <= 255 && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'),
-            "{key}"
-        );
+        assert!(key.len() <= 255 && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'), "{key}");
         assert!(value.len() < 1_000_000);
     }
 }
 
 #[tokio::test]
 async fn manifests_are_followed_and_tokens_stay_with_their_registry() {
-    let moved = answer(
-        307,
-        &[(
-            "location",
-            "https://europe.pkg.example/v2/k8s/images/pause/manifests/3.9",
-        )],
-        "",
-    );
+    let moved = answer(307, &[("location", "https://europe.pkg.example/v2/k8s/images/pause/manifests/3.9")], "");
     let elsewhere = challenge_of("https://europe.pkg.example/v2/token", "k8s/images/pause");
     let first = challenge_of("https://registry.k8s.io/token", "pause");
     let platform = Scripted::new([first, token("here"), moved, elsewhere, token("there"), manifest()]);
-    let head = Request::head("http://mirror.example/v2/pause/manifests/3.9?upstream=registry.k8s.io")
-        .body(())
-        .unwrap();
+    let head = Request::head("http://mirror.example/v2/pause/manifests/3.9?upstream=registry.k8s.io").body(()).unwrap();
     assert_eq!(ask(&Mirror::new(platform.clone()), head).await.status(), 200);
     let service = "service=registry.docker.io&scope=repository";
     assert_eq!(
@@ -536,23 +440,14 @@ async fn redirects_that_lead_in_circles_or_inside_are_refused() {
         "ftp://a.example/",
     ] {
         let platform = Scripted::new([answer(302, &[("location", location)], "")]);
-        assert_eq!(
-            ask(&Mirror::new(platform.clone()), get(MANIFEST)).await.status(),
-            502,
-            "{location}"
-        );
+        assert_eq!(ask(&Mirror::new(platform.clone()), get(MANIFEST)).await.status(), 502, "{location}");
         assert_eq!(platform.asked().len(), 1);
     }
 }
 
 #[tokio::test]
 async fn a_realm_inside_is_not_contacted() {
-    for realm in [
-        "http://auth.docker.io/token",
-        "https://10.0.0.1/token",
-        "https://token.svc/",
-        "https://localhost/",
-    ] {
+    for realm in ["http://auth.docker.io/token", "https://10.0.0.1/token", "https://token.svc/", "https://localhost/"] {
         let platform = Scripted::new([challenge_of(realm, "library/alpine")]);
         let seen = ask(&Mirror::new(platform.clone()), get(MANIFEST)).await;
         assert_eq!((seen.status(), seen.code().as_str()), (502, "UNAVAILABLE"), "{realm}");
@@ -599,10 +494,7 @@ async fn what_is_private_stays_here_and_what_matters_arrives() {
     let headers = requests[0].headers();
     let mut names: Vec<_> = headers.keys().map(|name| name.as_str()).collect();
     names.sort_unstable();
-    assert_eq!(
-        names,
-        ["accept", "accept-encoding", "if-none-match", "range", "user-agent"]
-    );
+    assert_eq!(names, ["accept", "accept-encoding", "if-none-match", "range", "user-agent"]);
     assert_eq!(headers.get_all("accept").iter().count(), 2);
     assert_eq!(headers["accept-encoding"], "identity");
 }
@@ -639,10 +531,7 @@ async fn only_what_a_registry_says_comes_back() {
             "x-content-type-options",
         ]
     );
-    assert_eq!(
-        seen.header("content-security-policy"),
-        Some("default-src 'none'; sandbox")
-    );
+    assert_eq!(seen.header("content-security-policy"), Some("default-src 'none'; sandbox"));
 }
 
 #[tokio::test]
@@ -655,34 +544,18 @@ async fn content_types_are_a_registrys() {
             "application/vnd.docker.distribution.manifest.v1+prettyjws",
             Some("application/vnd.docker.distribution.manifest.v1+prettyjws"),
         ),
-        (
-            MANIFEST,
-            "application/json; charset=utf-8",
-            Some("application/json; charset=utf-8"),
-        ),
+        (MANIFEST, "application/json; charset=utf-8", Some("application/json; charset=utf-8")),
         (MANIFEST, "text/html", None),
         (MANIFEST, "application/vnd.evil", None),
         (&blob, "text/html", Some("application/octet-stream")),
         ("/v2/library/alpine/tags/list", "text/html", Some("application/json")),
-        (
-            &referrers,
-            "application/vnd.oci.image.index.v1+json",
-            Some("application/vnd.oci.image.index.v1+json"),
-        ),
+        (&referrers, "application/vnd.oci.image.index.v1+json", Some("application/vnd.oci.image.index.v1+json")),
         (&referrers, "image/svg+xml", None),
     ] {
         let platform = Scripted::new([answer(200, &[("content-type", sent)], "<script>")]);
         let seen = ask(&Mirror::new(platform), get(path)).await;
-        assert_eq!(
-            seen.header("content-type"),
-            Some(seen_type.unwrap_or("application/json")),
-            "{path} {sent}"
-        );
-        assert_eq!(
-            seen.status(),
-            if seen_type.is_some() { 200 } else { 502 },
-            "{path} {sent}"
-        );
+        assert_eq!(seen.header("content-type"), Some(seen_type.unwrap_or("application/json")), "{path} {sent}");
+        assert_eq!(seen.status(), if seen_type.is_some() { 200 } else { 502 }, "{path} {sent}");
     }
 }
 
@@ -690,14 +563,7 @@ async fn content_types_are_a_registrys() {
 async fn parts_and_conditions_come_back_with_their_headers() {
     let path = format!("/v2/library/alpine/blobs/{DIGEST}");
     for (status, headers) in [
-        (
-            206,
-            &[
-                ("content-range", "bytes 5-9/10"),
-                ("content-length", "5"),
-                ("accept-ranges", "bytes"),
-            ][..],
-        ),
+        (206, &[("content-range", "bytes 5-9/10"), ("content-length", "5"), ("accept-ranges", "bytes")][..]),
         (304, &[("etag", "\"x\"")]),
         (416, &[("content-range", "bytes */10")]),
         (412, &[]),
@@ -723,11 +589,7 @@ async fn the_digest_that_a_manifest_was_asked_by_is_added_where_it_is_missing() 
 #[tokio::test]
 async fn the_ping_is_answered_here_unless_an_upstream_is_named() {
     let platform = Scripted::new([
-        answer(
-            401,
-            &[("www-authenticate", r#"Bearer realm="https://ghcr.io/token""#)],
-            "",
-        ),
+        answer(401, &[("www-authenticate", r#"Bearer realm="https://ghcr.io/token""#)], ""),
         token("one"),
         answer(200, &[("content-type", "text/html")], "<html>"),
     ]);
@@ -742,11 +604,7 @@ async fn the_ping_is_answered_here_unless_an_upstream_is_named() {
     assert_eq!((seen.status(), seen.text().as_str()), (200, "{}"));
     assert_eq!(
         platform.asked(),
-        [
-            "GET https://ghcr.io/v2/",
-            "GET https://ghcr.io/token",
-            "GET https://ghcr.io/v2/ Bearer one"
-        ]
+        ["GET https://ghcr.io/v2/", "GET https://ghcr.io/token", "GET https://ghcr.io/v2/ Bearer one"]
     );
 }
 
@@ -754,25 +612,9 @@ async fn the_ping_is_answered_here_unless_an_upstream_is_named() {
 async fn containerd_is_told_that_its_namespace_was_understood() {
     let platform = Scripted::new([manifest(), manifest()]);
     let mirror = Mirror::new(platform.clone());
-    assert_eq!(
-        ask(&mirror, get(&format!("{MANIFEST}?ns=docker.io")))
-            .await
-            .header("oci-namespace"),
-        Some("docker.io")
-    );
-    assert_eq!(
-        ask(&mirror, get("/v2/a/b/manifests/1?ns=ghcr.io"))
-            .await
-            .header("oci-namespace"),
-        Some("ghcr.io")
-    );
-    assert_eq!(
-        platform.asked(),
-        [
-            format!("GET {HUB}{MANIFEST}"),
-            "GET https://ghcr.io/v2/a/b/manifests/1".to_owned()
-        ]
-    );
+    assert_eq!(ask(&mirror, get(&format!("{MANIFEST}?ns=docker.io"))).await.header("oci-namespace"), Some("docker.io"));
+    assert_eq!(ask(&mirror, get("/v2/a/b/manifests/1?ns=ghcr.io")).await.header("oci-namespace"), Some("ghcr.io"));
+    assert_eq!(platform.asked(), [format!("GET {HUB}{MANIFEST}"), "GET https://ghcr.io/v2/a/b/manifests/1".to_owned()]);
 }
 
 #[tokio::test]
@@ -800,14 +642,9 @@ async fn refusals_say_what_would_be_right() {
         assert_eq!(platform.asked(), [""; 0]);
         assert_eq!(platform.log().len(), 1);
     }
-    let write = Request::post("http://mirror.example/v2/a/blobs/uploads/")
-        .body(())
-        .unwrap();
+    let write = Request::post("http://mirror.example/v2/a/blobs/uploads/").body(()).unwrap();
     let seen = ask(&Mirror::new(Scripted::new([])), write).await;
-    assert_eq!(
-        (seen.status(), seen.code().as_str(), seen.header("allow")),
-        (405, "UNSUPPORTED", Some("GET, HEAD"))
-    );
+    assert_eq!((seen.status(), seen.code().as_str(), seen.header("allow")), (405, "UNSUPPORTED", Some("GET, HEAD")));
 }
 
 #[tokio::test]
@@ -827,11 +664,7 @@ async fn heads_have_the_length_of_what_a_get_would_bring_and_no_body() {
     for path in ["/", "/robots.txt", "/v2/", "/nothing"] {
         let (seen, got) = (ask(&mirror, head(path)).await, ask(&mirror, get(path)).await);
         assert_eq!(seen.text(), "");
-        assert_eq!(
-            seen.header("content-length"),
-            Some(got.text().len().to_string().as_str()),
-            "{path}"
-        );
+        assert_eq!(seen.header("content-length"), Some(got.text().len().to_string().as_str()), "{path}");
         assert_eq!(got.response.status() == StatusCode::OK, path != "/nothing");
     }
 }
@@ -843,4 +676,87 @@ async fn no_token_is_in_the_log() {
     ask(&mirror, get(MANIFEST)).await;
     let log = platform.log().join("\n");
     assert!(!log.contains("one") && !log.contains("two"), "{log}");
+}
+
+#[tokio::test]
+async fn a_closed_mirror_shows_itself_to_who_knows_the_secret() {
+    let platform = Scripted::new([]);
+    platform.set_variable("secret", "0123456789abcdef");
+    let mirror = Mirror::new(platform.clone());
+    for path in
+        ["/", "/v2/", MANIFEST, "/robots.txt", "/0123456789abcde/v2/", "/0123456789abcdefg/v2/", "/v2/0123456789abcdef"]
+    {
+        let seen = ask(&mirror, get(path)).await;
+        assert_eq!((seen.status(), seen.code().as_str()), (404, "UNSUPPORTED"), "{path}");
+    }
+    let write = Request::post("http://mirror.example/v2/a/blobs/uploads/").body(()).unwrap();
+    assert_eq!(ask(&mirror, write).await.status(), 404);
+    for path in ["/0123456789abcdef", "/0123456789abcdef/", "/0123456789abcdef/v2/"] {
+        assert_eq!(ask(&mirror, get(path)).await.status(), 200, "{path}");
+    }
+    let next = [("link", "</v2/a/b/tags/list?last=x>; rel=\"next\""), ("content-type", "application/json")];
+    platform.will_answer([answer(200, &next, "{}"), answer(200, &next, "{}")]);
+    let seen = ask(&mirror, get("/0123456789abcdef/v2/a/b/tags/list")).await;
+    assert_eq!(seen.header("link"), Some("</0123456789abcdef/v2/a/b/tags/list?last=x>; rel=\"next\""));
+    let seen = ask(&mirror, get("/0123456789abcdef/ghcr.io/v2/a/b/tags/list")).await;
+    assert_eq!(seen.header("link"), Some("</0123456789abcdef/ghcr.io/v2/a/b/tags/list?last=x>; rel=\"next\""));
+    assert!(!platform.log().join("\n").contains("0123456789abcdef"));
+}
+
+#[tokio::test]
+async fn a_client_over_its_limit_waits_and_others_do_not() {
+    let platform = Scripted::new((0..22).map(|_| manifest()));
+    platform.set_variable("client_limit", "10");
+    let from = |address: &str| {
+        Request::get(format!("http://mirror.example{MANIFEST}"))
+            .header("spin-client-addr", "192.0.2.9:1") // what a client claims comes first
+            .header("spin-client-addr", address)
+            .body(())
+            .unwrap()
+    };
+    // Instances hand on what they have counted.
+    for _ in 0..10 {
+        assert_eq!(ask(&Mirror::new(platform.clone()), from("192.0.2.1:1")).await.status(), 200);
+    }
+    let mirror = Mirror::new(platform.clone());
+    let seen = ask(&mirror, from("192.0.2.1:2")).await;
+    assert_eq!((seen.status(), seen.code().as_str(), seen.header("retry-after")), (429, "TOOMANYREQUESTS", Some("20")));
+    for _ in 0..10 {
+        assert_eq!(ask(&mirror, from("192.0.2.2:1")).await.status(), 200);
+    }
+    assert_eq!(ask(&mirror, from("192.0.2.2:1")).await.status(), 429);
+    platform.pass(Duration::from_secs(20));
+    assert_eq!(ask(&mirror, from("192.0.2.1:1")).await.status(), 200);
+    assert_eq!(ask(&mirror, from("192.0.2.2:1")).await.status(), 200);
+}
+
+#[tokio::test]
+async fn what_the_operator_closed_is_not_asked() {
+    let platform = Scripted::new([]);
+    for (name, value) in [
+        ("allowed_upstreams", "ghcr.io, *.example.com"),
+        ("denied_upstreams", "bad.example.com"),
+        ("allowed_repositories", "library/*, ghcr.io/team/*"),
+        ("denied_repositories", "ghcr.io/team/secret"),
+    ] {
+        platform.set_variable(name, value);
+    }
+    let mirror = Mirror::new(platform.clone());
+    for path in [
+        "/v2/a/b/tags/list?upstream=quay.io",
+        "/v2/a/b/tags/list?upstream=bad.example.com",
+        "/v2/a/b/tags/list?upstream=a.example.com",
+        "/v2/a/b/tags/list",
+        "/v2/team/secret/tags/list?upstream=ghcr.io",
+        "/v2/other/app/tags/list?upstream=ghcr.io",
+    ] {
+        let seen = ask(&mirror, get(path)).await;
+        assert_eq!((seen.status(), seen.code().as_str()), (403, "DENIED"), "{path}");
+    }
+    assert_eq!(platform.asked(), [""; 0]);
+    platform.will_answer([manifest(), manifest(), challenge_of("https://token.evil.example/", "team/app")]);
+    assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 200);
+    assert_eq!(ask(&mirror, get("/v2/library/alpine/manifests/latest?upstream=docker.io")).await.status(), 200);
+    assert_eq!(ask(&mirror, get("/v2/team/app/manifests/1?upstream=ghcr.io")).await.status(), 502);
+    assert_eq!(platform.asked().len(), 3);
 }

@@ -1,0 +1,174 @@
+//! Who may use the mirror, and how much: both are the operator's choice, and open by default.
+
+use crate::cache::Cache;
+use crate::context::Context;
+use crate::platform::Platform;
+use http::{HeaderMap, HeaderName};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+/// Where Spin says whom it is connected to. A client's own copies of the header come first, so the last one is Spin's.
+const CLIENT_ADDRESS: HeaderName = HeaderName::from_static("spin-client-addr");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// The span in which a client's requests are counted.
+const MINUTE: u64 = 60;
+/// Keys in the store for counts.
+const BUCKETS: u32 = 64;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// What has to stand in front of every path.
+    pub secret: Option<Secret>,
+    /// Requests of one client address in a minute; 0 is no limit.
+    pub client_limit: u32,
+    /// How many proxies in front of this mirror append to `X-Forwarded-For`.
+    pub trusted_proxies: u32,
+}
+
+impl Access {
+    /// Takes the secret off a path. Returns what stood in front, `/SECRET` or nothing, and the path behind it; `None`
+    /// where the secret is missing.
+    pub fn enter<'a>(&self, path: &'a str) -> Option<(&'a str, &'a str)> {
+        let Some(secret) = &self.secret else { return Some(("", path)) };
+        let guess = path.strip_prefix('/')?.split('/').next()?;
+        if !secret.is(guess) {
+            return None;
+        }
+        let mount = path.get(..guess.len().saturating_add(1))?;
+        Some((mount, path.strip_prefix(mount)?))
+    }
+}
+
+/// A shared secret. Only its hash is kept, so nothing can print it, and comparing takes the same time for every guess.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret([u8; 32]);
+
+/// Not a secret that can stand in a path.
+#[derive(Debug)]
+pub struct InvalidSecret;
+
+impl Secret {
+    pub fn parse(text: &str) -> Result<Secret, InvalidSecret> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+        if (16..=128).contains(&text.len()) && text.bytes().all(plain) {
+            Ok(Secret(Sha256::digest(text).into()))
+        } else {
+            Err(InvalidSecret)
+        }
+    }
+
+    /// What comes out early of comparing two hashes tells nothing of the secrets behind them.
+    pub fn is(&self, guess: &str) -> bool {
+        self.0 == <[u8; 32]>::from(Sha256::digest(guess))
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// How many requests each client has made in this minute. Instances of the component don't live long, so counts are
+/// handed on through the store; each instance hands on every eighth part of the limit, and counts of instances that run
+/// at the same time are not added up: the limit holds roughly.
+#[derive(Debug)]
+pub struct Counts(Cache<Count>);
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Count(u32);
+
+impl Default for Counts {
+    fn default() -> Self {
+        Counts(Cache::new("l", BUCKETS))
+    }
+}
+
+impl Counts {
+    /// Counts a request of `client`. Returns how long to wait where it is one too many.
+    pub async fn add<P: Platform>(&self, context: &Context<'_, P>, client: IpAddr) -> Result<(), Duration> {
+        let limit = context.config.access.client_limit;
+        if limit == 0 {
+            return Ok(());
+        }
+        let now = context.platform.now();
+        let minute = now.as_secs().checked_div(MINUTE).unwrap_or_default();
+        let rest = Duration::from_secs(MINUTE.saturating_sub(now.as_secs().checked_rem(MINUTE).unwrap_or_default()));
+        let identity = format!("{client}\n{minute}");
+        let before = match self.0.remembered(&identity, now) {
+            Some(count) => count,
+            None => self.0.stored(context.store, &identity).await.unwrap_or(Count(0)),
+        };
+        if before.0 >= limit {
+            return Err(rest);
+        }
+        let count = before.0.saturating_add(1);
+        let step = limit.checked_div(8).unwrap_or_default().max(1);
+        if count == limit || count.checked_rem(step) == Some(0) {
+            self.0.keep(context.store, &identity, Count(count), rest);
+        } else {
+            self.0.remember(&identity, Count(count), now, rest);
+        }
+        Ok(())
+    }
+}
+
+/// The address of the client: the one that Spin is connected to, or behind `trusted_proxies` the one that the outermost of
+/// them saw. An IPv6 address stands for its /64, which is what one user has.
+pub fn client(headers: &HeaderMap, trusted_proxies: u32) -> Option<IpAddr> {
+    let connected = headers.get_all(CLIENT_ADDRESS).iter().next_back()?.to_str().ok()?;
+    let connected = connected.parse::<SocketAddr>().map(|address| address.ip()).or_else(|_| connected.parse()).ok()?;
+    let forwarded: Vec<&str> = headers
+        .get_all(FORWARDED_FOR)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|text| text.split(',').map(str::trim))
+        .collect();
+    let appended = trusted_proxies.checked_sub(1).and_then(|behind| usize::try_from(behind).ok());
+    let appended = appended.and_then(|behind| forwarded.iter().rev().nth(behind)).and_then(|text| text.parse().ok());
+    Some(match appended.unwrap_or(connected).to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
+        address => address,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_compared_and_never_printed() {
+        let secret = Secret::parse("0123456789abcdef").unwrap();
+        assert!(secret.is("0123456789abcdef"));
+        for guess in ["", "0123456789abcde", "0123456789abcdef0", "0123456789ABCDEF"] {
+            assert!(!secret.is(guess));
+        }
+        assert_eq!(format!("{secret:?}"), "Secret(…)");
+        for bad in ["short", "with a space in it", "sixteen.letters.", &"x".repeat(129)] {
+            assert!(Secret::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_clients_address_is_what_was_appended_and_not_what_was_claimed() {
+        for (connected, forwarded, proxies, address) in [
+            (&["192.0.2.1:5000"][..], &[][..], 0, "192.0.2.1"),
+            (&["10.9.9.9:1", "192.0.2.1:5000"], &["10.9.9.9"], 0, "192.0.2.1"),
+            (&["192.0.2.1:5000"], &["10.9.9.9, 198.51.100.7"], 1, "198.51.100.7"),
+            (&["192.0.2.1:5000"], &["10.9.9.9", "198.51.100.7, 203.0.113.5"], 2, "198.51.100.7"),
+            (&["192.0.2.1:5000"], &["nonsense"], 1, "192.0.2.1"),
+            (&["192.0.2.1:5000"], &["198.51.100.7"], 3, "192.0.2.1"),
+            (&["[2001:db8:1:2:3:4:5:6]:5000"], &[], 0, "2001:db8:1:2::"),
+            (&["[::ffff:192.0.2.1]:5000"], &[], 0, "192.0.2.1"),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.extend(connected.iter().map(|value| (CLIENT_ADDRESS, value.parse().unwrap())));
+            headers.extend(forwarded.iter().map(|value| (FORWARDED_FOR, value.parse().unwrap())));
+            assert_eq!(client(&headers, proxies), Some(address.parse().unwrap()), "{connected:?} {forwarded:?}");
+        }
+        assert_eq!(client(&HeaderMap::new(), 0), None);
+    }
+}

@@ -1,0 +1,227 @@
+//! The operator's patterns of registries and repositories.
+
+use crate::name::{MAX_LENGTH, Name};
+use crate::origin::{Authority, Origin};
+use crate::upstream;
+use url::Host;
+
+/// A registry: `ghcr.io`, `*.example.com`, `registry.example.com:5000`, or `*`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPattern {
+    hosts: Hosts,
+    port: Option<u16>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Hosts {
+    All,
+    /// `*.example.com`: what is below `example.com`, not itself.
+    Below(String),
+    One(Host),
+}
+
+/// Repositories of a registry: `docker.io/library/*`, `ghcr.io/owner/image`; `*` stands for any run of characters.
+/// Without a registry in front those of the default upstream are meant, and `*` alone means every one of every registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RepositoryPattern {
+    registry: Registry,
+    name: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Registry {
+    Every,
+    Default,
+    Matching(HostPattern),
+}
+
+/// What a host pattern without a port says about ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unported {
+    /// The scheme's own port: who opens a host does not open its other services.
+    SchemesOwn,
+    /// Every port: who closes a host closes all of it.
+    Every,
+}
+
+/// Not a pattern.
+#[derive(Debug, PartialEq, Eq)]
+pub struct InvalidPattern;
+
+impl HostPattern {
+    pub fn parse(text: &str) -> Result<HostPattern, InvalidPattern> {
+        if text == "*" {
+            return Ok(HostPattern { hosts: Hosts::All, port: None });
+        }
+        let (below, rest) = match text.strip_prefix("*.") {
+            Some(rest) => (true, rest),
+            None => (false, text),
+        };
+        let Authority { host, port } = Authority::parse(rest).map_err(|_| InvalidPattern)?;
+        let hosts = match (below, host) {
+            (true, Host::Domain(name)) => Hosts::Below(name),
+            (true, _) => return Err(InvalidPattern),
+            (false, host) => Hosts::One(upstream::unalias(host)),
+        };
+        Ok(HostPattern { hosts, port })
+    }
+
+    /// The one host.
+    pub fn one(Authority { host, port }: Authority) -> HostPattern {
+        HostPattern { hosts: Hosts::One(host), port }
+    }
+
+    pub fn is_all(&self) -> bool {
+        self.hosts == Hosts::All
+    }
+
+    pub fn matches(&self, origin: &Origin, unported: Unported) -> bool {
+        let host = match (&self.hosts, &origin.host) {
+            (Hosts::All, _) => return true,
+            (Hosts::Below(apex), Host::Domain(name)) => is_below(name, apex),
+            (Hosts::Below(_), _) => false,
+            (Hosts::One(one), host) => one == host,
+        };
+        let port = match (self.port, unported) {
+            (Some(port), _) => port == origin.port,
+            (None, Unported::SchemesOwn) => origin.port == origin.scheme.default_port(),
+            (None, Unported::Every) => true,
+        };
+        host && port
+    }
+}
+
+impl RepositoryPattern {
+    pub fn parse(text: &str) -> Result<RepositoryPattern, InvalidPattern> {
+        if text == "*" {
+            return Ok(RepositoryPattern { registry: Registry::Every, name: "*".to_owned() });
+        }
+        let (registry, name) = match text.split_once('/') {
+            Some((host, name)) if host.contains(['.', ':']) => (Registry::Matching(HostPattern::parse(host)?), name),
+            _ => (Registry::Default, text),
+        };
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-/*".contains(&byte);
+        if name.is_empty() || name.len() > MAX_LENGTH || !name.bytes().all(plain) {
+            return Err(InvalidPattern);
+        }
+        Ok(RepositoryPattern { registry, name: name.to_owned() })
+    }
+
+    pub fn matches(&self, origin: &Origin, is_default: bool, name: &Name) -> bool {
+        let registry = match &self.registry {
+            Registry::Every => true,
+            Registry::Default => is_default,
+            Registry::Matching(pattern) => pattern.matches(origin, Unported::Every),
+        };
+        registry && is_match(self.name.as_bytes(), name.as_str().as_bytes())
+    }
+}
+
+/// Whether `name` is a name below the domain `apex`.
+pub fn is_below(name: &str, apex: &str) -> bool {
+    name.strip_suffix(apex).is_some_and(|rest| rest.ends_with('.'))
+}
+
+/// Whether `text` matches `pattern`, in which `*` stands for any run of bytes. Takes time in proportion to the product of
+/// both lengths at most: it never goes back behind the last `*`.
+fn is_match(pattern: &[u8], text: &[u8]) -> bool {
+    let (mut pattern, mut text) = (pattern, text);
+    let mut last_star = None;
+    loop {
+        match (pattern.split_first(), text.split_first()) {
+            (Some((b'*', rest)), _) => {
+                last_star = Some((rest, text));
+                pattern = rest;
+            }
+            (Some((wanted, wanted_rest)), Some((byte, rest))) if wanted == byte => {
+                (pattern, text) = (wanted_rest, rest)
+            }
+            (None, None) => return true,
+            _ => match last_star {
+                Some((after, [_, rest @ ..])) => {
+                    last_star = Some((after, rest));
+                    (pattern, text) = (after, rest);
+                }
+                _ => return false,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::origin::Scheme;
+    use proptest::prelude::*;
+
+    fn origin(text: &str) -> Origin {
+        Authority::parse(text).unwrap().on(Scheme::Https)
+    }
+
+    #[test]
+    fn host_patterns_match_what_they_say() {
+        for (pattern, host, opens, closes) in [
+            ("*", "ghcr.io", true, true),
+            ("ghcr.io", "ghcr.io", true, true),
+            ("GHCR.io", "ghcr.io", true, true),
+            ("ghcr.io", "ghcr.io:8443", false, true),
+            ("ghcr.io:8443", "ghcr.io:8443", true, true),
+            ("ghcr.io:8443", "ghcr.io", false, false),
+            ("ghcr.io", "x.ghcr.io", false, false),
+            ("*.example.com", "a.example.com", true, true),
+            ("*.example.com", "a.b.example.com", true, true),
+            ("*.example.com", "example.com", false, false),
+            ("*.example.com", "badexample.com", false, false),
+            ("docker.io", "registry-1.docker.io", true, true),
+        ] {
+            let parsed = HostPattern::parse(pattern).unwrap();
+            let matches = |unported| parsed.matches(&origin(host), unported);
+            assert_eq!((matches(Unported::SchemesOwn), matches(Unported::Every)), (opens, closes), "{pattern} {host}");
+        }
+        for bad in ["", "**", "*example.com", "a.*.b", "*.1.2.3.4", "https://a.io", "a/b", "a b", "*."] {
+            assert_eq!(HostPattern::parse(bad), Err(InvalidPattern), "{bad}");
+        }
+    }
+
+    #[test]
+    fn repository_patterns_match_what_they_say() {
+        for (pattern, host, name, expected) in [
+            ("*", "ghcr.io", "a/b", true),
+            ("ghcr.io/*", "ghcr.io", "a/b", true),
+            ("ghcr.io/a/*", "ghcr.io", "b/a/c", false),
+            ("ghcr.io/a/b", "ghcr.io", "a/b", true),
+            ("ghcr.io/a/b", "ghcr.io", "a/bc", false),
+            ("docker.io/library/*", "registry-1.docker.io", "library/alpine", true),
+            ("library/*", "registry-1.docker.io", "library/alpine", true),
+            ("library/*", "ghcr.io", "library/alpine", false),
+            ("*/mirror-*-x", "registry-1.docker.io", "a/mirror-b-c-x", true),
+            ("*.example.com/team/*", "r.example.com", "team/x", true),
+        ] {
+            let parsed = RepositoryPattern::parse(pattern).unwrap();
+            let is_default = host == "registry-1.docker.io";
+            assert_eq!(
+                parsed.matches(&origin(host), is_default, &Name::parse(name).unwrap()),
+                expected,
+                "{pattern} {host} {name}"
+            );
+        }
+        for bad in ["", "ghcr.io/", "Library/*", "a b", "ghcr.io/a?b", "**.io/x"] {
+            assert_eq!(RepositoryPattern::parse(bad), Err(InvalidPattern), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_star_matches_any_run(before in "[a-z/]{0,9}", run in "[a-z/]{0,9}", after in "[a-z/]{0,9}") {
+            let pattern = format!("{before}*{after}");
+            let text = format!("{before}{run}{after}");
+            prop_assert!(is_match(pattern.as_bytes(), text.as_bytes()));
+            prop_assert_eq!(is_match(before.as_bytes(), text.as_bytes()), before == text);
+        }
+
+        #[test]
+        fn no_pattern_panics(text in "\\PC{0,30}") {
+            let _ = (HostPattern::parse(&text), RepositoryPattern::parse(&text));
+        }
+    }
+}
