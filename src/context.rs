@@ -2,8 +2,11 @@
 
 use crate::cache::Store;
 use crate::config::Config;
+use crate::manifests::Hit;
 use crate::platform::Platform;
+use futures_util::future::{self, Either};
 use std::cell::Cell;
+use std::pin::pin;
 
 /// The platform, its store, the operator's settings, and what this request has cost so far.
 pub struct Context<'a, P: Platform> {
@@ -11,6 +14,17 @@ pub struct Context<'a, P: Platform> {
     pub store: &'a Store<P>,
     pub config: &'a Config,
     pub cost: &'a Cost,
+}
+
+impl<P: Platform> Context<'_, P> {
+    /// Waits for a small exchange as long as it may take; `None` where it took longer.
+    pub async fn in_time<T>(&self, exchange: impl Future<Output = T>) -> Option<T> {
+        let limit = pin!(self.platform.sleep(self.config.timeouts.exchange));
+        match future::select(pin!(exchange), limit).await {
+            Either::Left((brought, _)) => Some(brought),
+            Either::Right(_) => None,
+        }
+    }
 }
 
 /// What answering one request took: for the log.
@@ -21,6 +35,8 @@ pub struct Cost {
     /// Requests to token servers.
     pub fetches: Cell<u32>,
     pub token: Cell<Option<TokenFrom>>,
+    /// How the cache of manifests took part.
+    pub cache: Cell<Option<Hit>>,
 }
 
 /// Where the token that a request was sent with came from.

@@ -1,5 +1,6 @@
 //! Content digests.
 
+use sha2::{Digest as _, Sha256, Sha512};
 use std::fmt;
 
 /// Longest digest in characters: twice what SHA-512 needs, so that algorithms of tomorrow have room.
@@ -7,12 +8,20 @@ const MAX_LENGTH: usize = 256;
 
 /// A digest such as `sha256:4bcf…`: an algorithm, a colon, the encoded hash (image specification 1.1, "Digests").
 /// SHA-256 and SHA-512 have exactly the lower-case hexadecimal digits that they need; other algorithms pass by their grammar.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Digest(String);
 
 /// A digest outside the grammar.
 #[derive(Debug, PartialEq, Eq)]
 pub struct InvalidDigest;
+
+/// Why content is not known to be what a digest names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mismatch {
+    OtherContent,
+    UnknownAlgorithm,
+}
 
 impl fmt::Display for InvalidDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -27,8 +36,37 @@ impl Digest {
         if well_formed { Ok(Digest(text.to_owned())) } else { Err(InvalidDigest) }
     }
 
+    /// The SHA-256 of `content`.
+    pub fn of(content: &[u8]) -> Digest {
+        Digest(format!("sha256:{:x}", Sha256::digest(content)))
+    }
+
+    /// Whether `content` is what this digest names.
+    pub fn verify(&self, content: &[u8]) -> Result<(), Mismatch> {
+        let actual = match self.0.split_once(':') {
+            Some(("sha256", _)) => Digest::of(content).0,
+            Some(("sha512", _)) => format!("sha512:{:x}", Sha512::digest(content)),
+            _ => return Err(Mismatch::UnknownAlgorithm),
+        };
+        if actual == self.0 { Ok(()) } else { Err(Mismatch::OtherContent) }
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl TryFrom<String> for Digest {
+    type Error = InvalidDigest;
+
+    fn try_from(text: String) -> Result<Digest, InvalidDigest> {
+        Digest::parse(&text)
+    }
+}
+
+impl From<Digest> for String {
+    fn from(digest: Digest) -> String {
+        digest.0
     }
 }
 
@@ -92,6 +130,20 @@ mod tests {
             &endless,
         ] {
             assert_eq!(Digest::parse(bad), Err(InvalidDigest), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn verifies_what_it_names() {
+        let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        assert_eq!(Digest::of(b"").as_str(), format!("sha256:{empty}"));
+        for (digest, content, verdict) in [
+            (format!("sha256:{empty}"), &b""[..], Ok(())),
+            (format!("sha256:{empty}"), b"x", Err(Mismatch::OtherContent)),
+            (format!("sha512:{}", "0".repeat(128)), b"", Err(Mismatch::OtherContent)),
+            ("blake3:abc".to_owned(), b"", Err(Mismatch::UnknownAlgorithm)),
+        ] {
+            assert_eq!(Digest::parse(&digest).unwrap().verify(content), verdict, "{digest}");
         }
     }
 

@@ -12,10 +12,10 @@ use http::header::{self, HeaderName};
 use http::{HeaderMap, Method, Response, StatusCode, Uri};
 
 /// A longer chain of redirects is a loop.
-const MAX_REDIRECTS: usize = 5;
-/// Requests to one upstream for one question: with a token that is no longer good, without one, with a new one, and
-/// once more where the store held another old one.
-const MAX_ATTEMPTS: usize = 4;
+pub const MAX_REDIRECTS: usize = 5;
+/// Requests to one upstream for one question: with a token that is no longer good, without one, with a new one, once
+/// more where the store held another old one, and once more where a HEAD becomes a GET.
+const MAX_ATTEMPTS: usize = 5;
 /// A longer header in bytes, in either direction, is refused.
 pub const MAX_HEADER: usize = 8 * 1024;
 
@@ -34,7 +34,6 @@ const REQUEST_HEADERS: [HeaderName; 7] = [
 /// A question to a registry.
 #[derive(Clone, Debug)]
 pub struct Question<'a> {
-    pub upstream: Upstream,
     pub method: Method,
     pub route: &'a Route,
     /// Without the question mark; may be empty.
@@ -61,6 +60,8 @@ pub enum Failure {
     /// The upstream does not let the anonymous user in.
     Denied,
     Redirect(RedirectFailure),
+    /// The upstream redirects to where the content is not handed over.
+    Delivery(StatusCode),
     /// A header of the client is over `MAX_HEADER`.
     HeaderTooLong,
 }
@@ -70,6 +71,16 @@ pub enum RedirectFailure {
     Malformed,
     Forbidden(Denied),
     TooMany,
+}
+
+impl Failure {
+    /// Whether another upstream may do better.
+    pub fn is_of_upstream(&self) -> bool {
+        match self {
+            Failure::Denied | Failure::HeaderTooLong | Failure::Token(auth::Failure::Refused) => false,
+            Failure::Fault(_) | Failure::Token(_) | Failure::Redirect(_) | Failure::Delivery(_) => true,
+        }
+    }
 }
 
 /// Picks from a client's headers what an upstream may see.
@@ -91,13 +102,10 @@ pub fn request_headers(from: &HeaderMap) -> Result<HeaderMap, Failure> {
 pub async fn ask<P: Platform>(
     context: &Context<'_, P>,
     auth: &Auth<P>,
+    upstream: &Upstream,
     question: &Question<'_>,
 ) -> Result<Answer<P::Body>, Failure> {
-    let name = match question.route {
-        Route::Repository(name, _) => Some(name.clone()),
-        _ => None,
-    };
-    let mut hop = Hop { upstream: question.upstream.clone(), path_and_query: path_and_query(question), name };
+    let mut hop = Hop::first(upstream, question);
     for redirects in 0..=MAX_REDIRECTS {
         let response = ask_one(context, auth, question, &hop).await?;
         match redirect_target(question.route, &response) {
@@ -120,6 +128,17 @@ struct Hop {
 }
 
 impl Hop {
+    fn first(upstream: &Upstream, question: &Question<'_>) -> Hop {
+        let route = question.route.clone();
+        let route = if upstream.is_docker_hub() { route.on_docker_hub() } else { route };
+        let path = route.path();
+        Hop {
+            upstream: upstream.clone(),
+            path_and_query: if question.query.is_empty() { path } else { format!("{path}?{}", question.query) },
+            name: route.into_name(),
+        }
+    }
+
     fn follow<P: Platform>(&self, context: &Context<'_, P>, location: &str) -> Result<Hop, RedirectFailure> {
         let base = self.upstream.target(self.path_and_query.clone());
         let target = base.join(location).map_err(|_| RedirectFailure::Malformed)?;
@@ -147,12 +166,18 @@ async fn ask_one<P: Platform>(
         Route::Catalog => Credential::None { refused: None },
         _ => auth.beforehand(context, &subject).await.map_err(Failure::Token)?,
     };
+    let mut method = question.method.clone();
     for _ in 0..MAX_ATTEMPTS {
-        let (method, headers) = (question.method.clone(), question.headers.clone());
-        let response = send(context, &hop.upstream, method, &hop.path_and_query, headers, &sent).await?;
+        let headers = question.headers.clone();
+        let response = send(context, &hop.upstream, method.clone(), &hop.path_and_query, headers, &sent).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
             auth.accepted(context, &subject, &sent);
             return Ok(response);
+        }
+        // public.ecr.aws has no HEAD of blobs for tokens that GET them. Nobody reads the body.
+        if method == Method::HEAD && question.route.is_blob() && matches!(sent, Credential::Token { .. }) {
+            method = Method::GET;
+            continue;
         }
         let challenge = match (Challenge::find(response.headers()), &sent) {
             // gcr.io may leave the challenge out where it counts, and has it at /v2/.
@@ -188,11 +213,6 @@ async fn send<P: Platform>(
             Unsent::Malformed => Failure::Redirect(RedirectFailure::Malformed),
         },
     )
-}
-
-fn path_and_query(question: &Question<'_>) -> String {
-    let path = question.route.path();
-    if question.query.is_empty() { path } else { format!("{path}?{}", question.query) }
 }
 
 /// Where a response that has to be followed here points to.

@@ -8,8 +8,8 @@
 //! | of which registry | [`upstream`], made of [`origin`] |
 //! | who asks | [`access`] |
 //! | may it be asked | [`policy`] with [`pattern`], as the operator set it in [`config`] |
-//! | is it known | [`cache`]: this instance's memory, then the key-value store |
-//! | ask upstream | [`forward`], authorised by [`auth`], one [`outgoing`] request at a time, shared through [`flight`] |
+//! | is it known | [`manifests`], kept in the [`cache`]: this instance's memory, then the key-value store |
+//! | ask upstream | those in good [`health`] first; [`forward`], with [`delivery`] of blobs, authorised by [`auth`], one [`outgoing`] request at a time, shared through [`flight`] |
 //! | what comes back | [`reply`] with [`link`], for the [`address`] that the client knows, or a [`refusal`]; outside `/v2/` a [`page`] |
 //! | what it took | [`context`] counts, [`log`] writes |
 //!
@@ -35,11 +35,14 @@ pub mod auth;
 pub mod cache;
 pub mod config;
 pub mod context;
+pub mod delivery;
 pub mod digest;
 pub mod flight;
 pub mod forward;
+pub mod health;
 pub mod link;
 pub mod log;
+pub mod manifests;
 pub mod mirror;
 pub mod name;
 pub mod origin;

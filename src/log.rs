@@ -1,6 +1,7 @@
 //! One line per request, in logfmt. Nothing of it was taken from a request or an upstream unparsed, and no token is in it.
 
 use crate::context::{Cost, TokenFrom};
+use crate::manifests::Hit;
 use crate::refusal::Refusal;
 use crate::route::{Resource, Route};
 use crate::upstream::Upstream;
@@ -40,11 +41,12 @@ impl Line<'_> {
         }
         let _ = write!(
             line,
-            " status={} requests={} fetches={} token={} ms={}",
+            " status={} requests={} fetches={} token={} cache={} ms={}",
             self.status.as_u16(),
             self.cost.requests.get(),
             self.cost.fetches.get(),
             self.cost.token.get().map_or("none", TokenFrom::as_str),
+            self.cost.cache.get().map_or("none", Hit::as_str),
             self.took.as_millis(),
         );
         if let Some(refusal) = self.refusal {

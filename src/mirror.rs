@@ -6,15 +6,18 @@ use crate::auth::Auth;
 use crate::cache::Store;
 use crate::config::Config;
 use crate::context::{Context, Cost};
-use crate::forward::{self, Question};
+use crate::delivery::{self, Delivery};
+use crate::forward::{self, Answer, Question};
+use crate::health::Health;
 use crate::log::Line;
+use crate::manifests::{Hit, Manifests, Wanted};
 use crate::page;
 use crate::platform::Platform;
 use crate::refusal::Refusal;
 use crate::reply::{self, Body};
-use crate::route::{Asked, Refused, Route};
+use crate::route::{Asked, Refused, Resource, Route};
 use crate::upstream::{Naming, Upstream};
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -24,6 +27,8 @@ pub struct Mirror<P: Platform> {
     store: Store<P>,
     auth: Auth<P>,
     counts: Counts,
+    health: Health,
+    manifests: Manifests,
     config: RefCell<Option<Rc<Config>>>,
 }
 
@@ -32,20 +37,38 @@ pub struct Mirror<P: Platform> {
 struct Known {
     route: Option<Route>,
     upstream: Option<Upstream>,
+    /// The last one that was asked.
+    answered_by: RefCell<Option<Upstream>>,
+    cost: Cost,
+}
+
+/// Whom a request is for.
+struct Errand<'a, P: Platform> {
+    context: &'a Context<'a, P>,
+    /// In the operator's order.
+    upstreams: &'a [Upstream],
+    answered_by: &'a RefCell<Option<Upstream>>,
 }
 
 impl<P: Platform> Mirror<P> {
     pub fn new(platform: P) -> Mirror<P> {
         let store = Store::new(platform.clone());
-        Mirror { platform, store, auth: Auth::default(), counts: Counts::default(), config: RefCell::default() }
+        Mirror {
+            platform,
+            store,
+            auth: Auth::default(),
+            counts: Counts::default(),
+            health: Health::default(),
+            manifests: Manifests::default(),
+            config: RefCell::default(),
+        }
     }
 
     /// Answers a request, whatever it is.
     pub async fn handle(&self, request: Request<()>) -> Response<Body<P::Body>> {
         let begun = self.platform.now();
-        let cost = Cost::default();
         let mut known = Known::default();
-        let (response, refusal) = match self.answer(&request, &cost, &mut known).await {
+        let (response, refusal) = match self.answer(&request, &mut known).await {
             Ok(response) => (response, None),
             Err(refusal) => {
                 let mut response = refusal.clone().into_response(request.method() == Method::HEAD);
@@ -53,12 +76,13 @@ impl<P: Platform> Mirror<P> {
                 (response, Some(refusal))
             }
         };
+        let answered_by = known.answered_by.take();
         let line = Line {
             method: request.method(),
             route: known.route.as_ref(),
-            upstream: known.upstream.as_ref(),
+            upstream: answered_by.as_ref().or(known.upstream.as_ref()),
             status: response.status(),
-            cost: &cost,
+            cost: &known.cost,
             took: self.platform.now().saturating_sub(begun),
             refusal: refusal.as_ref(),
         };
@@ -67,12 +91,7 @@ impl<P: Platform> Mirror<P> {
         response
     }
 
-    async fn answer(
-        &self,
-        request: &Request<()>,
-        cost: &Cost,
-        known: &mut Known,
-    ) -> Result<Response<Body<P::Body>>, Refusal> {
+    async fn answer(&self, request: &Request<()>, known: &mut Known) -> Result<Response<Body<P::Body>>, Refusal> {
         // Who asks, and what.
         let config = self.config().await?;
         let (mount, path) = config.access.enter(request.uri().path()).ok_or(Refused::Nothing)?;
@@ -85,48 +104,147 @@ impl<P: Platform> Mirror<P> {
             _ => {}
         }
 
-        // May it be asked.
-        let upstream = match asked.naming.named().map_err(|_| Refusal::malformed_upstream())? {
-            Some(named) => named.permit(&config.policy).map_err(Refusal::forbidden_upstream)?,
-            None => config.upstream.clone(),
+        // May it be asked, and of whom.
+        let named = match asked.naming.named().map_err(|_| Refusal::malformed_upstream())? {
+            Some(named) => Some(named.permit(&config.policy).map_err(Refusal::forbidden_upstream)?),
+            None if asked.naming == Naming::Default => here.authority().and_then(|own| config.of_host(own)).cloned(),
+            None => None,
         };
-        known.upstream = Some(upstream.clone());
-        if upstream.is_docker_hub() {
+        let upstreams = named.as_ref().map_or(config.upstreams.as_slice(), std::slice::from_ref);
+        let first = upstreams.first().ok_or_else(Refusal::malformed_upstream)?;
+        known.upstream = Some(first.clone());
+        if first.is_docker_hub() {
             asked.route = asked.route.on_docker_hub();
             known.route = Some(asked.route.clone());
         }
         if let Route::Repository(name, _) = &asked.route {
-            let permitted = config.policy.permit_repository(upstream.origin(), upstream == config.upstream, name);
+            let is_default = config.upstreams.contains(first);
+            let permitted = config.policy.permit_repository(first.origin(), is_default, name);
             permitted.map_err(Refusal::closed_repository)?;
         }
-
-        // Is it known.
-        if asked.route == Route::Ping && matches!(asked.naming, Naming::Default | Naming::Namespace(_)) {
-            let mut response = reply::pong(asked.head_only);
-            reply::seal(response.headers_mut(), &asked.naming);
-            return Ok(response);
-        }
-
-        // Ask upstream.
+        let cost = &known.cost;
         let context = Context { platform: &self.platform, store: &self.store, config: &config, cost };
         if let Some(client) = access::client(request.headers(), config.access.trusted_proxies) {
             self.counts.add(&context, client).await.map_err(Refusal::over_client_limit)?;
         }
-        let question = Question {
-            upstream,
-            method: request.method().clone(),
-            route: &asked.route,
-            query: &asked.query,
-            headers: forward::request_headers(request.headers())
-                .map_err(|failure| Refusal::of_failure(failure, &asked.route))?,
+
+        // Is it known, or else ask upstream.
+        let headers = forward::request_headers(request.headers());
+        let headers = headers.map_err(|failure| Refusal::of_failure(failure, &asked.route))?;
+        let question = Question { method: request.method().clone(), route: &asked.route, query: &asked.query, headers };
+        let errand = Errand { context: &context, upstreams, answered_by: &known.answered_by };
+        let wanted = match &asked.route {
+            Route::Repository(name, Resource::Manifest(reference))
+                if config.manifest_cache && asked.query.is_empty() =>
+            {
+                Wanted::new(first, name, reference, &question.headers)
+            }
+            _ => None,
         };
-        let answer = forward::ask(&context, &self.auth, &question).await;
-        let answer = answer.map_err(|failure| Refusal::of_failure(failure, &asked.route))?;
+        let mut response = match (&asked.route, wanted) {
+            (Route::Ping, _) if matches!(asked.naming, Naming::Default | Naming::Namespace(_)) => {
+                reply::pong(asked.head_only)
+            }
+            (_, Some(wanted)) => self.manifest(&errand, &asked, question, &wanted, &here).await?,
+            (_, None) => reply::pass_on(&asked, self.ask(&errand, &question).await?, &here)?,
+        };
 
         // What comes back.
-        let mut response = reply::pass_on(&asked, answer, &here)?;
         reply::seal(response.headers_mut(), &asked.naming);
         Ok(response)
+    }
+
+    /// A manifest: from the cache as far as it may answer, else from upstream, and from the cache all the same where the
+    /// upstream fails.
+    async fn manifest(
+        &self,
+        errand: &Errand<'_, P>,
+        asked: &Asked,
+        question: Question<'_>,
+        wanted: &Wanted,
+        here: &Address,
+    ) -> Result<Response<Body<P::Body>>, Refusal> {
+        let Errand { context, upstreams, .. } = *errand;
+        let copy = self.manifests.find(context, wanted).await;
+        let from_copy = |hit: Hit| {
+            let copy = copy.as_ref().filter(|copy| match hit {
+                Hit::Fresh => copy.is_fresh(context.platform.now(), context.config.tag_ttl),
+                _ => copy.may_be_stale(context.platform.now(), context.config.max_stale),
+            });
+            copy.and_then(|copy| copy.respond(context, asked.head_only, hit))
+        };
+        if let Some(response) = from_copy(Hit::Fresh) {
+            return Ok(response);
+        }
+        if copy.is_some()
+            && self.health.all_rest(context, upstreams).await
+            && let Some(response) = from_copy(Hit::Stale)
+        {
+            return Ok(response);
+        }
+        match self.learn(errand, asked, question, wanted, here, copy.is_some()).await {
+            Err(refusal) if refusal.upstream_failed => from_copy(Hit::Stale).ok_or(refusal),
+            learned => learned,
+        }
+    }
+
+    /// A manifest from upstream. A tag that is known is looked at by `HEAD` first, which Docker Hub does not count.
+    async fn learn(
+        &self,
+        errand: &Errand<'_, P>,
+        asked: &Asked,
+        question: Question<'_>,
+        wanted: &Wanted,
+        here: &Address,
+        is_known: bool,
+    ) -> Result<Response<Body<P::Body>>, Refusal> {
+        let context = errand.context;
+        if is_known && !asked.head_only {
+            let look = Question { method: Method::HEAD, ..question.clone() };
+            let seen = reply::pass_on(asked, self.ask(errand, &look).await?, here)?;
+            let pointed = self.manifests.pointed(context, wanted, seen.headers()).await;
+            if let Some(response) = pointed.and_then(|copy| copy.respond(context, false, Hit::Revalidated)) {
+                return Ok(response);
+            }
+        }
+        let response = reply::pass_on(asked, self.ask(errand, &question).await?, here)?;
+        if asked.head_only {
+            self.manifests.pointed(context, wanted, response.headers()).await;
+            return Ok(response);
+        }
+        self.manifests.take_in(context, asked, wanted, response).await
+    }
+
+    /// Asks the upstreams one after the other, until one can help.
+    async fn ask(&self, errand: &Errand<'_, P>, question: &Question<'_>) -> Result<Answer<P::Body>, Refusal> {
+        let context = errand.context;
+        let order = self.health.order(context, errand.upstreams).await;
+        let mut outcome = Err(Refusal::malformed_upstream());
+        for upstream in &order {
+            *errand.answered_by.borrow_mut() = Some(upstream.clone());
+            let answer = match context.config.blob_delivery {
+                Delivery::Stream if question.route.is_blob() => {
+                    delivery::stream(context, &self.auth, upstream, question).await
+                }
+                _ => forward::ask(context, &self.auth, upstream, question).await,
+            };
+            let (failed, elsewhere) = match &answer {
+                Ok(answer) => {
+                    let status = answer.response.status();
+                    let failed = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
+                    (failed, failed || (question.route.is_blob() && status == StatusCode::NOT_FOUND))
+                }
+                Err(failure) => (failure.is_of_upstream(), failure.is_of_upstream()),
+            };
+            if failed {
+                self.health.failed(context, upstream);
+            }
+            outcome = answer.map_err(|failure| Refusal::of_failure(failure, question.route));
+            if !elsewhere {
+                break;
+            }
+        }
+        outcome
     }
 
     /// The operator's settings, read once in this instance. A mistake is read again, so that each request tells of it.

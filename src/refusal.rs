@@ -48,6 +48,8 @@ pub struct Refusal {
     pub code: Code,
     pub message: String,
     pub headers: HeaderMap,
+    /// Whether it is the upstream that failed: a copy may help.
+    pub upstream_failed: bool,
 }
 
 impl Code {
@@ -71,7 +73,7 @@ impl Code {
 
 impl Refusal {
     fn new(status: StatusCode, code: Code, message: impl Display) -> Refusal {
-        Refusal { status, code, message: message.to_string(), headers: HeaderMap::new() }
+        Refusal { status, code, message: message.to_string(), headers: HeaderMap::new(), upstream_failed: false }
     }
 
     fn with(mut self, name: HeaderName, value: Option<HeaderValue>) -> Refusal {
@@ -118,6 +120,9 @@ impl Refusal {
                     RedirectFailure::TooMany => "redirects more than 5 times".to_owned(),
                 },
             ),
+            Failure::Delivery(status) => {
+                Refusal::not_a_registry(route, format!("redirects to what answers with status {}", status.as_u16()))
+            }
             Failure::HeaderTooLong => Refusal::new(
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 Code::Unsupported,
@@ -183,7 +188,8 @@ impl Refusal {
 
     fn too_many() -> Refusal {
         let message = "the upstream's limit for this mirror's address is reached";
-        Refusal::new(StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests, message)
+        let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests, message);
+        Refusal { upstream_failed: true, ..refusal }
     }
 
     fn unknown(route: &Route) -> Refusal {
@@ -201,7 +207,7 @@ impl Refusal {
         if route.is_blob() {
             Refusal::new(StatusCode::NOT_FOUND, Code::BlobUnknown, message)
         } else {
-            Refusal::new(status, Code::Unavailable, message)
+            Refusal { upstream_failed: true, ..Refusal::new(status, Code::Unavailable, message) }
         }
     }
 

@@ -12,7 +12,7 @@ use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
-const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+pub const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 /// What a registry that goes by `ns=` answers, so that containerd knows it does.
 const OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
 
@@ -99,14 +99,14 @@ pub fn pass_on<B>(asked: &Asked, answer: Answer<B>, here: &Address) -> Result<Re
             if let Some(links) = link::rewrite(&head.headers, &from, &asked.naming, here, !redirected) {
                 headers.insert(header::LINK, links);
             }
-            if let Route::Repository(_, Resource::Manifest(reference)) = route
-                && reference.as_str().contains(':')
+            if let Some(digest) = route.digest()
                 && !headers.contains_key(CONTENT_DIGEST)
-                && let Ok(digest) = HeaderValue::from_str(reference.as_str())
+                && let Ok(digest) = HeaderValue::from_str(digest.as_str())
             {
                 headers.insert(CONTENT_DIGEST, digest);
             }
-            Ok(with(headers, Body::Upstream(body)))
+            // A HEAD may have become a GET on its way.
+            Ok(with(headers, if asked.head_only { Body::Own(Vec::new()) } else { Body::Upstream(body) }))
         }
         (_, StatusCode::NOT_MODIFIED) => Ok(with(headers, Body::Own(Vec::new()))),
         (route, status) if route.is_blob() && forward::is_redirect(status) => {

@@ -156,6 +156,16 @@ impl Route {
         }
     }
 
+    /// The digest of the content that is asked for, where it is asked for by one.
+    pub fn digest(&self) -> Option<&Digest> {
+        match self {
+            Route::Repository(_, Resource::Blob(digest) | Resource::Manifest(Reference::Digest(digest))) => {
+                Some(digest)
+            }
+            _ => None,
+        }
+    }
+
     pub fn is_blob(&self) -> bool {
         matches!(self, Route::Repository(_, Resource::Blob(_)))
     }

@@ -40,6 +40,8 @@ impl Scripted {
         let scripted = Scripted::default();
         scripted.will_answer(answers);
         scripted.0.now.set(Duration::from_secs(1_000_000));
+        // Most stories are of one exchange after the other; those of the cache turn it on.
+        scripted.set_variable("manifest_cache", "off");
         scripted
     }
 

@@ -9,7 +9,6 @@ use crate::platform::{Fault, Platform, ReadFault};
 use crate::policy::Denied;
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, HeaderValue, StatusCode};
-use std::pin::pin;
 use url::form_urlencoded;
 
 /// Why there is no token. What the token server said besides its status stays unsaid: it may be an internal host.
@@ -44,12 +43,8 @@ pub async fn fetch<P: Platform>(
     service: Option<&str>,
     scopes: &[Scope],
 ) -> Result<Granted, Failure> {
-    let exchange = pin!(exchange(context, upstream, realm, service, scopes));
-    let limit = pin!(context.platform.sleep(context.config.timeouts.exchange));
-    match futures_util::future::select(exchange, limit).await {
-        futures_util::future::Either::Left((granted, _)) => granted,
-        futures_util::future::Either::Right(_) => Err(Failure::Fault(Fault::TimedOut)),
-    }
+    let exchange = exchange(context, upstream, realm, service, scopes);
+    context.in_time(exchange).await.unwrap_or(Err(Failure::Fault(Fault::TimedOut)))
 }
 
 async fn exchange<P: Platform>(

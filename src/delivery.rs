@@ -1,0 +1,83 @@
+//! Blobs that pass through the mirror: where clients can't reach an upstream's delivery network either, its redirect is
+//! followed here.
+
+use crate::auth::Auth;
+use crate::context::{Context, count};
+use crate::forward::{self, Answer, Failure, MAX_REDIRECTS, Question, RedirectFailure};
+use crate::outgoing::{self, Unsent};
+use crate::platform::Platform;
+use crate::upstream::Upstream;
+use http::StatusCode;
+use http::header::LOCATION;
+
+/// How a client gets a blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// It is told where the upstream's delivery network has it.
+    Redirect,
+    /// The mirror fetches it from there.
+    Stream,
+}
+
+/// Asks for a blob, and for its bytes where the upstream says that they are. A delivery network that does not hand them
+/// over is given one more chance with another redirect: signatures run out, and nodes fail.
+pub async fn stream<P: Platform>(
+    context: &Context<'_, P>,
+    auth: &Auth<P>,
+    upstream: &Upstream,
+    question: &Question<'_>,
+) -> Result<Answer<P::Body>, Failure> {
+    let answer = forward::ask(context, auth, upstream, question).await?;
+    if !forward::is_redirect(answer.response.status()) {
+        return Ok(answer);
+    }
+    if let Ok(delivered) = fetch(context, question, answer).await {
+        return Ok(delivered);
+    }
+    let answer = forward::ask(context, auth, upstream, question).await?;
+    if !forward::is_redirect(answer.response.status()) {
+        return Ok(answer);
+    }
+    fetch(context, question, answer).await
+}
+
+/// Follows redirects to a blob's bytes, with the client's range and conditions, and without any token: the networks
+/// refuse one, and it is none of their business.
+async fn fetch<P: Platform>(
+    context: &Context<'_, P>,
+    question: &Question<'_>,
+    mut answer: Answer<P::Body>,
+) -> Result<Answer<P::Body>, Failure> {
+    for _ in 0..MAX_REDIRECTS {
+        let location = answer.response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+        let location = location.ok_or(Failure::Redirect(RedirectFailure::Malformed))?;
+        let from = answer.upstream.target(answer.path_and_query.clone());
+        let target = from.join(location).map_err(|_| Failure::Redirect(RedirectFailure::Malformed))?;
+        let permitted = context.config.policy.permit_delivery(target.origin);
+        let permitted = permitted.map_err(|denied| Failure::Redirect(RedirectFailure::Forbidden(denied)))?;
+
+        count(&context.cost.requests);
+        let (method, headers) = (question.method.clone(), question.headers.clone());
+        let response = outgoing::send(context, &permitted, method, &target.path_and_query, headers).await;
+        let response = response.map_err(|unsent| match unsent {
+            Unsent::Fault(fault) => Failure::Fault(fault),
+            Unsent::Malformed => Failure::Redirect(RedirectFailure::Malformed),
+        })?;
+        answer = Answer {
+            response,
+            upstream: Upstream::redirected(permitted),
+            path_and_query: target.path_and_query,
+            redirected: true,
+        };
+        match answer.response.status() {
+            StatusCode::OK
+            | StatusCode::PARTIAL_CONTENT
+            | StatusCode::NOT_MODIFIED
+            | StatusCode::PRECONDITION_FAILED
+            | StatusCode::RANGE_NOT_SATISFIABLE => return Ok(answer),
+            status if forward::is_redirect(status) => {}
+            status => return Err(Failure::Delivery(status)),
+        }
+    }
+    Err(Failure::Redirect(RedirectFailure::TooMany))
+}

@@ -1,0 +1,66 @@
+//! Which upstreams have failed lately: they are left alone for a while.
+
+use crate::cache::Cache;
+use crate::context::Context;
+use crate::platform::Platform;
+use crate::upstream::Upstream;
+use std::time::Duration;
+
+/// How long an upstream that failed is asked last, or not at all where there is a copy.
+const REST: Duration = Duration::from_secs(20);
+/// How long an instance takes it that no other has seen an upstream fail.
+const TRUST: Duration = Duration::from_secs(60);
+/// Keys in the store.
+const BUCKETS: u32 = 16;
+
+#[derive(Debug)]
+pub struct Health(Cache<bool>);
+
+impl Default for Health {
+    fn default() -> Self {
+        Health(Cache::new("h", BUCKETS))
+    }
+}
+
+impl Health {
+    /// Whether `upstream` has failed lately.
+    pub async fn rests<P: Platform>(&self, context: &Context<'_, P>, upstream: &Upstream) -> bool {
+        let (identity, now) = (upstream.origin().to_string(), context.platform.now());
+        if let Some(rests) = self.0.remembered(&identity, now) {
+            return rests;
+        }
+        let rests = self.0.stored(context.store, &identity).await.unwrap_or(false);
+        if !rests {
+            self.0.remember(&identity, false, now, TRUST);
+        }
+        rests
+    }
+
+    /// Whether there is none that has not failed lately.
+    pub async fn all_rest<P: Platform>(&self, context: &Context<'_, P>, upstreams: &[Upstream]) -> bool {
+        for upstream in upstreams {
+            if !self.rests(context, upstream).await {
+                return false;
+            }
+        }
+        true
+    }
+
+    pub fn failed<P: Platform>(&self, context: &Context<'_, P>, upstream: &Upstream) {
+        self.0.keep(context.store, &upstream.origin().to_string(), true, REST);
+    }
+
+    /// Those that have not failed lately first, else in the operator's order.
+    pub async fn order<P: Platform>(&self, context: &Context<'_, P>, upstreams: &[Upstream]) -> Vec<Upstream> {
+        if let [only] = upstreams {
+            return vec![only.clone()];
+        }
+        let (mut well, mut resting) = (Vec::new(), Vec::new());
+        for upstream in upstreams {
+            let list = if self.rests(context, upstream).await { &mut resting } else { &mut well };
+            list.push(upstream.clone());
+        }
+        well.append(&mut resting);
+        well
+    }
+}

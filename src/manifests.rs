@@ -1,0 +1,352 @@
+//! The manifests that this mirror knows. What a digest names never changes, so its content is kept once it was verified; a
+//! tag only points at a digest, and is looked at again upstream once it is older than the operator lets it be.
+
+use crate::cache::Cache;
+use crate::context::Context;
+use crate::digest::{Digest, Mismatch};
+use crate::forward::Failure;
+use crate::name::Name;
+use crate::platform::{Fault, Platform, ReadFault};
+use crate::reference::Reference;
+use crate::refusal::Refusal;
+use crate::reply::{Body, CONTENT_DIGEST};
+use crate::route::Asked;
+use crate::upstream::Upstream;
+use http::header::{ACCEPT, AGE, CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// A larger manifest in bytes is refused: registries themselves take no more than 4 MiB.
+pub const MAX_MANIFEST: usize = 4 * 1024 * 1024;
+/// A larger one is passed on, but not kept.
+const MAX_KEPT: usize = 256 * 1024;
+/// Keys in the store.
+const CONTENT_BUCKETS: u32 = 256;
+const TAG_BUCKETS: u32 = 128;
+/// Content is kept at least this long: it can't be outdated.
+const CONTENT_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How long the store is not told that a tag points where it did.
+const WRITE_PAUSE: Duration = Duration::from_secs(60);
+
+/// RFC 9211
+pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+#[derive(Debug)]
+pub struct Manifests {
+    contents: Cache<Content>,
+    tags: Cache<Pointer>,
+}
+
+/// A request for a manifest that could be answered from here.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// The upstream and the repository: nothing of one is ever found by a request to another.
+    place: String,
+    reference: Reference,
+    accept: Accept,
+}
+
+/// The media types that a client takes, sorted: dockerd sends them in a random order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Accept(Vec<String>);
+
+/// A verified manifest.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Content {
+    media_type: String,
+    text: String,
+}
+
+/// What a tag pointed at.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Pointer {
+    digest: Digest,
+    media_type: String,
+    length: usize,
+    /// When the upstream said so, and when the store was told; seconds since the Unix epoch.
+    seen: u64,
+    written: u64,
+}
+
+/// How an answer came out of the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hit {
+    /// Without asking anybody.
+    Fresh,
+    /// The upstream said that the tag points there still.
+    Revalidated,
+    /// The upstream can't be asked.
+    Stale,
+}
+
+/// What is known of a wanted manifest.
+#[derive(Clone, Debug)]
+pub struct Known {
+    pointer: Pointer,
+    by_tag: bool,
+    content: Option<Content>,
+}
+
+impl Default for Manifests {
+    fn default() -> Self {
+        Manifests { contents: Cache::new("m", CONTENT_BUCKETS), tags: Cache::new("g", TAG_BUCKETS) }
+    }
+}
+
+impl Wanted {
+    /// `None` for a request with conditions or a range: those are the upstream's to judge.
+    pub fn new(upstream: &Upstream, name: &Name, reference: &Reference, headers: &HeaderMap) -> Option<Wanted> {
+        headers.keys().all(|header| header == ACCEPT).then(|| Wanted {
+            place: format!("{}\n{name}", upstream.origin()),
+            reference: reference.clone(),
+            accept: Accept::of(headers),
+        })
+    }
+
+    fn content_identity(&self, digest: &Digest) -> String {
+        format!("{}\n{digest}", self.place)
+    }
+
+    /// What a tag points at depends on what the client takes: an index, or the manifest of one platform.
+    fn tag_identity(&self) -> String {
+        let accept = Digest::of(self.accept.0.join(",").as_bytes());
+        format!("{}\n{}\n{accept}", self.place, self.reference)
+    }
+}
+
+impl Manifests {
+    pub async fn find<P: Platform>(&self, context: &Context<'_, P>, wanted: &Wanted) -> Option<Known> {
+        let now = context.platform.now();
+        match &wanted.reference {
+            Reference::Digest(digest) => {
+                let content = self.content(context, wanted, digest).await?;
+                let (media_type, length) = (content.media_type.clone(), content.text.len());
+                let pointer = Pointer::new(digest.clone(), media_type, length, now);
+                Some(Known { pointer, by_tag: false, content: Some(content) })
+            }
+            Reference::Tag(_) => {
+                let identity = wanted.tag_identity();
+                let pointer = match self.tags.remembered(&identity, now) {
+                    Some(pointer) => pointer,
+                    None => self.tags.stored(context.store, &identity).await?,
+                };
+                let content = self.content(context, wanted, &pointer.digest).await;
+                Some(Known { pointer, by_tag: true, content })
+            }
+        }
+    }
+
+    /// What the tag points at now, if the answer to a `HEAD` says so.
+    pub async fn pointed<P: Platform>(
+        &self,
+        context: &Context<'_, P>,
+        wanted: &Wanted,
+        headers: &HeaderMap,
+    ) -> Option<Known> {
+        if !matches!(wanted.reference, Reference::Tag(_)) {
+            return None;
+        }
+        let digest = Digest::parse(header(headers, CONTENT_DIGEST)?).ok()?;
+        let media_type = header(headers, CONTENT_TYPE)?.to_owned();
+        let pointer = Pointer::new(digest, media_type, length(headers)?, context.platform.now());
+        self.point(context, wanted, &pointer);
+        let content = self.content(context, wanted, &pointer.digest).await;
+        Some(Known { pointer, by_tag: true, content })
+    }
+
+    /// Reads a manifest that an upstream sent, and keeps it if it is what its digest names.
+    pub async fn take_in<P: Platform>(
+        &self,
+        context: &Context<'_, P>,
+        asked: &Asked,
+        wanted: &Wanted,
+        response: Response<Body<P::Body>>,
+    ) -> Result<Response<Body<P::Body>>, Refusal> {
+        let (mut head, body) = response.into_parts();
+        let body = match body {
+            Body::Upstream(body) => body,
+            Body::Own(_) => return Ok(Response::from_parts(head, body)),
+        };
+        let refuse = |what: String| Refusal::not_a_registry(&asked.route, what);
+        let too_large = || refuse("answered with a manifest of more than 4 MiB".to_owned());
+        if length(&head.headers).is_some_and(|length| length > MAX_MANIFEST) {
+            return Err(too_large());
+        }
+        let body = match context.in_time(context.platform.read(body, MAX_MANIFEST)).await {
+            Some(Ok(body)) => body,
+            Some(Err(ReadFault::TooLarge)) => return Err(too_large()),
+            Some(Err(ReadFault::Broken(_))) => return Err(refuse("broke off within a manifest".to_owned())),
+            None => return Err(Refusal::of_failure(Failure::Fault(Fault::TimedOut), &asked.route)),
+        };
+        // `reply` has put there what the manifest was asked by, if the upstream did not.
+        let named = header(&head.headers, CONTENT_DIGEST).and_then(|text| Digest::parse(text).ok());
+        let digest = match &wanted.reference {
+            Reference::Digest(digest) => Some(digest.clone()),
+            Reference::Tag(_) => named,
+        };
+        match (digest.as_ref().map(|digest| (digest, digest.verify(&body))), &wanted.reference) {
+            (Some((digest, Ok(()))), _) => {
+                self.keep(context, wanted, digest, header(&head.headers, CONTENT_TYPE).unwrap_or_default(), &body);
+            }
+            (Some((_, Err(Mismatch::OtherContent))), Reference::Digest(_)) => {
+                return Err(refuse("answered with another manifest than its digest names".to_owned()));
+            }
+            // What an upstream says of its tag is for the client to judge, and not kept.
+            _ => {}
+        }
+        head.headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+        head.headers.insert(CACHE_STATUS, HeaderValue::from_static("hammal; fwd=miss"));
+        Ok(Response::from_parts(head, Body::Own(body)))
+    }
+
+    fn keep<P: Platform>(
+        &self,
+        context: &Context<'_, P>,
+        wanted: &Wanted,
+        digest: &Digest,
+        media_type: &str,
+        body: &[u8],
+    ) {
+        let Ok(text) = std::str::from_utf8(body) else { return };
+        if body.len() > MAX_KEPT {
+            return;
+        }
+        let content = Content { media_type: media_type.to_owned(), text: text.to_owned() };
+        let life = context.config.max_stale.max(CONTENT_LIFE);
+        self.contents.keep(context.store, &wanted.content_identity(digest), content, life);
+        if matches!(wanted.reference, Reference::Tag(_)) {
+            let pointer = Pointer::new(digest.clone(), media_type.to_owned(), body.len(), context.platform.now());
+            self.point(context, wanted, &pointer);
+        }
+    }
+
+    /// The store is told of a change, and now and then that there is none: it would be written to with every pull
+    /// otherwise.
+    fn point<P: Platform>(&self, context: &Context<'_, P>, wanted: &Wanted, pointer: &Pointer) {
+        let life = context.config.max_stale.max(context.config.tag_ttl);
+        let (identity, now) = (wanted.tag_identity(), context.platform.now());
+        match self.tags.remembered(&identity, now) {
+            Some(before) if before.digest == pointer.digest && before.written_within(now, WRITE_PAUSE) => {
+                self.tags.remember(&identity, Pointer { written: before.written, ..pointer.clone() }, now, life);
+            }
+            _ => self.tags.keep(context.store, &identity, pointer.clone(), life),
+        }
+    }
+
+    async fn content<P: Platform>(
+        &self,
+        context: &Context<'_, P>,
+        wanted: &Wanted,
+        digest: &Digest,
+    ) -> Option<Content> {
+        let identity = wanted.content_identity(digest);
+        let content = match self.contents.remembered(&identity, context.platform.now()) {
+            Some(content) => content,
+            None => {
+                let content = self.contents.stored(context.store, &identity).await?;
+                // What is read from the store is not believed.
+                digest.verify(content.text.as_bytes()).ok()?;
+                content
+            }
+        };
+        wanted.accept.takes(&content.media_type).then_some(content)
+    }
+}
+
+fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    headers.get(name)?.to_str().ok()
+}
+
+fn length(headers: &HeaderMap) -> Option<usize> {
+    header(headers, CONTENT_LENGTH)?.parse().ok()
+}
+
+impl Pointer {
+    fn new(digest: Digest, media_type: String, length: usize, now: Duration) -> Pointer {
+        Pointer { digest, media_type, length, seen: now.as_secs(), written: now.as_secs() }
+    }
+
+    fn age(&self, now: Duration) -> Duration {
+        now.saturating_sub(Duration::from_secs(self.seen))
+    }
+
+    fn written_within(&self, now: Duration, pause: Duration) -> bool {
+        now.saturating_sub(Duration::from_secs(self.written)) < pause
+    }
+}
+
+impl Known {
+    /// Whether it may answer without asking upstream; what a digest names always may.
+    pub fn is_fresh(&self, now: Duration, tag_ttl: Duration) -> bool {
+        !self.by_tag || self.pointer.age(now) < tag_ttl
+    }
+
+    /// Whether it may answer where the upstream can't be asked.
+    pub fn may_be_stale(&self, now: Duration, max_stale: Duration) -> bool {
+        !self.by_tag || self.pointer.age(now) < max_stale
+    }
+
+    /// `None` where the content is missing, or what came from the store is no header.
+    pub fn respond<P: Platform>(
+        &self,
+        context: &Context<'_, P>,
+        head_only: bool,
+        hit: Hit,
+    ) -> Option<Response<Body<P::Body>>> {
+        let body = match &self.content {
+            Some(content) => content.text.clone().into_bytes(),
+            None if head_only => Vec::new(),
+            None => return None,
+        };
+        let mut response = Body::respond(StatusCode::OK, body, head_only);
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(self.pointer.length));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_str(&self.pointer.media_type).ok()?);
+        headers.insert(CONTENT_DIGEST, HeaderValue::from_str(self.pointer.digest.as_str()).ok()?);
+        headers.insert(CACHE_STATUS, HeaderValue::from_static(hit.cache_status()));
+        if self.by_tag {
+            headers.insert(AGE, HeaderValue::from(self.pointer.age(context.platform.now()).as_secs()));
+        }
+        context.cost.cache.set(Some(hit));
+        Some(response)
+    }
+}
+
+impl Hit {
+    /// The word for it in the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Hit::Fresh => "hit",
+            Hit::Revalidated => "revalidated",
+            Hit::Stale => "stale",
+        }
+    }
+
+    pub fn cache_status(self) -> &'static str {
+        match self {
+            Hit::Fresh => "hammal; hit",
+            Hit::Revalidated => "hammal; fwd=stale; fwd-status=200; detail=revalidated",
+            Hit::Stale => "hammal; hit; detail=stale",
+        }
+    }
+}
+
+impl Accept {
+    fn of(headers: &HeaderMap) -> Accept {
+        let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        let types = values.flat_map(|text| text.split(',')).filter_map(|text| text.split(';').next());
+        let mut types: Vec<String> = types.map(|text| text.trim().to_ascii_lowercase()).collect();
+        types.sort_unstable();
+        types.dedup();
+        Accept(types)
+    }
+
+    fn takes(&self, media_type: &str) -> bool {
+        let essence = media_type.split(';').next().unwrap_or_default().trim();
+        let matches =
+            |taken: &String| taken == "*/*" || taken == "application/*" || taken.eq_ignore_ascii_case(essence);
+        self.0.is_empty() || self.0.iter().any(matches)
+    }
+}

@@ -1,0 +1,226 @@
+//! The story where manifests are kept.
+
+use super::*;
+use crate::digest::Digest;
+
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const OLD: &str = r#"{"schemaVersion":2,"manifests":[]}"#;
+const NEW: &str = r#"{"schemaVersion":2,"manifests":[],"new":1}"#;
+
+fn by_digest(content: &str) -> String {
+    format!("/v2/library/alpine/manifests/{}", Digest::of(content.as_bytes()))
+}
+
+fn sends(content: &str) -> Exchanged {
+    let (digest, length) = (Digest::of(content.as_bytes()), content.len().to_string());
+    answer(
+        200,
+        &[("content-type", INDEX), ("docker-content-digest", digest.as_str()), ("content-length", &length)],
+        content,
+    )
+}
+
+/// What a `HEAD` of the same brings.
+fn points_at(content: &str) -> Exchanged {
+    sends(content).map(|response| response.map(|_| Vec::new()))
+}
+
+fn takes(path: &str, accept: &[&str]) -> Request<()> {
+    let mut request = Request::get(format!("http://mirror.example{path}"));
+    for accept in accept {
+        request = request.header("accept", *accept);
+    }
+    request.body(()).unwrap()
+}
+
+fn caching(answers: impl IntoIterator<Item = Exchanged>) -> (Scripted, Mirror<Scripted>) {
+    let platform = Scripted::new(answers);
+    platform.set_variable("manifest_cache", "on");
+    (platform.clone(), Mirror::new(platform))
+}
+
+#[tokio::test]
+async fn what_a_digest_names_is_asked_for_once() {
+    let (platform, mirror) = caching([sends(OLD)]);
+    let path = by_digest(OLD);
+    let first = ask(&mirror, get(&path)).await;
+    assert_eq!((first.status(), first.text().as_str()), (200, OLD));
+    assert_eq!(first.header("cache-status"), Some("hammal; fwd=miss"));
+    for mirror in [mirror, Mirror::new(platform.clone())] {
+        let seen = ask(&mirror, get(&path)).await;
+        assert_eq!((seen.status(), seen.text().as_str()), (200, OLD));
+        let headers =
+            ["content-type", "docker-content-digest", "content-length", "cache-status"].map(|name| seen.header(name));
+        let (digest, length) = (Digest::of(OLD.as_bytes()), OLD.len().to_string());
+        assert_eq!(headers, [Some(INDEX), Some(digest.as_str()), Some(length.as_str()), Some("hammal; hit")]);
+        let head = ask(&mirror, Request::head(format!("http://mirror.example{path}")).body(()).unwrap()).await;
+        assert_eq!((head.text().as_str(), head.header("content-length")), ("", Some(length.as_str())));
+    }
+    assert_eq!(platform.asked().len(), 1);
+    assert!(platform.log()[1].contains("requests=0 fetches=0 token=none cache=hit"));
+}
+
+#[tokio::test]
+async fn an_unchanged_tag_costs_a_head_and_no_get() {
+    let (platform, mirror) = caching([sends(OLD), points_at(OLD)]);
+    ask(&mirror, get(MANIFEST)).await;
+    let seen = ask(&mirror, get(MANIFEST)).await;
+    assert_eq!((seen.text().as_str(), seen.header("age")), (OLD, Some("0")));
+    assert_eq!(platform.asked(), [format!("GET {HUB}{MANIFEST}"), format!("HEAD {HUB}{MANIFEST}")]);
+    // The digest that the tag points at is known too.
+    ask(&mirror, get(&by_digest(OLD))).await;
+    assert_eq!(platform.asked(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_tag_that_moved_is_fetched() {
+    let (platform, mirror) = caching([sends(OLD), points_at(NEW), sends(NEW), points_at(OLD)]);
+    assert_eq!(ask(&mirror, get(MANIFEST)).await.text(), OLD);
+    assert_eq!(ask(&mirror, get(MANIFEST)).await.text(), NEW);
+    // And back again: what is known already need not be fetched.
+    assert_eq!(ask(&mirror, get(MANIFEST)).await.text(), OLD);
+    assert_eq!(platform.asked(), ["GET", "HEAD", "GET", "HEAD"].map(|method| format!("{method} {HUB}{MANIFEST}")));
+}
+
+#[tokio::test]
+async fn a_tag_is_taken_on_trust_for_as_long_as_the_operator_says() {
+    let (platform, mirror) = caching([sends(OLD)]);
+    platform.set_variable("tag_ttl", "60");
+    ask(&mirror, get(MANIFEST)).await;
+    platform.pass(Duration::from_secs(59));
+    assert_eq!(ask(&mirror, get(MANIFEST)).await.header("age"), Some("59"));
+    let head = Request::head(format!("http://mirror.example{MANIFEST}")).body(()).unwrap();
+    assert_eq!(ask(&mirror, head).await.header("docker-content-digest"), Some(Digest::of(OLD.as_bytes()).as_str()));
+    assert_eq!(platform.asked().len(), 1);
+    platform.pass(Duration::from_secs(1));
+    platform.will_answer([points_at(OLD)]);
+    ask(&mirror, get(MANIFEST)).await;
+    assert_eq!(platform.asked(), [format!("HEAD {HUB}{MANIFEST}")]);
+}
+
+#[tokio::test]
+async fn each_client_gets_what_it_takes() {
+    let manifest = "application/vnd.docker.distribution.manifest.v2+json";
+    let (platform, mirror) = caching([sends(OLD), answer(200, &[("content-type", manifest)], "{}"), points_at(OLD)]);
+    ask(&mirror, takes(MANIFEST, &[INDEX, manifest])).await;
+    assert_eq!(ask(&mirror, takes(MANIFEST, &[manifest])).await.text(), "{}");
+    // The same types in another order, and in one line.
+    assert_eq!(ask(&mirror, takes(MANIFEST, &[&format!("{manifest}, {INDEX}")])).await.text(), OLD);
+    assert_eq!(platform.asked()[2], format!("HEAD {HUB}{MANIFEST}"));
+    // An index that is known is not for who does not take it.
+    platform.will_answer([answer(404, &[], "")]);
+    assert_eq!(ask(&mirror, takes(&by_digest(OLD), &[manifest])).await.status(), 404);
+    assert_eq!(ask(&mirror, takes(&by_digest(OLD), &["*/*"])).await.text(), OLD);
+}
+
+#[tokio::test]
+async fn what_is_known_of_one_place_is_not_known_of_another() {
+    let (platform, mirror) = caching([sends(OLD)]);
+    ask(&mirror, get(&by_digest(OLD))).await;
+    platform.asked();
+    let elsewhere = by_digest(OLD).replace("alpine", "other");
+    for path in [elsewhere, format!("{}?upstream=ghcr.io", by_digest(OLD))] {
+        platform.will_answer([answer(404, &[], "")]);
+        assert_eq!(ask(&mirror, get(&path)).await.status(), 404, "{path}");
+        assert_eq!(platform.asked().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn content_that_is_not_what_its_digest_names_is_refused_and_not_kept() {
+    let (platform, mirror) = caching([answer(200, &[("content-type", INDEX)], NEW), sends(OLD)]);
+    let seen = ask(&mirror, get(&by_digest(OLD))).await;
+    assert_eq!((seen.status(), seen.code().as_str()), (502, "UNAVAILABLE"));
+    assert!(platform.store().keys().all(|key| !key.starts_with("m-")));
+    assert_eq!(ask(&mirror, get(&by_digest(OLD))).await.text(), OLD);
+
+    // A store that was tampered with.
+    platform.change_store(|value| {
+        *value = String::from_utf8(value.clone()).unwrap().replace("manifests", "malicious").into_bytes()
+    });
+    platform.will_answer([sends(OLD)]);
+    assert_eq!(ask(&Mirror::new(platform.clone()), get(&by_digest(OLD))).await.text(), OLD);
+}
+
+#[tokio::test]
+async fn a_manifest_of_more_than_4_mib_is_refused() {
+    let large = format!("\"{}\"", "x".repeat(4 * 1024 * 1024));
+    for sent in [sends(&large), answer(200, &[("content-type", INDEX)], &large)] {
+        let (_, mirror) = caching([sent]);
+        let seen = ask(&mirror, get(MANIFEST)).await;
+        assert_eq!(seen.status(), 502);
+        assert!(seen.text().contains("4 MiB"));
+    }
+}
+
+#[tokio::test]
+async fn stale_beats_nothing_until_it_is_too_old() {
+    for fault in [
+        Err(Fault::Connect),
+        Err(Fault::TimedOut),
+        answer(429, &[("retry-after", "60")], ""),
+        answer(500, &[], ""),
+        answer(503, &[], ""),
+        answer(200, &[("content-type", "text/html")], "<html>"),
+    ] {
+        let described = format!("{fault:?}");
+        let (platform, mirror) = caching([sends(OLD), fault]);
+        platform.set_variable("max_stale", "3600");
+        ask(&mirror, get(MANIFEST)).await;
+        platform.pass(Duration::from_secs(100));
+        let seen = ask(&mirror, get(MANIFEST)).await;
+        assert_eq!((seen.status(), seen.text().as_str()), (200, OLD), "{described}");
+        assert_eq!((seen.header("age"), seen.header("cache-status")), (Some("100"), Some("hammal; hit; detail=stale")));
+        assert_eq!(seen.header("retry-after"), None);
+        platform.pass(Duration::from_secs(3500));
+        platform.will_answer([Err(Fault::Connect)]);
+        assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 502);
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_failed_is_not_waited_for_where_there_is_a_copy() {
+    let (platform, mirror) = caching([sends(OLD), Err(Fault::TimedOut)]);
+    ask(&mirror, get(MANIFEST)).await;
+    for mirror in [&mirror, &mirror, &Mirror::new(platform.clone())] {
+        assert_eq!(ask(mirror, get(MANIFEST)).await.text(), OLD);
+    }
+    assert_eq!(platform.asked().len(), 2);
+    // Where there is none, it is asked.
+    platform.will_answer([sends(OLD)]);
+    assert_eq!(ask(&mirror, get("/v2/library/other/manifests/latest")).await.status(), 200);
+    platform.pass(Duration::from_secs(21));
+    platform.will_answer([points_at(OLD)]);
+    let seen = ask(&mirror, get(MANIFEST)).await;
+    assert!(seen.header("cache-status").unwrap().contains("revalidated"));
+}
+
+#[tokio::test]
+async fn what_the_upstream_says_is_gone_is_gone() {
+    let (platform, mirror) = caching([sends(OLD), answer(404, &[], "")]);
+    ask(&mirror, get(MANIFEST)).await;
+    assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 404);
+    assert_eq!(platform.asked().len(), 2);
+}
+
+#[tokio::test]
+async fn conditions_and_ranges_are_the_upstreams_to_judge() {
+    let (platform, mirror) = caching([sends(OLD), answer(304, &[("etag", "\"x\"")], "")]);
+    ask(&mirror, get(&by_digest(OLD))).await;
+    let request = Request::get(format!("http://mirror.example{}", by_digest(OLD))).header("if-none-match", "\"x\"");
+    assert_eq!(ask(&mirror, request.body(()).unwrap()).await.status(), 304);
+    assert_eq!(platform.asked().len(), 2);
+}
+
+#[tokio::test]
+async fn the_store_is_not_written_to_with_every_pull() {
+    let (platform, mirror) = caching([sends(OLD)]);
+    ask(&mirror, get(MANIFEST)).await;
+    let calls = platform.store_calls();
+    for _ in 0..10 {
+        platform.will_answer([points_at(OLD)]);
+        ask(&mirror, get(MANIFEST)).await;
+    }
+    // One read: whether another instance has seen the upstream fail.
+    assert_eq!(platform.store_calls(), calls + 1);
+}

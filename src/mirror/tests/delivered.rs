@@ -1,0 +1,131 @@
+//! The story with several upstreams, and of blobs that pass through the mirror.
+
+use super::*;
+
+fn blob() -> String {
+    format!("/v2/library/alpine/blobs/{DIGEST}")
+}
+
+fn redirect(location: &str) -> Exchanged {
+    answer(307, &[("location", location)], "")
+}
+
+fn two_upstreams(answers: impl IntoIterator<Item = Exchanged>) -> (Scripted, Mirror<Scripted>) {
+    let platform = Scripted::new(answers);
+    platform.set_variable("upstream", "first.example, docker.io");
+    (platform.clone(), Mirror::new(platform))
+}
+
+fn streaming(answers: impl IntoIterator<Item = Exchanged>) -> (Scripted, Mirror<Scripted>) {
+    let platform = Scripted::new(answers);
+    platform.set_variable("blob_delivery", "stream");
+    (platform.clone(), Mirror::new(platform))
+}
+
+#[tokio::test]
+async fn the_next_upstream_is_asked_where_one_fails() {
+    for fault in
+        [Err(Fault::Connect), Err(Fault::TimedOut), answer(429, &[], ""), answer(500, &[], ""), answer(503, &[], "")]
+    {
+        let (platform, mirror) = two_upstreams([fault, manifest(), manifest()]);
+        assert_eq!(ask(&mirror, get("/v2/alpine/manifests/latest")).await.status(), 200);
+        // The one that failed is left alone for a while, by other instances too.
+        assert_eq!(ask(&Mirror::new(platform.clone()), get("/v2/alpine/manifests/latest")).await.status(), 200);
+        assert_eq!(
+            platform.asked(),
+            [
+                "GET https://first.example/v2/alpine/manifests/latest".to_owned(),
+                format!("GET {HUB}{MANIFEST}"),
+                format!("GET {HUB}{MANIFEST}"),
+            ]
+        );
+        assert!(platform.log()[0].contains("upstream=registry-1.docker.io status=200 requests=2"));
+        platform.pass(Duration::from_secs(21));
+        platform.will_answer([manifest()]);
+        ask(&Mirror::new(platform.clone()), get(MANIFEST)).await;
+        assert_eq!(platform.asked(), ["GET https://first.example/v2/library/alpine/manifests/latest"]);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_an_answer_whichever_it_is() {
+    for (sent, status) in [(answer(404, &[], ""), 404), (answer(403, &[], ""), 403)] {
+        let (platform, mirror) = two_upstreams([sent]);
+        assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), status);
+        assert_eq!(platform.asked().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_blob_comes_from_any_upstream_that_has_it() {
+    let (platform, mirror) = two_upstreams([answer(404, &[], ""), redirect("https://cdn.example/x")]);
+    let seen = ask(&mirror, get(&blob())).await;
+    assert_eq!((seen.status(), seen.header("location")), (307, Some("https://cdn.example/x")));
+    assert_eq!(platform.asked().len(), 2);
+}
+
+#[tokio::test]
+async fn where_all_fail_the_last_one_says_how() {
+    let (platform, mirror) = two_upstreams([Err(Fault::Connect), answer(429, &[("retry-after", "9")], "")]);
+    let seen = ask(&mirror, get(MANIFEST)).await;
+    assert_eq!((seen.status(), seen.header("retry-after")), (429, Some("9")));
+    // And the next request tries all the same.
+    platform.will_answer([manifest()]);
+    assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_blob_is_streamed_without_a_token_for_its_network() {
+    let bytes = answer(
+        206,
+        &[("content-range", "bytes 5-9/10"), ("content-type", "text/html"), ("content-length", "5")],
+        "bytes",
+    );
+    let (platform, mirror) = streaming([challenge(), token("one"), redirect("https://cdn.example/signed?x=1"), bytes]);
+    let request =
+        Request::get(format!("http://mirror.example{}", blob())).header("range", "bytes=5-").body(()).unwrap();
+    let seen = ask(&mirror, request).await;
+    assert_eq!((seen.status(), seen.text().as_str()), (206, "bytes"));
+    assert_eq!(seen.header("content-range"), Some("bytes 5-9/10"));
+    assert_eq!(seen.header("content-type"), Some("application/octet-stream"));
+    assert_eq!(seen.header("docker-content-digest"), Some(DIGEST));
+    assert_eq!(seen.header("location"), None);
+    let requests = platform.requests();
+    let last = requests.last().unwrap();
+    assert_eq!(last.uri(), "https://cdn.example/signed?x=1");
+    assert_eq!(last.headers().get("authorization"), None);
+    assert_eq!(last.headers()["range"], "bytes=5-");
+}
+
+#[tokio::test]
+async fn a_network_that_fails_gets_one_more_chance() {
+    for fault in [answer(403, &[], ""), answer(500, &[], ""), Err(Fault::Connect)] {
+        let (platform, mirror) = streaming([
+            redirect("https://a.example/x"),
+            fault,
+            redirect("https://b.example/x"),
+            answer(200, &[], "bytes"),
+        ]);
+        assert_eq!(ask(&mirror, get(&blob())).await.text(), "bytes");
+        assert_eq!(platform.asked().last().unwrap(), "GET https://b.example/x");
+    }
+    let fault = || [redirect("https://a.example/x"), answer(500, &[], "")];
+    let (platform, mirror) = streaming(fault().into_iter().chain(fault()));
+    let seen = ask(&mirror, get(&blob())).await;
+    assert_eq!((seen.status(), seen.code().as_str()), (404, "BLOB_UNKNOWN"));
+    assert_eq!(platform.asked().len(), 4);
+}
+
+#[tokio::test]
+async fn streaming_goes_only_where_the_policy_lets_it() {
+    for location in ["https://10.0.0.1/x", "http://cdn.example/x", "https://metadata.internal/x", "file:///etc/passwd"]
+    {
+        let (platform, mirror) = streaming([redirect(location), redirect(location)]);
+        assert_eq!(ask(&mirror, get(&blob())).await.status(), 404, "{location}");
+        assert_eq!(platform.asked().len(), 2);
+    }
+    let circle = |count| (0..count).map(|_| redirect("https://cdn.example/x"));
+    let (platform, mirror) = streaming(circle(12));
+    assert_eq!(ask(&mirror, get(&blob())).await.status(), 404);
+    assert_eq!(platform.asked().len(), 12);
+}
