@@ -1,0 +1,101 @@
+//! The command line: the flags of `spin up` that matter here, under the same names and environment variables.
+
+use crate::variables;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+
+/// Runs hammal's spin.toml on Wasmtime, where Spin is not installed.
+#[derive(Debug, Parser)]
+#[command(name = "hammal-host", version, about, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve the application of a spin.toml over HTTP until SIGINT or SIGTERM.
+    #[command(after_help = AFTER_HELP)]
+    Up(Up),
+}
+
+const AFTER_HELP: &str = "\
+A variable's value is taken from the first of: --variable, a provider in the runtime configuration,
+SPIN_VARIABLE_<NAME> in the environment, the default in spin.toml.
+
+As with `spin up`: the manifest (version 2), the runtime configuration, the key-value file.
+Not supported, and refused by name at the start: several components, triggers other than http, remote component
+sources, files, SQLite databases, AI models, requests of the component to itself. Not there: serving TLS, log files,
+.env files.";
+
+#[derive(Debug, Args)]
+pub struct Up {
+    /// The manifest: a file, or a folder with a spin.toml in it
+    #[arg(short = 'f', long = "from", alias = "file", value_name = "FILE", default_value = "spin.toml")]
+    pub from: PathBuf,
+
+    /// IP address and port to listen on; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS", env = "SPIN_HTTP_LISTEN_ADDR", default_value = "127.0.0.1:3000", value_parser = parse_listen)]
+    pub listen: SocketAddr,
+
+    /// Runtime configuration: key-value stores, blocked networks, private CAs, variable providers
+    #[arg(long, value_name = "FILE", env = "RUNTIME_CONFIG_FILE")]
+    pub runtime_config_file: Option<PathBuf>,
+
+    /// Set a variable of spin.toml; `NAME=@FILE` reads the value from a file. May be repeated
+    #[arg(long = "variable", value_name = "NAME=VALUE", value_parser = variables::parse_assignment)]
+    pub variables: Vec<(String, String)>,
+
+    /// Where key-value data is kept [default: .spin beside the manifest]; empty keeps it in memory only
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<String>,
+
+    /// First run the component's build command from the manifest
+    #[arg(long)]
+    pub build: bool,
+
+    /// How the address is announced on stdout once requests are served
+    #[arg(long, value_enum, default_value_t = Format::Plain)]
+    pub format: Format,
+
+    /// Don't show what the component prints
+    #[arg(short = 'q', long)]
+    pub quiet: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    Plain,
+    /// For programs: an object with base_url and routes
+    Json,
+}
+
+/// Accepts names too (`localhost:3000`), and then prefers IPv4 as `spin up` does.
+fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    let addresses: Vec<SocketAddr> = text
+        .to_socket_addrs()
+        .map_err(|error| format!("{error}; give an address and a port, as in 127.0.0.1:3000"))?
+        .collect();
+    let ipv4 = addresses.iter().find(|address| address.is_ipv4());
+    ipv4.or(addresses.first()).copied().ok_or_else(|| "the name has no address".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn listens_on_names_and_addresses() {
+        assert_eq!(parse_listen("127.0.0.1:0"), Ok(SocketAddr::from(([127, 0, 0, 1], 0))));
+        assert_eq!(parse_listen("localhost:8080"), Ok(SocketAddr::from(([127, 0, 0, 1], 8080))));
+        assert!(parse_listen("127.0.0.1").is_err_and(|why| why.contains("127.0.0.1:3000")));
+    }
+}

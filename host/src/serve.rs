@@ -1,0 +1,234 @@
+//! Inbound HTTP: accept, hand each request to the component, drain at the end.
+
+use crate::engine::{ANSWER, Handler};
+use crate::output::note;
+use crate::route::Route;
+use crate::sender::INCOMING;
+use anyhow::{Context as _, Result};
+use bytes::Bytes;
+use http::request::Parts;
+use http::uri::{Authority, Scheme};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::GracefulShutdown;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use wasmtime_wasi_http::WasiBody;
+use wasmtime_wasi_http::handler::{ExpirationError, InstantiationError};
+
+/// How many requests may be with the component, answer not begun, at one time.
+const REQUESTS: usize = 1024;
+
+/// How long a request waits for its turn among them.
+const TURN: Duration = Duration::from_secs(10);
+
+/// How long a client may take for a request's head, and a connection may idle.
+const HEAD: Duration = Duration::from_secs(60);
+
+/// How long requests that are under way at the end may go on.
+const DRAIN: Duration = Duration::from_secs(5);
+
+const WELL_KNOWN: &str = "/.well-known/spin/";
+
+/// The server. One per process.
+pub struct Server {
+    handler: Handler,
+    route: Route,
+    turns: Semaphore,
+}
+
+impl Server {
+    pub fn new(handler: Handler, route: Route) -> Arc<Self> {
+        Arc::new(Self { handler, route, turns: Semaphore::new(REQUESTS) })
+    }
+
+    /// Serves `listener` until `stop`, then lets what is under way finish, for a moment.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, stop: impl Future<Output = ()>) {
+        let mut http = Builder::new(TokioExecutor::new());
+        http.http1().timer(TokioTimer::new()).header_read_timeout(HEAD);
+        http.http2().timer(TokioTimer::new());
+        let connections = GracefulShutdown::new();
+        tokio::pin!(stop);
+        loop {
+            let (stream, client) = tokio::select! {
+                () = &mut stop => break,
+                accepted = listener.accept() => match accepted {
+                    Ok(accepted) => accepted,
+                    Err(error) => {
+                        // Out of file descriptors, mostly: let some connections end.
+                        note(&format!("can't accept a connection: {error}"));
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                        continue;
+                    }
+                },
+            };
+            // Otherwise an answer in two pieces waits 40 ms for the client's delayed acknowledgement.
+            let _ = stream.set_nodelay(true);
+            let server = Arc::clone(&self);
+            let service = service_fn(move |request| {
+                let server = Arc::clone(&server);
+                async move { Ok::<_, Infallible>(server.answer(request, client).await) }
+            });
+            let connection = http.serve_connection(TokioIo::<TcpStream>::new(stream), service).into_owned();
+            let connection = connections.watch(connection);
+            // Errors here are the client's: gone, or not speaking HTTP.
+            tokio::spawn(async move { drop(connection.await) });
+        }
+        drop(listener);
+        let _ = tokio::time::timeout(DRAIN, connections.shutdown()).await;
+    }
+
+    async fn answer(&self, request: Request<Incoming>, client: SocketAddr) -> Response<WasiBody> {
+        if let Some(name) = request.uri().path().strip_prefix(WELL_KNOWN) {
+            return match name {
+                "health" => plain(StatusCode::OK, "OK"),
+                _ => plain(StatusCode::NOT_FOUND, ""),
+            };
+        }
+        let (mut parts, body) = request.into_parts();
+        match prepare(&mut parts, &self.route, client) {
+            Ok(true) => {}
+            Ok(false) => return plain(StatusCode::NOT_FOUND, ""),
+            Err(error) => return plain(StatusCode::BAD_REQUEST, &format!("{error:#}\n")),
+        }
+        let request = Request::from_parts(parts, body.map_err(Into::into).boxed_unsync());
+        let Ok(Ok(_turn)) = tokio::time::timeout(TURN, self.turns.acquire()).await else {
+            return plain(StatusCode::SERVICE_UNAVAILABLE, "too many requests at one time\n");
+        };
+        // The handler's own limit can't stop a component that never lets go of its thread's turn.
+        match tokio::time::timeout(ANSWER, self.handler.handle((), request)).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) if error.is::<InstantiationError<()>>() => {
+                note(&format!("the component can't be instantiated: {error:#}"));
+                plain(StatusCode::SERVICE_UNAVAILABLE, "the component can't be instantiated\n")
+            }
+            Ok(Err(error)) if !error.is::<ExpirationError>() => {
+                note(&format!("the component failed to answer: {error:#}"));
+                plain(StatusCode::INTERNAL_SERVER_ERROR, "")
+            }
+            Ok(Err(_)) | Err(_) => plain(StatusCode::GATEWAY_TIMEOUT, "the component took too long to answer\n"),
+        }
+    }
+}
+
+/// An answer of the host itself.
+fn plain(status: StatusCode, text: &str) -> Response<WasiBody> {
+    let body = Full::new(Bytes::copy_from_slice(text.as_bytes()));
+    let mut response = Response::new(body.map_err(Into::into).boxed_unsync());
+    *response.status_mut() = status;
+    response
+}
+
+/// Makes a request what the component expects of Spin: absolute, with its `host`, and told about in `spin-*` headers.
+/// `false` where the route doesn't lead to the component.
+fn prepare(parts: &mut Parts, route: &Route, client: SocketAddr) -> Result<bool> {
+    let path = parts.uri.path();
+    let Some(path_info) = route.path_info(path).map(str::to_owned) else {
+        return Ok(false);
+    };
+    let said = parts.headers.get(header::HOST).map(|host| Authority::try_from(host.as_bytes())).transpose();
+    let said = said.context("the Host header is not a host")?;
+    let authority = match (said, parts.uri.authority()) {
+        (Some(said), None) => said,
+        (None, Some(named)) => named.clone(),
+        (Some(said), Some(named)) if said == *named => said,
+        (Some(_), Some(_)) => anyhow::bail!("the Host header and the request's authority differ"),
+        (None, None) => anyhow::bail!("the request has no Host header"),
+    };
+
+    let mut uri = std::mem::take(&mut parts.uri).into_parts();
+    uri.scheme = Some(Scheme::HTTP);
+    uri.authority = Some(authority.clone());
+    parts.uri = Uri::from_parts(uri)?;
+
+    // A client's own copies stay and come first: the last one is the host's.
+    let mut append = |name: &'static str, value: &str| {
+        // Everything here came through a parser of URIs or headers, or from the manifest.
+        if let Ok(value) = HeaderValue::from_str(value) {
+            parts.headers.append(HeaderName::from_static(name), value);
+        }
+    };
+    append("spin-path-info", &path_info);
+    append("spin-full-url", &parts.uri.to_string());
+    append("spin-matched-route", route.raw());
+    append("spin-base-path", "/");
+    append("spin-raw-component-route", route.raw());
+    append("spin-component-route", route.prefix());
+    append("spin-client-addr", &client.to_string());
+
+    parts.headers.remove(header::CONNECTION);
+    // The marker right before `host`: see `sender::Outbound`.
+    parts.headers.remove(header::HOST);
+    parts.headers.insert(INCOMING, HeaderValue::from_static("1"));
+    parts.headers.insert(header::HOST, HeaderValue::from_str(authority.as_str())?);
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLIENT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 4711);
+
+    fn prepared(request: http::request::Builder, route: &str) -> Result<Option<Parts>> {
+        let (mut parts, ()) = request.body(()).unwrap().into_parts();
+        let leads = prepare(&mut parts, &Route::parse(route).unwrap(), CLIENT)?;
+        Ok(leads.then_some(parts))
+    }
+
+    #[test]
+    fn tells_the_component_what_spin_tells_it() {
+        let request = Request::get("/v2//a%2Fb?n=1&m")
+            .header("host", "mirror.lan:3000")
+            .header("connection", "close")
+            .header("spin-client-addr", "6.6.6.6:1");
+        let parts = prepared(request, "/...").unwrap().unwrap();
+        assert_eq!(parts.uri, "http://mirror.lan:3000/v2//a%2Fb?n=1&m");
+        let last = |name| parts.headers.get_all(name).iter().next_back().unwrap().to_str().unwrap().to_owned();
+        for (name, value) in [
+            ("host", "mirror.lan:3000"),
+            ("spin-path-info", "/v2//a%2Fb"),
+            ("spin-full-url", "http://mirror.lan:3000/v2//a%2Fb?n=1&m"),
+            ("spin-matched-route", "/..."),
+            ("spin-base-path", "/"),
+            ("spin-raw-component-route", "/..."),
+            ("spin-component-route", ""),
+            ("spin-client-addr", "127.0.0.1:4711"),
+        ] {
+            assert_eq!(last(name), value, "{name}");
+        }
+        assert!(!parts.headers.contains_key("connection"));
+        let names: Vec<_> = parts.headers.keys().collect();
+        assert_eq!(names[names.len() - 2..], [&INCOMING, &header::HOST]);
+    }
+
+    #[test]
+    fn http2_requests_have_an_authority_instead_of_a_host() {
+        let parts = prepared(Request::get("http://a.lan/x"), "/...").unwrap().unwrap();
+        assert_eq!(parts.headers["host"], "a.lan");
+    }
+
+    #[test]
+    fn a_request_without_a_clear_host_is_refused() {
+        for request in [
+            Request::get("/"),
+            Request::get("/").header("host", "a b"),
+            Request::get("http://a.lan/").header("host", "b.lan"),
+        ] {
+            assert!(prepared(request, "/...").is_err());
+        }
+    }
+
+    #[test]
+    fn other_routes_do_not_lead_to_the_component() {
+        assert!(prepared(Request::get("/x").header("host", "a"), "/v2/...").unwrap().is_none());
+    }
+}

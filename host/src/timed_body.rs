@@ -1,0 +1,66 @@
+//! The time between two pieces of an upstream's body.
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::time::{Instant, Sleep};
+use wasmtime_wasi_http::Error;
+
+pin_project_lite::pin_project! {
+    /// An upstream's body that fails when its next piece takes longer than `limit`. It holds for bodies that the
+    /// component hands through unread, too.
+    pub struct TimedBody {
+        // Dropped, with its connection, as soon as the time is up.
+        body: Option<Incoming>,
+        limit: Duration,
+        #[pin]
+        sleep: Option<Sleep>,
+        // Whether `sleep` counts for the piece that is awaited now.
+        waiting: bool,
+    }
+}
+
+impl TimedBody {
+    pub fn new(body: Incoming, limit: Duration) -> Self {
+        Self { body: Some(body), limit, sleep: None, waiting: false }
+    }
+}
+
+impl Body for TimedBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let mut this = self.project();
+        let Some(body) = this.body.as_mut() else {
+            return Poll::Ready(None);
+        };
+        if let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) {
+            *this.waiting = false;
+            return Poll::Ready(frame.map(|frame| frame.map_err(|_| Error::HttpProtocolError)));
+        }
+        if !*this.waiting {
+            *this.waiting = true;
+            match this.sleep.as_mut().as_pin_mut() {
+                Some(sleep) => sleep.reset(Instant::now() + *this.limit),
+                None => this.sleep.set(Some(tokio::time::sleep(*this.limit))),
+            }
+        }
+        if let Some(sleep) = this.sleep.as_pin_mut() {
+            ready!(sleep.poll(cx));
+        }
+        *this.body = None;
+        Poll::Ready(Some(Err(Error::ConnectionReadTimeout)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map(Body::size_hint).unwrap_or_default()
+    }
+}

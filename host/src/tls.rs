@@ -1,0 +1,122 @@
+//! TLS towards upstreams: the usual roots, and `[[client_tls]]` for the hosts that it names.
+
+use crate::runtime_config::ClientTls;
+use anyhow::{Context as _, Result, ensure};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::{ClientConfig, RootCertStore};
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+/// TLS configurations by host name.
+#[derive(Debug)]
+pub struct TlsConfigs {
+    default: Arc<ClientConfig>,
+    hosts: HashMap<String, Arc<ClientConfig>>,
+}
+
+impl TlsConfigs {
+    /// Loads what applies to `component_id`; where several tables name a host, the first holds.
+    pub fn load(tables: &[ClientTls], component_id: &str) -> Result<Self> {
+        let mut hosts = HashMap::new();
+        for table in tables.iter().filter(|table| table.component_ids.iter().any(|id| id == component_id)) {
+            let config = Arc::new(load(table).with_context(|| format!("client_tls for {}", table.hosts.join(", ")))?);
+            for host in &table.hosts {
+                let authority: http::uri::Authority =
+                    host.parse().with_context(|| format!("client_tls host {host:?}"))?;
+                ensure!(authority.port().is_none(), "client_tls host {host:?} must not have a port");
+                hosts.entry(host.clone()).or_insert_with(|| Arc::clone(&config));
+            }
+        }
+        let mut roots = webpki_roots();
+        add_platform_roots(&mut roots);
+        Ok(Self { default: Arc::new(finish(roots)?), hosts })
+    }
+
+    /// The configuration for `host`, as the URL writes it.
+    pub fn for_host(&self, host: &str) -> Arc<ClientConfig> {
+        Arc::clone(self.hosts.get(host).unwrap_or(&self.default))
+    }
+}
+
+fn load(table: &ClientTls) -> Result<ClientConfig> {
+    // As in Spin: what is said replaces the defaults, and a file of roots alone is trusted alone.
+    let (platform, webpki) = match (table.ca_use_platform_roots, table.ca_use_webpki_roots) {
+        (None, None) => (table.ca_roots_file.is_none(), false),
+        (platform, webpki) => (platform.unwrap_or(false), webpki.unwrap_or(false)),
+    };
+    let mut roots = if webpki { webpki_roots() } else { RootCertStore::empty() };
+    if platform {
+        add_platform_roots(&mut roots);
+    }
+    if let Some(file) = &table.ca_roots_file {
+        for certificate in certificates(file)? {
+            roots.add(certificate).with_context(|| format!("certificate in {}", file.display()))?;
+        }
+    }
+    ensure!(!roots.is_empty(), "no certificates are trusted; set ca_roots_file or ca_use_webpki_roots");
+    finish(roots)
+}
+
+fn finish(roots: RootCertStore) -> Result<ClientConfig> {
+    // Named, so that nothing depends on which other providers are linked in.
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+fn webpki_roots() -> RootCertStore {
+    RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() }
+}
+
+/// The machine's own roots count too, as in Spin: networks that inspect TLS install theirs there.
+fn add_platform_roots(roots: &mut RootCertStore) {
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+}
+
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
+    let certificates: Vec<_> = CertificateDer::pem_file_iter(file)
+        .and_then(Iterator::collect)
+        .with_context(|| format!("can't read certificates from {}", file.display()))?;
+    ensure!(!certificates.is_empty(), "there is no certificate in {}", file.display());
+    Ok(certificates)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(file: Option<&Path>) -> ClientTls {
+        ClientTls {
+            component_ids: vec!["hammal".into()],
+            hosts: vec!["registry.lan".into()],
+            ca_use_platform_roots: None,
+            ca_use_webpki_roots: None,
+            ca_roots_file: file.map(Into::into),
+        }
+    }
+
+    #[test]
+    fn a_named_host_has_its_own_roots_and_others_the_usual_ones() {
+        let webpki = ClientTls { ca_use_webpki_roots: Some(true), ..table(None) };
+        let configs = TlsConfigs::load(&[webpki], "hammal").unwrap();
+        assert!(!Arc::ptr_eq(&configs.for_host("registry.lan"), &configs.for_host("registry.wan")));
+        let webpki = ClientTls { ca_use_webpki_roots: Some(true), ..table(None) };
+        let configs = TlsConfigs::load(&[webpki], "other").unwrap();
+        assert!(Arc::ptr_eq(&configs.for_host("registry.lan"), &configs.for_host("registry.wan")));
+    }
+
+    #[test]
+    fn unreadable_or_empty_files_are_named() {
+        let empty = tempfile::NamedTempFile::new().unwrap();
+        for file in [Path::new("/nowhere/ca.pem"), empty.path()] {
+            let error = format!("{:#}", TlsConfigs::load(&[table(Some(file))], "hammal").unwrap_err());
+            assert!(error.contains(&file.display().to_string()), "{error}");
+        }
+        let port = ClientTls { hosts: vec!["a:1".into()], ca_use_webpki_roots: Some(true), ..table(None) };
+        assert!(TlsConfigs::load(&[port], "hammal").is_err());
+    }
+}

@@ -1,0 +1,130 @@
+//! `hammal-host up`, from the files to the last request.
+
+use crate::allowed_hosts::AllowedHosts;
+use crate::build::build;
+use crate::cli::{Format, Up};
+use crate::connector::Connector;
+use crate::engine;
+use crate::guest::Shared;
+use crate::key_value::Stores;
+use crate::manifest::Manifest;
+use crate::route::Route;
+use crate::runtime_config::{RuntimeConfig, StoreLocation};
+use crate::sender::Outbound;
+use crate::serve::Server;
+use crate::tls::TlsConfigs;
+use crate::variables::Variables;
+use anyhow::{Context as _, Result, anyhow};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Serves the application until SIGINT or SIGTERM.
+pub fn up(flags: Up) -> Result<()> {
+    let manifest = Manifest::load(&flags.from)?;
+    // Before the build, which may take minutes: what is wrong with the files should be known at once.
+    let config =
+        RuntimeConfig::load(flags.runtime_config_file.as_deref(), flags.state_dir.as_deref(), &manifest.folder)?;
+    let declared = &manifest.variables;
+    let variables = Variables::resolve(declared, &flags.variables, &config.providers, |name| std::env::var(name).ok())?;
+    let (shared, stores) = share(&manifest, config, &variables, flags.quiet)?;
+    if flags.build {
+        build(&manifest)?;
+    }
+
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let served = runtime.block_on(async {
+        // Also before compiling, so that a taken port is known at once.
+        let listener = listen(flags.listen).await?;
+        let handler = tokio::task::block_in_place(|| engine::load(&manifest.source(), shared))?;
+        let stop = stop()?;
+        announce(flags.format, listener.local_addr()?, &manifest.component_id, &manifest.route);
+        Server::new(handler, manifest.route).serve(listener, stop).await;
+        stores.flush().await;
+        Ok(())
+    });
+    // The process ends now. Dropped, the runtime would end idle instances one by one and report each as failed.
+    std::mem::forget(runtime);
+    served
+}
+
+/// Puts together what the instances of the component share.
+fn share(
+    manifest: &Manifest,
+    config: RuntimeConfig,
+    variables: &Variables,
+    quiet: bool,
+) -> Result<(Shared, Arc<Stores>)> {
+    let component = &manifest.component;
+    let mut own = BTreeMap::new();
+    for (name, template) in &component.variables {
+        crate::variables::check_name(name).with_context(|| format!("component variable {name:?}"))?;
+        own.insert(name.clone(), variables.fill(template).with_context(|| format!("component variable {name:?}"))?);
+    }
+    let patterns = component.allowed_outbound_hosts.iter().map(|pattern| variables.fill(pattern));
+    let allowed = AllowedHosts::parse(patterns.collect::<Result<Vec<_>>>().context("allowed_outbound_hosts")?)?;
+
+    let stores = Arc::new(Stores::new(&component.key_value_stores, &config.stores)?);
+    for label in &component.key_value_stores {
+        if config.stores.get(label) == Some(&StoreLocation::Memory) {
+            eprintln!("The key-value store {label:?} is in memory only; its data ends with this process");
+        }
+    }
+    let tls = TlsConfigs::load(&config.client_tls, &manifest.component_id)?;
+    let connector = Connector::new(config.blocked, tls);
+    let shared = Shared {
+        variables: Arc::new(own),
+        stores: Arc::clone(&stores),
+        outbound: Outbound::new(allowed, connector, config.pooling),
+        environment: component.environment.clone().into_iter().collect(),
+        max_memory: config.max_instance_memory,
+        quiet,
+    };
+    Ok((shared, stores))
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            anyhow!("{address} is already in use; choose another with --listen, as in --listen 127.0.0.1:0 for any")
+        }
+        _ => anyhow!("can't listen on {address}: {error}"),
+    })
+}
+
+/// Resolves when the process is asked to end. Asked once more, it ends at once.
+fn stop() -> Result<impl Future<Output = ()>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            std::process::exit(130);
+        });
+    })
+}
+
+/// Says on stdout where the component is served, in the words of `spin up`.
+fn announce(format: Format, address: SocketAddr, component_id: &str, route: &Route) {
+    let base_url = format!("http://{address}");
+    let wildcard = if route.is_wildcard() { " (wildcard)" } else { "" };
+    let path = if route.prefix().is_empty() { "/" } else { route.prefix() };
+    match format {
+        Format::Plain => {
+            println!("\nServing {base_url}\nAvailable Routes:\n  {component_id}: {base_url}{path}{wildcard}");
+        }
+        Format::Json => {
+            let routes = [serde_json::json!({ "id": component_id, "route": path, "wildcard": route.is_wildcard() })];
+            println!("{:#}", serde_json::json!({ "base_url": base_url, "routes": routes }));
+        }
+    }
+}
