@@ -1,5 +1,6 @@
-//! The platform that is Spin 4.1 and later (WASIp3), and the entry point that it calls.
+//! Spin 4.1 and later, by WASIp3: an instance answers many requests.
 
+use super::{faults, nanoseconds};
 use crate::mirror::Mirror;
 use crate::platform::{Fault, Platform, ReadFault, StoreFault, Timeouts, VariableFault};
 use crate::reply::Body;
@@ -14,9 +15,8 @@ use spin_sdk::wasip3::{spawn, wit_future, wit_stream};
 use spin_sdk::wit_bindgen::{FutureReader, StreamResult, StreamWriter};
 use spin_sdk::{http_service, variables};
 use std::cell::OnceCell;
-use std::io::Write as _;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// A body is read in pieces of this many bytes.
 const PIECE: usize = 16 * 1024;
@@ -35,10 +35,7 @@ async fn serve(request: Request) -> anyhow::Result<Response> {
         Body::Own(bytes) => own(head.headers, bytes)?,
         Body::Upstream(upstream) => spliced(head.headers, upstream)?,
     };
-    response
-        .set_status_code(head.status.as_u16())
-        .ok()
-        .context("no status of HTTP")?;
+    response.set_status_code(head.status.as_u16()).ok().context("no status of HTTP")?;
     Ok(response)
 }
 
@@ -119,7 +116,7 @@ impl Platform for Spin {
     }
 
     fn now(&self) -> Duration {
-        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+        super::now()
     }
 
     async fn sleep(&self, duration: Duration) {
@@ -137,8 +134,7 @@ impl Platform for Spin {
     }
 
     fn log(&self, line: &str) {
-        // One write: pieces of lines of requests that run at the same time would mix.
-        let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
+        super::log(line);
     }
 }
 
@@ -168,28 +164,4 @@ async fn store() -> Result<Rc<Store>, StoreFault> {
     Ok(STORE.with(|store| store.get_or_init(|| opened).clone()))
 }
 
-fn store_fault(error: key_value::Error) -> StoreFault {
-    StoreFault(error.to_string())
-}
-
-fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-fn fault(code: ErrorCode) -> Fault {
-    match code {
-        ErrorCode::DnsTimeout | ErrorCode::DnsError(_) => Fault::Dns,
-        ErrorCode::DestinationNotFound
-        | ErrorCode::DestinationUnavailable
-        | ErrorCode::DestinationIpUnroutable
-        | ErrorCode::ConnectionRefused
-        | ErrorCode::ConnectionLimitReached => Fault::Connect,
-        ErrorCode::ConnectionTimeout
-        | ErrorCode::ConnectionReadTimeout
-        | ErrorCode::ConnectionWriteTimeout
-        | ErrorCode::HttpResponseTimeout => Fault::TimedOut,
-        ErrorCode::TlsProtocolError | ErrorCode::TlsCertificateError | ErrorCode::TlsAlertReceived(_) => Fault::Tls,
-        ErrorCode::DestinationIpProhibited | ErrorCode::HttpRequestDenied => Fault::Forbidden,
-        _ => Fault::Broken,
-    }
-}
+faults!(ErrorCode, key_value::Error);

@@ -1,0 +1,58 @@
+//! The platform that is Spin, and the entry point that it calls: WASIp3 for Spin 4.1 and later, WASIp2 for every Spin
+//! since 3.0. A component can be only one of them; a feature of Cargo says which.
+
+use std::io::Write as _;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+#[cfg(feature = "wasip2")]
+mod p2;
+#[cfg(feature = "wasip3")]
+mod p3;
+
+#[cfg(not(any(feature = "wasip2", feature = "wasip3")))]
+compile_error!("a component is built with the feature wasip3 or wasip2");
+#[cfg(all(feature = "wasip2", feature = "wasip3"))]
+compile_error!("wasip2 is built with --no-default-features: a component is for one preview of WASI");
+
+fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn log(line: &str) {
+    // One write: pieces of lines of requests that run at the same time would mix.
+    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Both previews have the same error codes of HTTP and the same errors of the key-value store, as types of their own.
+macro_rules! faults {
+    ($ErrorCode:ident, $StoreError:path) => {
+        fn fault(code: $ErrorCode) -> Fault {
+            match code {
+                $ErrorCode::DnsTimeout | $ErrorCode::DnsError(_) => Fault::Dns,
+                $ErrorCode::DestinationNotFound
+                | $ErrorCode::DestinationUnavailable
+                | $ErrorCode::DestinationIpUnroutable
+                | $ErrorCode::ConnectionRefused
+                | $ErrorCode::ConnectionLimitReached => Fault::Connect,
+                $ErrorCode::ConnectionTimeout
+                | $ErrorCode::ConnectionReadTimeout
+                | $ErrorCode::ConnectionWriteTimeout
+                | $ErrorCode::HttpResponseTimeout => Fault::TimedOut,
+                $ErrorCode::TlsProtocolError | $ErrorCode::TlsCertificateError | $ErrorCode::TlsAlertReceived(_) => {
+                    Fault::Tls
+                }
+                $ErrorCode::DestinationIpProhibited | $ErrorCode::HttpRequestDenied => Fault::Forbidden,
+                _ => Fault::Broken,
+            }
+        }
+
+        fn store_fault(error: $StoreError) -> StoreFault {
+            StoreFault(error.to_string())
+        }
+    };
+}
+use faults;

@@ -1,0 +1,331 @@
+//! Every Spin since 3.0, by WASIp2: an instance answers one request.
+
+use super::{faults, nanoseconds};
+use crate::mirror::Mirror;
+use crate::platform::{Fault, Platform, ReadFault, StoreFault, Timeouts, VariableFault};
+use crate::reply::Body;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use spin_executor::{CancelOnDropToken, push_waker_and_get_token};
+use spin_sdk_wasip2::key_value::{self, Store};
+use spin_sdk_wasip2::variables;
+use std::cell::{OnceCell, RefCell};
+use std::collections::VecDeque;
+use std::future::{pending, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+use wasi::clocks::monotonic_clock;
+use wasi::exports::http::incoming_handler::Guest;
+use wasi::http::outgoing_handler;
+use wasi::http::types::{
+    ErrorCode, Fields, IncomingRequest, IncomingResponse, Method, OutgoingBody, OutgoingRequest, OutgoingResponse,
+    RequestOptions, ResponseOutparam, Scheme, http_error_code,
+};
+use wasi::io::poll::Pollable;
+use wasi::io::streams::{OutputStream, StreamError};
+
+/// A body is read in pieces of this many bytes.
+const PIECE: u64 = 16 * 1024;
+
+/// How many bytes the host may move at once from an upstream to the client; it moves what is there.
+const SPLICE: u64 = 1024 * 1024;
+
+struct Component;
+
+wasi::http::proxy::export!(Component);
+
+impl Guest for Component {
+    fn handle(request: IncomingRequest, out: ResponseOutparam) {
+        spin_executor::run(serve(&request, out));
+    }
+}
+
+async fn serve(request: &IncomingRequest, out: ResponseOutparam) {
+    let Some(request) = incoming(request) else {
+        ResponseOutparam::set(out, Err(ErrorCode::HttpRequestUriInvalid));
+        return;
+    };
+    let spin = Spin::default();
+    let head_only = request.method() == http::Method::HEAD;
+    let response = Mirror::new(spin.clone()).handle(request).await;
+    answer(response, head_only, out);
+    while let Some(work) = spin.deferred() {
+        work.await;
+    }
+}
+
+/// Answers, head and body. Returns once the host has taken all of it.
+fn answer(response: http::Response<Body<IncomingResponse>>, head_only: bool, out: ResponseOutparam) {
+    let (head, body) = response.into_parts();
+    let response = match outgoing_response(&head) {
+        Ok(response) => response,
+        Err(code) => return ResponseOutparam::set(out, Err(code)),
+    };
+    // Where none is begun, the host holds no body against the `Content-Length` of HEAD and 304.
+    let begun = match &body {
+        Body::Own(bytes) if bytes.is_empty() => None,
+        _ if head_only => None,
+        _ => response.body().ok(),
+    };
+    let Some((sink, output)) = begun.and_then(|sink| sink.write().ok().map(|output| (sink, output))) else {
+        return ResponseOutparam::set(out, Ok(response));
+    };
+    // Called once the first piece of the body is there, so that both can go out in one.
+    let send_head = || ResponseOutparam::set(out, Ok(response));
+    let sent = match body {
+        Body::Own(bytes) => own(&bytes, &output, send_head),
+        Body::Upstream(upstream) => spliced(&upstream, &output, send_head),
+    };
+    drop(output);
+    match sent {
+        // The host breaks it off where it is shorter than the `Content-Length`.
+        Ok(()) => drop(OutgoingBody::finish(sink, None)),
+        // Dropped unfinished, it breaks off: the client must not take what it has for the whole.
+        Err(_) => drop(sink),
+    }
+}
+
+fn own(bytes: &[u8], output: &OutputStream, send_head: impl FnOnce()) -> Result<(), StreamError> {
+    let first = write_some(output, bytes);
+    send_head();
+    let mut rest = first?;
+    while !rest.is_empty() {
+        output.subscribe().block();
+        rest = write_some(output, rest)?;
+    }
+    Ok(())
+}
+
+/// Writes what the host takes at once; returns what is left.
+fn write_some<'a>(output: &OutputStream, bytes: &'a [u8]) -> Result<&'a [u8], StreamError> {
+    let taken = usize::try_from(output.check_write()?).unwrap_or(usize::MAX);
+    let (now, rest) = bytes.split_at(taken.min(bytes.len()));
+    output.write(now)?;
+    Ok(rest)
+}
+
+/// Hands the body on: the host moves its bytes, a piece whenever the client has taken one; they never come in here.
+fn spliced(upstream: &IncomingResponse, output: &OutputStream, send_head: impl FnOnce()) -> Result<(), StreamError> {
+    let body = upstream.consume().ok();
+    let input = body.as_ref().and_then(|body| body.stream().ok());
+    let Some(input) = input else {
+        send_head();
+        return Err(StreamError::Closed);
+    };
+    input.subscribe().block();
+    let mut moved = output.splice(&input, SPLICE);
+    send_head();
+    loop {
+        match moved {
+            Ok(_) => moved = output.blocking_splice(&input, SPLICE),
+            // By the upstream, or by a client that went away and does not care.
+            Err(StreamError::Closed) => return Ok(()),
+            Err(failed) => return Err(failed),
+        }
+    }
+}
+
+fn outgoing_response(head: &http::response::Parts) -> Result<OutgoingResponse, ErrorCode> {
+    let response = OutgoingResponse::new(fields(&head.headers)?);
+    response
+        .set_status_code(head.status.as_u16())
+        .map_err(|()| ErrorCode::InternalError(Some("no status of HTTP".to_owned())))?;
+    Ok(response)
+}
+
+/// What a Spin platform of one request has: its clones share it.
+#[derive(Clone, Default)]
+struct Spin(Rc<Instance>);
+
+#[derive(Default)]
+struct Instance {
+    store: OnceCell<Store>,
+    deferred: RefCell<VecDeque<Pin<Box<dyn Future<Output = ()>>>>>,
+}
+
+impl Spin {
+    /// The store is opened once.
+    fn store(&self) -> Result<&Store, StoreFault> {
+        if let Some(store) = self.0.store.get() {
+            return Ok(store);
+        }
+        let opened = Store::open_default().map_err(store_fault)?;
+        Ok(self.0.store.get_or_init(|| opened))
+    }
+
+    fn deferred(&self) -> Option<Pin<Box<dyn Future<Output = ()>>>> {
+        self.0.deferred.borrow_mut().pop_front()
+    }
+}
+
+impl Platform for Spin {
+    type Body = IncomingResponse;
+    type Alarm = ();
+
+    async fn send(
+        &self,
+        request: http::Request<()>,
+        timeouts: &Timeouts,
+    ) -> Result<http::Response<IncomingResponse>, Fault> {
+        let request = outgoing(request).map_err(|()| Fault::Broken)?;
+        let exchange = outgoing_handler::handle(request, Some(options(timeouts))).map_err(fault)?;
+        let response = ready(|| exchange.get(), || exchange.subscribe()).await;
+        let response = response.map_err(|()| Fault::Broken)?.map_err(fault)?;
+        let mut head = http::Response::new(());
+        *head.status_mut() = http::StatusCode::from_u16(response.status()).map_err(|_| Fault::Broken)?;
+        *head.headers_mut() = header_map(&response.headers()).ok_or(Fault::Broken)?;
+        Ok(head.map(|()| response))
+    }
+
+    async fn read(&self, body: IncomingResponse, limit: usize) -> Result<Vec<u8>, ReadFault> {
+        let broken = |()| ReadFault::Broken(Fault::Broken);
+        let source = body.consume().map_err(broken)?;
+        let input = source.stream().map_err(broken)?;
+        let piece = || match input.read(PIECE) {
+            Ok(piece) if piece.is_empty() => None,
+            read => Some(read),
+        };
+        let mut bytes = Vec::new();
+        loop {
+            match ready(piece, || input.subscribe()).await {
+                Ok(piece) => bytes.extend_from_slice(&piece),
+                Err(StreamError::Closed) => return Ok(bytes),
+                Err(StreamError::LastOperationFailed(error)) => {
+                    let code = http_error_code(&error);
+                    return Err(ReadFault::Broken(code.map_or(Fault::Broken, fault)));
+                }
+            }
+            if bytes.len() > limit {
+                return Err(ReadFault::TooLarge);
+            }
+        }
+    }
+
+    async fn load(&self, key: &str) -> Result<Option<Vec<u8>>, StoreFault> {
+        self.store()?.get(key).map_err(store_fault)
+    }
+
+    async fn save(&self, key: &str, value: Vec<u8>) -> Result<(), StoreFault> {
+        self.store()?.set(key, &value).map_err(store_fault)
+    }
+
+    async fn variable(&self, name: &str) -> Result<Option<String>, VariableFault> {
+        match variables::get(name) {
+            Ok(value) => Ok(Some(value)),
+            Err(variables::Error::Undefined(_)) => Ok(None),
+            Err(_) => Err(VariableFault),
+        }
+    }
+
+    fn now(&self) -> Duration {
+        super::now()
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        let end = monotonic_clock::now().saturating_add(nanoseconds(duration));
+        let over = || (monotonic_clock::now() >= end).then_some(());
+        ready(over, || monotonic_clock::subscribe_instant(end)).await;
+    }
+
+    /// Nobody waits for it: there is no other request here.
+    fn alarm(&self) -> ((), impl Future<Output = ()> + 'static) {
+        ((), pending())
+    }
+
+    fn defer(&self, work: impl Future<Output = ()> + 'static) {
+        self.0.deferred.borrow_mut().push_back(Box::pin(work));
+    }
+
+    fn log(&self, line: &str) {
+        super::log(line);
+    }
+}
+
+/// Waits until `check` has something; `subscribe` says what it may come from.
+async fn ready<T>(mut check: impl FnMut() -> Option<T>, subscribe: impl Fn() -> Pollable) -> T {
+    let mut waiting = None;
+    poll_fn(|context| match check() {
+        Some(value) => Poll::Ready(value),
+        None => {
+            let token = push_waker_and_get_token(subscribe(), context.waker().clone());
+            waiting = Some(CancelOnDropToken::from(token));
+            Poll::Pending
+        }
+    })
+    .await
+}
+
+fn incoming(request: &IncomingRequest) -> Option<http::Request<()>> {
+    let mut uri = http::Uri::builder();
+    if let (Some(scheme), Some(authority)) = (request.scheme(), request.authority()) {
+        uri = uri.scheme(if matches!(scheme, Scheme::Https) { "https" } else { "http" });
+        uri = uri.authority(authority);
+    }
+    if let Some(path) = request.path_with_query() {
+        uri = uri.path_and_query(path);
+    }
+    let mut incoming = http::Request::new(());
+    *incoming.method_mut() = incoming_method(request.method())?;
+    *incoming.uri_mut() = uri.build().ok()?;
+    *incoming.headers_mut() = header_map(&request.headers())?;
+    Some(incoming)
+}
+
+fn incoming_method(method: Method) -> Option<http::Method> {
+    Some(match method {
+        Method::Get => http::Method::GET,
+        Method::Head => http::Method::HEAD,
+        Method::Post => http::Method::POST,
+        Method::Put => http::Method::PUT,
+        Method::Delete => http::Method::DELETE,
+        Method::Connect => http::Method::CONNECT,
+        Method::Options => http::Method::OPTIONS,
+        Method::Trace => http::Method::TRACE,
+        Method::Patch => http::Method::PATCH,
+        Method::Other(name) => name.parse().ok()?,
+    })
+}
+
+fn outgoing(request: http::Request<()>) -> Result<OutgoingRequest, ()> {
+    let (head, ()) = request.into_parts();
+    let method = match head.method {
+        http::Method::GET => Method::Get,
+        http::Method::HEAD => Method::Head,
+        other => Method::Other(other.to_string()),
+    };
+    let scheme = match head.uri.scheme_str() {
+        Some("http") => Scheme::Http,
+        _ => Scheme::Https,
+    };
+    let request = OutgoingRequest::new(fields(&head.headers).map_err(drop)?);
+    request.set_method(&method)?;
+    request.set_scheme(Some(&scheme))?;
+    request.set_authority(head.uri.authority().map(|authority| authority.as_str()))?;
+    request.set_path_with_query(head.uri.path_and_query().map(|path| path.as_str()))?;
+    Ok(request)
+}
+
+fn options(timeouts: &Timeouts) -> RequestOptions {
+    let options = RequestOptions::new();
+    // A host that does not know one of them has its own.
+    let _ = options.set_connect_timeout(Some(nanoseconds(timeouts.connect)));
+    let _ = options.set_first_byte_timeout(Some(nanoseconds(timeouts.first_byte)));
+    let _ = options.set_between_bytes_timeout(Some(nanoseconds(timeouts.between_bytes)));
+    options
+}
+
+fn fields(headers: &HeaderMap) -> Result<Fields, ErrorCode> {
+    let entries: Vec<_> = headers.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect();
+    Fields::from_list(&entries).map_err(|error| ErrorCode::InternalError(Some(error.to_string())))
+}
+
+fn header_map(fields: &Fields) -> Option<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in fields.entries() {
+        headers.append(name.parse::<HeaderName>().ok()?, HeaderValue::from_bytes(&value).ok()?);
+    }
+    Some(headers)
+}
+
+faults!(ErrorCode, key_value::Error);
