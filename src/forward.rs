@@ -6,7 +6,7 @@ use crate::name::Name;
 use crate::outgoing::{self, Unsent};
 use crate::platform::{Fault, Platform};
 use crate::policy::Denied;
-use crate::route::{Resource, Route};
+use crate::route::Route;
 use crate::upstream::Upstream;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, Method, Response, StatusCode, Uri};
@@ -97,7 +97,7 @@ pub fn request_headers(from: &HeaderMap) -> Result<HeaderMap, Failure> {
     Ok(headers)
 }
 
-/// Asks. A redirect of a blob is an answer, for the client to follow to its CDN. Every other one is followed here: the
+/// Asks. A redirect of a blob to a CDN is an answer, for the client to follow. Every other one is followed here: the
 /// clients of registries expect manifests, tags and referrers where they asked for them.
 pub async fn ask<P: Platform>(
     context: &Context<'_, P>,
@@ -108,7 +108,7 @@ pub async fn ask<P: Platform>(
     let mut hop = Hop::first(upstream, question);
     for redirects in 0..=MAX_REDIRECTS {
         let response = ask_one(context, auth, question, &hop).await?;
-        match redirect_target(question.route, &response) {
+        match redirect_target(question.route, &hop, &response) {
             None => {
                 let Hop { upstream, path_and_query, .. } = hop;
                 return Ok(Answer { response, upstream, path_and_query, redirected: redirects > 0 });
@@ -215,12 +215,19 @@ async fn send<P: Platform>(
     )
 }
 
-/// Where a response that has to be followed here points to.
-fn redirect_target<'r, B>(route: &Route, response: &'r Response<B>) -> Option<&'r str> {
-    if matches!(route, Route::Repository(_, Resource::Blob(_))) || !is_redirect(response.status()) {
+/// Where a response that has to be followed here points to. A blob's does so if it is a registry's path again (lscr.io,
+/// registry.k8s.io): a client would come there without the token that this registry asks for.
+fn redirect_target<'r, B>(route: &Route, hop: &Hop, response: &'r Response<B>) -> Option<&'r str> {
+    if !is_redirect(response.status()) {
         return None;
     }
-    response.headers().get(header::LOCATION)?.to_str().ok()
+    let location = response.headers().get(header::LOCATION)?.to_str().ok()?;
+    if route.is_blob() {
+        let target = hop.upstream.target(hop.path_and_query.clone()).join(location).ok()?;
+        let uri: Uri = target.path_and_query.parse().ok()?;
+        Route::of_upstream(&uri).filter(Route::is_blob)?;
+    }
+    Some(location)
 }
 
 /// 304 is none.

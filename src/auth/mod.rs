@@ -32,8 +32,16 @@ const TOKEN_BUCKETS: u32 = 400;
 /// What is remembered about upstreams and their tokens.
 pub struct Auth<P: Platform> {
     demands: Cache<Demand>,
-    tokens: Cache<Token>,
+    tokens: Cache<Kept>,
     flights: Flights<P, Result<(Token, TokenFrom), Failure>>,
+}
+
+/// A token that was fetched before.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Kept {
+    token: Token,
+    /// When it had better be fetched anew, in seconds since the Unix epoch.
+    refresh: u64,
 }
 
 /// What a token is needed for: an upstream, and the repository that is asked for, if any.
@@ -141,7 +149,8 @@ impl<P: Platform> Auth<P> {
         }
     }
 
-    /// A token from memory, the store or the token server, in this order, and not the one that was refused.
+    /// A token from memory, the store or the token server, in this order, and not the one that was refused. One that is
+    /// near its end is used to its end where no other can be had.
     async fn obtain(
         &self,
         context: &Context<'_, P>,
@@ -152,21 +161,29 @@ impl<P: Platform> Auth<P> {
     ) -> Result<Credential, Failure> {
         let scopes = grantor.scopes(subject.name);
         let identity = grantor.identity(subject.upstream, &scopes);
-        let usable = |token: &Token| Some(token) != refused.as_ref();
-        let (token, from) = match self.tokens.remembered(&identity, context.platform.now()).filter(usable) {
-            Some(token) => (token, TokenFrom::Memory),
-            None => {
+        let now = context.platform.now();
+        let usable = |kept: &Kept| Some(&kept.token) != refused.as_ref();
+        let is_fresh = |kept: &Kept| now.as_secs() < kept.refresh;
+        let in_memory = self.tokens.remembered(&identity, now).filter(usable);
+        let (token, from) = match in_memory {
+            Some(kept) if is_fresh(&kept) => (kept.token, TokenFrom::Memory),
+            old => {
                 // Who was refused a token waits for another fetch than who just needs one.
                 let flight = if refused.is_some() { format!("{identity}\nanew") } else { identity.clone() };
                 let fetch = async || {
-                    if let Some(token) = self.tokens.stored(context.store, &identity).await.filter(usable) {
-                        return Ok((token, TokenFrom::Store));
-                    }
+                    let stored = self.tokens.stored(context.store, &identity).await.filter(usable);
+                    let old = match stored {
+                        Some(kept) if is_fresh(&kept) => return Ok((kept.token, TokenFrom::Store)),
+                        stored => stored.or_else(|| old.clone()),
+                    };
                     let (upstream, service) = (subject.upstream.origin(), grantor.service.as_deref());
-                    let granted = fetch::fetch(context, upstream, &grantor.realm, service, &scopes).await?;
-                    if !granted.life.is_zero() {
-                        self.tokens.keep(context.store, &identity, granted.token.clone(), granted.life);
-                    }
+                    let granted = match fetch::fetch(context, upstream, &grantor.realm, service, &scopes).await {
+                        Ok(granted) => granted,
+                        Err(failure) => return old.map(|kept| (kept.token, TokenFrom::Store)).ok_or(failure),
+                    };
+                    let refresh = context.platform.now().saturating_add(granted.fresh).as_secs();
+                    let kept = Kept { token: granted.token.clone(), refresh };
+                    self.tokens.keep(context.store, &identity, kept, granted.life);
                     Ok((granted.token, TokenFrom::Fetched))
                 };
                 self.flights.share(context.platform, &flight, fetch).await?

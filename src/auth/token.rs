@@ -13,7 +13,7 @@ const MAX_TOKEN: usize = 8 * 1024;
 const DEFAULT_LIFE: Duration = Duration::from_secs(60);
 /// However long a token server promises, a token is fetched anew after this long.
 const LONGEST_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
-/// A token is left alone this long before its end, or for the last tenth of its life if that is shorter: it has to
+/// A token is fetched anew this long before its end, or for the last tenth of its life if that is shorter: it has to
 /// arrive, and to last for the request that it goes with.
 const MARGIN: Duration = Duration::from_secs(30);
 
@@ -26,7 +26,10 @@ pub struct Token(String);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Granted {
     pub token: Token,
+    /// Until its end.
     pub life: Duration,
+    /// Until it had better be fetched anew.
+    pub fresh: Duration,
 }
 
 /// A token server's answer that holds no token.
@@ -80,7 +83,8 @@ impl Granted {
             None => DEFAULT_LIFE,
             Some(seconds) => Duration::try_from_secs_f64(seconds.min(LONGEST_LIFE.as_secs_f64())).unwrap_or_default(),
         };
-        Ok(Granted { token, life: promised.saturating_sub(MARGIN.min(promised.checked_div(10).unwrap_or_default())) })
+        let margin = MARGIN.min(promised.checked_div(10).unwrap_or_default());
+        Ok(Granted { token, life: promised, fresh: promised.saturating_sub(margin) })
     }
 }
 
@@ -91,7 +95,7 @@ mod tests {
 
     #[test]
     fn reads_what_token_servers_answer() {
-        for (body, token, life) in [
+        for (body, token, fresh) in [
             (r#"{"token":"t"}"#, "t", 54),
             (r#"{"access_token":"a"}"#, "a", 54),
             (r#"{"token":"t","access_token":"a","expires_in":300,"issued_at":"2020-01-01T00:00:00Z"}"#, "t", 270),
@@ -103,7 +107,7 @@ mod tests {
             (r#"{"token":"t","expires_in":1e300}"#, "t", 86370),
         ] {
             let granted = Granted::parse(body.as_bytes()).unwrap_or_else(|_| panic!("{body}"));
-            assert_eq!((granted.token.0.as_str(), granted.life.as_secs()), (token, life), "{body}");
+            assert_eq!((granted.token.0.as_str(), granted.fresh.as_secs()), (token, fresh), "{body}");
         }
     }
 
@@ -143,7 +147,7 @@ mod tests {
         ) {
             if let Ok(granted) = Granted::parse(body.as_bytes()) {
                 prop_assert!(granted.token.header().is_some());
-                prop_assert!(granted.life <= LONGEST_LIFE);
+                prop_assert!(granted.fresh <= granted.life && granted.life <= LONGEST_LIFE);
             }
         }
     }

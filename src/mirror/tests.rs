@@ -166,6 +166,39 @@ async fn a_token_is_used_until_shortly_before_its_end() {
 }
 
 #[tokio::test]
+async fn a_good_token_is_used_to_its_end_where_refreshing_fails() {
+    for fault in [Err(Fault::TimedOut), answer(429, &[], ""), answer(403, &[], ""), answer(200, &[], "garbage")] {
+        let (platform, mirror) = warm().await;
+        platform.pass(Duration::from_secs(280));
+        platform.will_answer([fault, manifest()]);
+        assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 200);
+        assert_eq!(platform.asked(), [format!("GET {TOKEN_URL}"), format!("GET {HUB}{MANIFEST} Bearer one")]);
+        platform.pass(Duration::from_secs(20));
+        platform.will_answer([Err(Fault::Connect)]);
+        assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 502);
+    }
+}
+
+#[tokio::test]
+async fn clocks_may_differ_and_tokens_may_have_no_life() {
+    for (life, issued, fetches) in [
+        ("300", "1970-01-12T13:36:40Z", 1), // ten minutes behind this mirror's clock
+        ("300", "1970-01-12T13:56:40Z", 1), // and before it
+        ("0", "1970-01-12T13:46:40Z", 2),
+        ("-5", "1970-01-12T13:46:40Z", 2),
+    ] {
+        let granted = || answer(200, &[], &format!(r#"{{"token":"t","expires_in":{life},"issued_at":"{issued}"}}"#));
+        let platform = Scripted::new([challenge(), granted(), manifest()]);
+        let mirror = Mirror::new(platform.clone());
+        assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 200);
+        platform.will_answer((1..fetches).map(|_| granted()).chain([manifest()]));
+        assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 200);
+        let asked = platform.asked();
+        assert_eq!(asked.iter().filter(|asked| asked.contains("/token")).count(), fetches, "{life} {issued}");
+    }
+}
+
+#[tokio::test]
 async fn refreshes_a_dead_token_once() {
     for instance_is_new in [false, true] {
         let (platform, mut mirror) = warm().await;
