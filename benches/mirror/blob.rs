@@ -1,0 +1,76 @@
+//! A large blob, streamed by one client: how fast, and what of it stays in the host's memory.
+
+use crate::arguments::Scale;
+use crate::contestants::{Contestant, DIRECT, FORWARDER, MIRROR};
+use crate::load::{Connection, Until};
+use crate::rounds::{median, warm};
+use crate::table::Table;
+use crate::targets::Targets;
+use crate::upstream::BLOB;
+use hyper::StatusCode;
+use std::time::{Duration, Instant};
+
+const MIB: f64 = 1048576.0;
+
+struct Streamed {
+    /// Bytes per second.
+    rate: f64,
+    /// Bytes.
+    growth: f64,
+    cpu: Duration,
+}
+
+pub async fn measure(contestants: &[Contestant], scale: &Scale, targets: &mut Targets) {
+    let what = format!("blob of {} MiB", scale.blob / (1024 * 1024));
+    let mut streamed: Vec<Vec<Streamed>> = contestants.iter().map(|_| Vec::new()).collect();
+    for round in 0..scale.rounds as usize {
+        eprint!("\r{what}: round {} of {}", round + 1, scale.rounds);
+        for turn in 0..contestants.len() {
+            let at = (turn + round) % contestants.len();
+            streamed[at].push(stream(&contestants[at], scale.blob).await);
+        }
+    }
+    eprintln!();
+
+    let of = |name: &str| contestants.iter().position(|contestant| contestant.name == name).expect("a contestant");
+    let ratio = |one: usize, other: usize| {
+        let pairs = streamed[one].iter().zip(&streamed[other]);
+        median(pairs.map(|(one, other)| one.rate / other.rate).collect())
+    };
+    let growth = |at: usize| streamed[at].iter().map(|streamed| streamed.growth).fold(0.0, f64::max) / MIB;
+    let mut table = Table::new(&[&what, "MB/s", "x forwarder", "x direct", "cpu s", "growth MiB"]);
+    for (at, contestant) in contestants.iter().enumerate() {
+        let of_a_process = |text: String| if contestant.name == DIRECT { "-".to_owned() } else { text };
+        let middle = |value: fn(&Streamed) -> f64| median(streamed[at].iter().map(value).collect());
+        table.row(vec![
+            contestant.name.clone(),
+            format!("{:.0}", middle(|streamed| streamed.rate) / 1e6),
+            format!("{:.2}", ratio(at, of(FORWARDER))),
+            format!("{:.2}", ratio(at, of(DIRECT))),
+            of_a_process(format!("{:.2}", middle(|streamed| streamed.cpu.as_secs_f64()))),
+            of_a_process(format!("{:.1}", growth(at))),
+        ]);
+    }
+    table.print();
+    let mirror = of(MIRROR);
+    targets.at_least("blob, bytes/s against direct", 0.90, ratio(mirror, of(DIRECT)), "");
+    targets.at_most("blob, growth of the host's memory", 32.0, growth(mirror), "MiB");
+}
+
+async fn stream(contestant: &Contestant, size: u64) -> Streamed {
+    // The instance and the connection upstream are there already.
+    warm(1, Until::Requests(50)).run(contestant.address).await;
+    let tree = contestant.tree();
+    let (cpu, resident) = (tree.cpu(), tree.resident());
+    let watch = tree.watch();
+    let mut connection = Connection::open(contestant.address).await;
+    let begun = Instant::now();
+    let bytes = connection.get(BLOB, StatusCode::OK).await;
+    let took = begun.elapsed();
+    assert_eq!(bytes, size, "the blob is whole");
+    Streamed {
+        rate: bytes as f64 / took.as_secs_f64(),
+        growth: watch.peak().await.saturating_sub(resident) as f64,
+        cpu: tree.cpu() - cpu,
+    }
+}

@@ -1,0 +1,81 @@
+//! What the mirror costs, beside what it could cost at best: `cargo bench --bench mirror -- --help`.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `upstream`, `load` | the registry and its clients, both in this process |
+//! | `contestants`, `build`, `process`, `usage` | who is measured, how it is started, what it takes |
+//! | `rounds` | turns, medians and ratios |
+//! | `requests`, `blob`, `traces`, `instance` | the cases |
+//! | `table`, `targets` | what is printed |
+
+mod arguments;
+mod blob;
+mod build;
+mod contestants;
+mod instance;
+mod load;
+mod process;
+mod requests;
+mod rounds;
+mod table;
+mod targets;
+mod traces;
+mod upstream;
+mod usage;
+
+use arguments::{Arguments, Case};
+use clap::{Parser as _, ValueEnum as _};
+use contestants::Contestant;
+use std::process::ExitCode;
+use targets::Targets;
+use tokio::signal::unix::{SignalKind, signal};
+use upstream::Upstream;
+
+fn main() -> ExitCode {
+    // `cargo test --benches` runs this too, without `--bench`, and has no minutes to spend.
+    let is_meant = |argument: String| ["--bench", "--help", "-h"].contains(&&*argument);
+    if !std::env::args().any(is_meant) {
+        println!("not run: this is for `cargo bench`");
+        return ExitCode::SUCCESS;
+    }
+    let arguments = Arguments::parse();
+    build::components(&arguments);
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).expect("a signal");
+        // Who is interrupted drops what it has begun, and its children end with it.
+        tokio::select! {
+            () = measure(&arguments) => ExitCode::SUCCESS,
+            _ = tokio::signal::ctrl_c() => ExitCode::FAILURE,
+            _ = terminate.recv() => ExitCode::FAILURE,
+        }
+    })
+}
+
+async fn measure(arguments: &Arguments) {
+    let scale = arguments.scale();
+    let mut targets = Targets::default();
+    let open = Upstream::start(false, scale.blob).await;
+    let guarded = Upstream::start(true, scale.blob).await;
+    let contestants = Contestant::start(arguments, &open, &guarded).await;
+    println!(
+        "{} rounds of {:?} for each, {} connections, {} processors, host {}",
+        scale.rounds,
+        scale.round,
+        scale.connections,
+        std::thread::available_parallelism().map_or(0, usize::from),
+        build::host_name(arguments),
+    );
+    for case in Case::value_variants().iter().copied().filter(|case| arguments.wants(*case)) {
+        match case {
+            Case::Blob => blob::measure(&contestants, &scale, &mut targets).await,
+            Case::Steady => traces::steady(&contestants, &scale, &mut targets).await,
+            Case::Names => traces::names(&contestants, &scale, &mut targets).await,
+            Case::Instance => instance::measure(&contestants, &scale, &mut targets).await,
+            _ => requests::measure(case, &contestants, &scale, &mut targets).await,
+        }
+    }
+    let size = build::size(&build::repository().join("spin.toml")) as f64 / 1e6;
+    targets.at_most("size of the component", 1.0, size, "MB");
+    targets.print();
+}

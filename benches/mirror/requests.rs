@@ -1,0 +1,71 @@
+//! Cases that are many small requests: how many a second, how fast, at what price.
+
+use crate::arguments::{Case, Scale};
+use crate::contestants::Contestant;
+use crate::load::{Load, Until};
+use crate::rounds::{compare, warm};
+use crate::targets::Targets;
+use crate::upstream::{PING, REDIRECT, repository};
+use hyper::StatusCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Numbers for repositories that nobody has asked for before.
+static FRESH: AtomicU64 = AtomicU64::new(0);
+
+pub async fn measure(case: Case, contestants: &[Contestant], scale: &Scale, targets: &mut Targets) {
+    let timed = |status, path: Arc<dyn Fn(u64) -> String + Send + Sync>| Load {
+        connections: scale.connections,
+        until: Until::Time(scale.round),
+        path,
+        status,
+    };
+    match case {
+        Case::Warm => {
+            let load = || vec![warm(scale.connections, Until::Time(scale.round))];
+            let turns = compare(contestants, scale, &["warm manifest"], load).await.remove(0);
+            turns.print();
+            let rate = turns.mirror_against_forwarder(|turn| turn.rate);
+            targets.at_least("warm manifest, req/s against the forwarder", 0.90, rate, "");
+            let p99 = turns.mirror_against_forwarder(|turn| turn.p99.as_secs_f64());
+            targets.at_most("warm manifest, p99 against the forwarder", 1.25, p99, "");
+        }
+        Case::Cold => {
+            let load = || {
+                let fresh = |_| repository(&format!("cold-{}", FRESH.fetch_add(1, Ordering::Relaxed)));
+                vec![timed(StatusCode::OK, Arc::new(fresh))]
+            };
+            show(contestants, scale, &["cold repository"], load).await;
+        }
+        Case::Redirect => {
+            let load = || vec![timed(StatusCode::TEMPORARY_REDIRECT, Arc::new(|_| REDIRECT.to_owned()))];
+            show(contestants, scale, &["blob redirect"], load).await;
+        }
+        Case::Memory => {
+            let load = || vec![timed(StatusCode::OK, Arc::new(|_| PING.to_owned()))];
+            show(contestants, scale, &["/v2/ from memory"], load).await;
+        }
+        Case::Repositories => {
+            let count = scale.repositories;
+            let loads = || {
+                let first = FRESH.fetch_add(count, Ordering::Relaxed);
+                let load = Load {
+                    connections: scale.connections,
+                    until: Until::Requests(count),
+                    path: Arc::new(move |number| repository(&format!("turn-{}", first + number % count))),
+                    status: StatusCode::OK,
+                };
+                vec![load.clone(), load]
+            };
+            let names = [format!("{count} repositories, first time"), format!("{count} repositories, again")];
+            show(contestants, scale, &names.each_ref().map(String::as_str), loads).await;
+        }
+        Case::Blob | Case::Steady | Case::Names | Case::Instance => {}
+    }
+}
+
+async fn show(contestants: &[Contestant], scale: &Scale, names: &[&str], loads: impl Fn() -> Vec<Load>) {
+    for turns in compare(contestants, scale, names, loads).await {
+        turns.print();
+    }
+}

@@ -1,0 +1,43 @@
+//! Text in columns.
+
+pub struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    pub fn new(header: &[&str]) -> Self {
+        Self { rows: vec![header.iter().map(|&text| text.to_owned()).collect()] }
+    }
+
+    pub fn row(&mut self, cells: Vec<String>) {
+        self.rows.push(cells);
+    }
+
+    /// The first column is text, the others are numbers.
+    pub fn print(&self) {
+        let width = |column: usize| {
+            let cells = self.rows.iter().filter_map(|row| row.get(column));
+            cells.map(|cell| cell.chars().count()).max().unwrap_or_default()
+        };
+        println!();
+        for (number, row) in self.rows.iter().enumerate() {
+            let mut line = String::new();
+            for (column, cell) in row.iter().enumerate() {
+                let width = width(column);
+                line += &match column {
+                    0 => format!("{cell:width$}"),
+                    _ => format!("  {cell:>width$}"),
+                };
+            }
+            println!("{}", line.trim_end());
+            if number == 0 {
+                println!("{}", "-".repeat(line.chars().count()));
+            }
+        }
+    }
+}
+
+/// Of a number of seconds.
+pub fn milliseconds(seconds: f64) -> String {
+    format!("{:.2}", seconds * 1e3)
+}
