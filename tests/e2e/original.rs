@@ -107,7 +107,7 @@ async fn a_request_does_not_ask_the_upstream_twice() {
     for _ in 0..3 {
         mirror.get(TARGET).accept_manifests().send().await.expect(200);
     }
-    assert_eq!(hub.lines(), vec![format!("registry GET {TARGET}"); 3]);
+    assert_eq!(hub.lines(), vec![format!("registry HEAD {TARGET}"); 3]);
 }
 
 #[tokio::test]

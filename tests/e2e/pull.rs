@@ -101,7 +101,7 @@ async fn the_token_survives_a_restart() {
     mirror.restart().await;
     let answer = mirror.get(&target).accept_manifests().send().await.expect(200);
     assert_eq!(answer.body, image.index.bytes);
-    assert_eq!(hub.lines(), [format!("registry GET {target}")]);
+    assert_eq!(hub.lines(), [format!("registry HEAD {target}")]);
 }
 
 #[tokio::test]

@@ -156,7 +156,7 @@ async fn a_dead_token_is_refreshed_once() {
     hub.take_lines();
     hub.revoke_tokens();
     mirror.get(&target).accept_manifests().send().await.expect(200);
-    let asked = format!("registry GET {target}");
+    let asked = format!("registry HEAD {target}");
     assert_eq!(hub.take_lines(), [&*asked, "tokens GET", &*asked]);
     mirror.get(&target).accept_manifests().send().await.expect(200);
     assert_eq!(hub.take_lines(), [asked]);

@@ -110,7 +110,8 @@ fn location(answer: &Answer) -> String {
     location.path_and_query().expect("a path").to_string()
 }
 
-async fn pass(backend: SocketAddr, seen: Seen) -> Reply {
+/// Hands a request on as it is, and the answer back.
+pub async fn pass(backend: SocketAddr, seen: Seen) -> Reply {
     let mut request = Request::new(backend, &seen.method, &seen.target).body(seen.body);
     for (name, value) in &seen.headers {
         let value = value.to_str().expect("a readable header");

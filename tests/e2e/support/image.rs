@@ -74,13 +74,18 @@ pub struct Image {
 impl Image {
     /// Three layers and a config on each of two platforms. `seed` makes every digest another one.
     pub fn new(family: Family, seed: &str) -> Self {
+        Self::of_layers(family, seed, 3)
+    }
+
+    /// The same with up to six layers.
+    pub fn of_layers(family: Family, seed: &str, layers: usize) -> Self {
         let here = if cfg!(target_arch = "aarch64") {
             "arm64"
         } else {
             "amd64"
         };
         let other = if here == "amd64" { "arm64" } else { "amd64" };
-        let platforms = [here, other].map(|architecture| Platform::new(family, seed, architecture));
+        let platforms = [here, other].map(|architecture| Platform::new(family, seed, architecture, layers));
         let manifests = [here, other]
             .into_iter()
             .zip(&platforms)
@@ -119,8 +124,10 @@ impl Image {
 }
 
 impl Platform {
-    fn new(family: Family, seed: &str, architecture: &str) -> Self {
-        let tars = ["base", "middle", "top"].map(|name| layer(name, &format!("{seed} {architecture}")));
+    fn new(family: Family, seed: &str, architecture: &str, layers: usize) -> Self {
+        let names = ["base", "middle", "top", "fourth", "fifth", "sixth"];
+        let tars = names[..layers].iter().map(|name| layer(name, &format!("{seed} {architecture}")));
+        let tars = tars.collect::<Vec<_>>();
         let diff_ids = tars.iter().map(|tar| digest(tar)).collect::<Vec<_>>();
         let config = json!({
             "os": "linux",

@@ -107,21 +107,26 @@ fn collect(pipe: impl std::io::Read + Send + 'static, lines: Arc<Mutex<Vec<Strin
 
 /// Where a program is, if it is installed.
 pub fn find(program: &str) -> Option<PathBuf> {
+    search_path().into_iter().map(|dir| dir.join(program)).find(|path| path.is_file())
+}
+
+/// `PATH`, and where daemons are.
+pub fn search_path() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let usual = ["/usr/sbin", "/usr/bin", "/sbin", "/usr/local/bin"].map(PathBuf::from);
-    std::env::split_paths(&path)
-        .chain(usual)
-        .map(|dir| dir.join(program))
-        .find(|path| path.is_file())
+    std::env::split_paths(&path).chain(usual).collect()
+}
+
+/// Runs a program to its end.
+pub async fn output(command: &mut tokio::process::Command) -> std::process::Output {
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    let output = tokio::time::timeout(RUN, command.output()).await;
+    output.unwrap_or_else(|_| panic!("{command:?} does not end")).expect("a program")
 }
 
 /// Runs a program to its end and returns what it printed.
 pub async fn run(command: &mut tokio::process::Command) -> String {
-    command.stdin(Stdio::null()).kill_on_drop(true);
-    let output = tokio::time::timeout(RUN, command.output()).await;
-    let output = output
-        .unwrap_or_else(|_| panic!("{command:?} does not end"))
-        .expect("a program");
+    let output = output(command).await;
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(
         output.status.success(),

@@ -1,0 +1,281 @@
+//! The distribution specification's read half, endpoint by endpoint ("Endpoints" lists them as end-1, end-2, …), through
+//! every way of naming an upstream.
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use crate::support::client::{Answer, Request};
+use crate::support::hub::{Hub, Place};
+use crate::support::image::{INDEX, Image, digest};
+use crate::support::mirror::{Mirror, Options};
+use crate::support::server::{Reply, Seen, nobody};
+
+const NAME: &str = "team/app";
+const TAGS: [&str; 5] = ["1", "2", "3", "4", "5"];
+/// The mirror's own name that stands for the registry.
+const OWN_NAME: &str = "app.mirror.example";
+
+/// How a request says which registry it is for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Way {
+    Query,
+    Path,
+    Name,
+    Namespace,
+    OwnName,
+    Default,
+}
+
+const WAYS: [Way; 6] = [Way::Query, Way::Path, Way::Name, Way::Namespace, Way::OwnName, Way::Default];
+
+/// A registry, and two mirrors: one has it as its default upstream, the default of the other doesn't exist.
+struct Scene {
+    hub: Hub,
+    image: Image,
+    default: Mirror,
+    other: Mirror,
+}
+
+impl Scene {
+    async fn start() -> Self {
+        let hub = Hub::start().await;
+        let image = Image::oci();
+        for tag in TAGS {
+            hub.push(NAME, tag, &image);
+        }
+        hub.serve_blobs_directly();
+        hub.script(|place, seen| (place == Place::Registry && seen.path().contains("/referrers/")).then(|| referrers(seen)));
+        let options = Options::default().plain_http(hub.addresses());
+        let default = options.clone().upstream(hub.address()).start().await;
+        let map = format!("other.mirror.example=quay.io,{OWN_NAME}={}", hub.address());
+        let other = options.upstream(nobody().await).variable("host_upstreams", map).start().await;
+        Self { hub, image, default, other }
+    }
+
+    /// `None` where the way has no form for it.
+    fn request(&self, way: Way, method: &str, rest: &str) -> Option<Request> {
+        let host = self.hub.address();
+        let and = if rest.contains('?') { '&' } else { '?' };
+        let target = match way {
+            Way::Query => format!("/v2/{rest}{and}upstream={host}"),
+            Way::Path => format!("/{host}/v2/{rest}"),
+            Way::Name if rest.is_empty() || rest.starts_with('?') => return None,
+            Way::Name => format!("/v2/{host}/{rest}"),
+            Way::Namespace => format!("/v2/{rest}{and}ns={host}"),
+            Way::OwnName | Way::Default => format!("/v2/{rest}"),
+        };
+        Some(self.to(way, method, &target))
+    }
+
+    fn to(&self, way: Way, method: &str, target: &str) -> Request {
+        let mirror = if way == Way::Default { &self.default } else { &self.other };
+        let request = mirror.request(method, target);
+        if way == Way::OwnName { request.host(OWN_NAME) } else { request }
+    }
+}
+
+/// Five referrers of two types, two on a page, as a registry that filters.
+fn referrers(seen: &Seen) -> Reply {
+    let query = seen.query();
+    let value = |name| query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+    let of_type = value("artifactType");
+    let all = (0..5).map(|number| {
+        let artifact = if number % 2 == 0 { "application/x.signature" } else { "application/x.sbom+json" };
+        json!({ "mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest(&[number]), "size": 1, "artifactType": artifact })
+    });
+    let matching: Vec<_> = all.filter(|one| of_type.is_none_or(|wanted| one["artifactType"] == wanted)).collect();
+    let page: usize = value("page").map_or(0, |page| page.parse().expect("a page"));
+    let shown: Vec<_> = matching.iter().skip(page * 2).take(2).collect();
+    let document = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": shown });
+    let mut headers = vec![("content-type", INDEX)];
+    let filter = of_type.map(|wanted| url::form_urlencoded::Serializer::new(String::new()).append_pair("artifactType", wanted).finish() + "&");
+    let link = format!("<{}?{}page={}>; rel=\"next\"", seen.path(), filter.unwrap_or_default(), page + 1);
+    if (page + 1) * 2 < matching.len() {
+        headers.push(("link", &link));
+    }
+    if of_type.is_some() {
+        headers.push(("oci-filters-applied", "artifactType"));
+    }
+    Reply::new(200, &headers, document.to_string())
+}
+
+/// What the specification says of one request.
+struct Row {
+    section: &'static str,
+    method: &'static str,
+    rest: String,
+    sends: Vec<(&'static str, String)>,
+    status: u16,
+    /// One of them is in the error's document; none for a success.
+    codes: &'static [&'static str],
+    headers: Vec<(&'static str, String)>,
+    body: Option<Bytes>,
+}
+
+fn row(section: &'static str, method: &'static str, rest: impl Into<String>, status: u16) -> Row {
+    Row { section, method, rest: rest.into(), sends: vec![], status, codes: &[], headers: vec![], body: None }
+}
+
+impl Row {
+    fn codes(self, codes: &'static [&'static str]) -> Row {
+        Row { codes, ..self }
+    }
+
+    fn sends(mut self, name: &'static str, value: impl Into<String>) -> Row {
+        self.sends.push((name, value.into()));
+        self
+    }
+
+    fn has(mut self, name: &'static str, value: impl Into<String>) -> Row {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    fn body(self, body: impl Into<Bytes>) -> Row {
+        Row { body: Some(body.into()), ..self }
+    }
+
+    fn check(&self, way: Way, answer: Answer) {
+        let what = format!("{} {} {} by {way:?}: {answer:?}", self.section, self.method, self.rest);
+        assert_eq!(answer.status, self.status, "{what}");
+        for (name, value) in &self.headers {
+            assert_eq!(answer.header(name), Some(&**value), "{name}, {what}");
+        }
+        if let Some(body) = &self.body {
+            assert_eq!(&answer.body, body, "{what}");
+        }
+        if self.method == "HEAD" {
+            assert!(answer.body.is_empty(), "{what}");
+        } else if !self.codes.is_empty() {
+            assert_eq!(answer.header("content-type"), Some("application/json"), "{what}");
+            let code = answer.json()["errors"][0]["code"].as_str().unwrap_or_default().to_string();
+            assert!(self.codes.contains(&&*code), "{what}");
+        }
+    }
+}
+
+fn table(image: &Image) -> Vec<Row> {
+    let (index, layer) = (&image.index, &image.here().layers[0]);
+    let (unknown, length) = (digest(b"nobody has this"), layer.bytes.len());
+    let mut rows = vec![
+        row("end-1", "GET", "", 200).body("{}"),
+        row("end-1", "HEAD", "", 200),
+        // Pulling blobs.
+        row("end-2", "GET", format!("{NAME}/blobs/{}", layer.digest), 200).body(layer.bytes.clone()),
+        row("end-2", "HEAD", format!("{NAME}/blobs/{}", layer.digest), 200),
+        row("end-2", "GET", format!("{NAME}/blobs/{}", layer.digest), 206)
+            .sends("range", "bytes=10-19")
+            .has("content-range", format!("bytes 10-19/{length}"))
+            .body(layer.bytes.slice(10..20)),
+        row("end-2", "GET", format!("{NAME}/blobs/{}", layer.digest), 206)
+            .sends("range", format!("bytes={}-", length - 5))
+            .has("content-range", format!("bytes {}-{}/{length}", length - 5, length - 1))
+            .body(layer.bytes.slice(length - 5..)),
+        row("end-2", "GET", format!("{NAME}/blobs/{}", layer.digest), 416)
+            .sends("range", format!("bytes={length}-"))
+            .codes(&["RANGE_INVALID"]),
+        row("end-2", "GET", format!("{NAME}/blobs/{unknown}"), 404).codes(&["BLOB_UNKNOWN"]),
+        row("end-2", "HEAD", format!("{NAME}/blobs/{unknown}"), 404),
+        row("end-2", "GET", format!("no/such/name/blobs/{unknown}"), 404).codes(&["NAME_UNKNOWN", "BLOB_UNKNOWN"]),
+        row("end-2", "GET", format!("{NAME}/blobs/sha256:short"), 400).codes(&["DIGEST_INVALID"]),
+        row("end-2", "GET", format!("UPPER/app/blobs/{unknown}"), 400).codes(&["NAME_INVALID"]),
+        // Pulling manifests.
+        row("end-3", "GET", format!("{NAME}/manifests/{unknown}"), 404).codes(&["MANIFEST_UNKNOWN"]),
+        row("end-3", "HEAD", format!("{NAME}/manifests/{unknown}"), 404),
+        row("end-3", "GET", format!("{NAME}/manifests/no-such-tag"), 404).codes(&["MANIFEST_UNKNOWN"]),
+        row("end-3", "HEAD", format!("{NAME}/manifests/no-such-tag"), 404),
+        row("end-3", "GET", "no/such/name/manifests/1", 404).codes(&["NAME_UNKNOWN", "MANIFEST_UNKNOWN"]),
+        row("end-3", "GET", "UPPER/app/manifests/1", 400).codes(&["NAME_INVALID"]),
+        row("end-3", "GET", "team//app/manifests/1", 400).codes(&["NAME_INVALID"]),
+        row("end-3", "GET", format!("{NAME}/manifests/sha256:short"), 400).codes(&["DIGEST_INVALID"]),
+        row("end-3", "GET", format!("{NAME}/manifests/.INVALID_MANIFEST_NAME"), 404).codes(&["MANIFEST_INVALID"]),
+        // Writing, in every endpoint that there is.
+        row("end-4a", "POST", format!("{NAME}/blobs/uploads/"), 405).codes(&["UNSUPPORTED"]),
+        row("end-5", "PATCH", format!("{NAME}/blobs/uploads/1"), 405).codes(&["UNSUPPORTED"]),
+        row("end-6", "PUT", format!("{NAME}/blobs/uploads/1?digest={unknown}"), 405).codes(&["UNSUPPORTED"]),
+        row("end-7", "PUT", format!("{NAME}/manifests/1"), 405).codes(&["UNSUPPORTED"]),
+        row("end-9", "DELETE", format!("{NAME}/manifests/1"), 405).codes(&["UNSUPPORTED"]),
+        row("end-10", "DELETE", format!("{NAME}/blobs/{unknown}"), 405).codes(&["UNSUPPORTED"]),
+        // Listing tags.
+        row("end-8a", "GET", format!("{NAME}/tags/list"), 200)
+            .has("content-type", "application/json")
+            .body(json!({ "name": NAME, "tags": TAGS }).to_string()),
+        row("end-8a", "GET", "no/such/name/tags/list", 404).codes(&["NAME_UNKNOWN"]),
+        row("end-8b", "GET", format!("{NAME}/tags/list?n=2&last=2"), 200)
+            .body(json!({ "name": NAME, "tags": ["3", "4"] }).to_string()),
+        // Listing referrers.
+        row("end-12a", "GET", format!("{NAME}/referrers/sha256:short"), 400).codes(&["DIGEST_INVALID"]),
+        row("end-12a", "GET", format!("{NAME}/referrers/{}", index.digest), 200).has("content-type", INDEX),
+        row("end-12b", "GET", format!("{NAME}/referrers/{}?artifactType=application/x.sbom%2Bjson", index.digest), 200)
+            .has("content-type", INDEX)
+            .has("oci-filters-applied", "artifactType"),
+    ];
+    for reference in ["3", &index.digest] {
+        let rest = format!("{NAME}/manifests/{reference}");
+        let described = |row: Row| {
+            let row = row.has("content-type", INDEX).has("docker-content-digest", &index.digest);
+            row.has("content-length", index.bytes.len().to_string())
+        };
+        rows.push(described(row("end-3", "HEAD", &rest, 200)));
+        rows.push(described(row("end-3", "GET", &rest, 200)).body(index.bytes.clone()));
+    }
+    for row in rows.iter_mut().filter(|row| row.section == "end-2" && row.status == 200) {
+        row.headers.push(("content-length", length.to_string()));
+        row.headers.push(("docker-content-digest", layer.digest.clone()));
+    }
+    rows
+}
+
+#[tokio::test]
+async fn every_endpoint_in_every_way_of_naming_an_upstream() {
+    let scene = Scene::start().await;
+    for row in table(&scene.image) {
+        for way in WAYS {
+            let Some(request) = scene.request(way, row.method, &row.rest) else { continue };
+            let request = row.sends.iter().fold(request.accept_manifests(), |request, (name, value)| request.header(name, value));
+            row.check(way, request.send().await);
+        }
+    }
+}
+
+/// Follows `Link` from page to page, through the same mirror under the same name.
+async fn pages(scene: &Scene, way: Way, rest: &str, list: &str) -> Vec<Vec<Value>> {
+    let mut request = scene.request(way, "GET", rest).expect("a form for it");
+    let mut pages = Vec::new();
+    loop {
+        let answer = request.send().await.expect(200);
+        pages.push(answer.json()[list].as_array().expect("a list").clone());
+        assert!(pages.len() < 10, "no end: {pages:?}");
+        let Some(link) = answer.header("link") else { return pages };
+        let target = link.strip_prefix('<').and_then(|link| link.strip_suffix(">; rel=\"next\"")).expect("a next page");
+        assert!(target.starts_with('/'), "{way:?} leads past the mirror: {link}");
+        request = scene.to(way, "GET", target);
+    }
+}
+
+#[tokio::test]
+async fn every_list_pages_on_to_its_end_in_every_way_of_naming_an_upstream() {
+    let scene = Scene::start().await;
+    let referrers = format!("{NAME}/referrers/{}", scene.image.index.digest);
+    for (section, rest, list, sizes) in [
+        ("end-8b", format!("{NAME}/tags/list?n=2"), "tags", &[2, 2, 1][..]),
+        ("end-8b", format!("{NAME}/tags/list?n=2&last=1"), "tags", &[2, 2]),
+        ("end-8b", format!("{NAME}/tags/list?n=9"), "tags", &[5]),
+        ("end-12a", referrers.clone(), "manifests", &[2, 2, 1]),
+        ("end-12b", format!("{referrers}?artifactType=application/x.signature"), "manifests", &[2, 1]),
+        ("end-12b", format!("{referrers}?artifactType=application/x.sbom%2Bjson"), "manifests", &[2]),
+    ] {
+        for way in WAYS {
+            let pages = pages(&scene, way, &rest, list).await;
+            let found: Vec<_> = pages.iter().map(Vec::len).collect();
+            assert_eq!(found, sizes, "{section} {rest} by {way:?}: {pages:?}");
+            let mut seen = pages.concat();
+            seen.dedup();
+            assert_eq!(seen.len(), sizes.iter().sum::<usize>(), "{section} {rest} by {way:?}: twice the same");
+            if rest.contains("artifactType") {
+                let one = seen[0]["artifactType"].clone();
+                assert!(seen.iter().all(|entry| entry["artifactType"] == one), "the filter was lost: {seen:?}");
+            }
+        }
+    }
+}
