@@ -60,9 +60,11 @@ impl Secret {
         }
     }
 
-    /// What comes out early of comparing two hashes tells nothing of the secrets behind them.
+    /// Looks at every byte of both hashes, however early they differ.
     pub fn is(&self, guess: &str) -> bool {
-        self.0 == <[u8; 32]>::from(Sha256::digest(guess))
+        let guess = Sha256::digest(guess);
+        let differs = self.0.iter().zip(guess).fold(0, |differs, (own, guessed)| differs | (own ^ guessed));
+        std::hint::black_box(differs) == 0
     }
 }
 
@@ -138,6 +140,7 @@ pub fn client(headers: &HeaderMap, trusted_proxies: u32) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn a_secret_is_compared_and_never_printed() {
@@ -170,5 +173,31 @@ mod tests {
             assert_eq!(client(&headers, proxies), Some(address.parse().unwrap()), "{connected:?} {forwarded:?}");
         }
         assert_eq!(client(&HeaderMap::new(), 0), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_header_panics_and_none_but_the_hosts_counts_without_proxies(
+            claimed in prop::collection::vec("\\PC{0,20}|[0-9a-f:., \\[\\]]{0,40}", 0..4),
+            proxies in 0..5_u32,
+        ) {
+            let value = |text: &String| http::HeaderValue::from_bytes(text.as_bytes()).unwrap();
+            let mut headers = HeaderMap::new();
+            headers.extend(claimed.iter().map(|text| (CLIENT_ADDRESS, value(text))));
+            headers.extend(claimed.iter().map(|text| (FORWARDED_FOR, value(text))));
+            let _ = client(&headers, proxies);
+            headers.append(CLIENT_ADDRESS, http::HeaderValue::from_static("192.0.2.1:5000"));
+            prop_assert_eq!(client(&headers, 0), Some([192, 0, 2, 1].into()));
+        }
+
+        #[test]
+        fn a_path_is_entered_by_its_secret_alone(secret in "[a-zA-Z0-9_-]{16,40}", path in "(/?\\PC{0,40}|(/[a-z0-9]{0,20}){0,3})") {
+            let access = Access { secret: Some(Secret::parse(&secret).unwrap()), client_limit: 0, trusted_proxies: 0 };
+            prop_assert_eq!(access.enter(&path), None);
+            let mount = format!("/{secret}");
+            let behind = path.strip_prefix('/').map(|path| format!("/{path}")).unwrap_or_default();
+            let whole = format!("{mount}{behind}");
+            prop_assert_eq!(access.enter(&whole), Some((mount.as_str(), behind.as_str())));
+        }
     }
 }

@@ -143,3 +143,48 @@ impl<T> Entry<T> {
         self.identity == identity && now.as_secs() < self.expires
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scripted::Scripted;
+    use futures_util::future::FutureExt;
+    use proptest::prelude::*;
+
+    /// What a new instance finds under `identity` in a store whose bytes were changed after `mine` was kept there.
+    fn found(identity: &str, change: impl Fn(&mut Vec<u8>)) -> Option<String> {
+        let platform = Scripted::default();
+        let store = Store::new(platform.clone());
+        Cache::new("x", 1).keep(&store, "mine", "value".to_owned(), Duration::from_secs(60));
+        platform.settle().now_or_never().unwrap();
+        platform.change_store(change);
+        Cache::new("x", 1).stored(&store, identity).now_or_never().unwrap()
+    }
+
+    #[test]
+    fn what_is_stored_is_found_under_its_own_identity_only() {
+        assert_eq!(found("mine", |_| ()).as_deref(), Some("value"));
+        assert_eq!(found("yours", |_| ()), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_stored_bytes_panic_or_pass_for_another_identity(
+            at in 0..80_usize,
+            until in 0..80_usize,
+            noise in prop::collection::vec(any::<u8>(), 0..9),
+        ) {
+            let change = |bytes: &mut Vec<u8>| {
+                let begin = at.min(bytes.len());
+                bytes.splice(begin..until.clamp(begin, bytes.len()), noise.iter().copied());
+            };
+            let _ = found("mine", change);
+            prop_assert_eq!(found("yours", change), None);
+        }
+
+        #[test]
+        fn no_bytes_at_all_panic(noise in prop::collection::vec(any::<u8>(), 0..99)) {
+            prop_assert_eq!(found("mine", |bytes| noise.clone_into(bytes)), None);
+        }
+    }
+}

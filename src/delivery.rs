@@ -3,7 +3,7 @@
 
 use crate::auth::Auth;
 use crate::context::{Context, count};
-use crate::forward::{self, Answer, Failure, MAX_REDIRECTS, Question, RedirectFailure};
+use crate::forward::{self, Answer, Failure, MAX_HEADER, MAX_REDIRECTS, Question, RedirectFailure};
 use crate::outgoing::{self, Unsent};
 use crate::platform::Platform;
 use crate::upstream::Upstream;
@@ -50,6 +50,7 @@ async fn fetch<P: Platform>(
 ) -> Result<Answer<P::Body>, Failure> {
     for _ in 0..MAX_REDIRECTS {
         let location = answer.response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+        let location = location.filter(|location| location.len() <= MAX_HEADER);
         let location = location.ok_or(Failure::Redirect(RedirectFailure::Malformed))?;
         let from = answer.upstream.target(answer.path_and_query.clone());
         let target = from.join(location).map_err(|_| Failure::Redirect(RedirectFailure::Malformed))?;

@@ -221,7 +221,7 @@ fn redirect_target<'r, B>(route: &Route, hop: &Hop, response: &'r Response<B>) -
     if !is_redirect(response.status()) {
         return None;
     }
-    let location = response.headers().get(header::LOCATION)?.to_str().ok()?;
+    let location = response.headers().get(header::LOCATION)?.to_str().ok().filter(|text| text.len() <= MAX_HEADER)?;
     if route.is_blob() {
         let target = hop.upstream.target(hop.path_and_query.clone()).join(location).ok()?;
         let uri: Uri = target.path_and_query.parse().ok()?;

@@ -278,6 +278,11 @@ impl Pointer {
 }
 
 impl Known {
+    /// Whether it can be answered with; of a tag that was only asked for by `HEAD` there is no more than its digest.
+    pub fn has_content(&self) -> bool {
+        self.content.is_some()
+    }
+
     /// Whether it may answer without asking upstream; what a digest names always may.
     pub fn is_fresh(&self, now: Duration, tag_ttl: Duration) -> bool {
         !self.by_tag || self.pointer.age(now) < tag_ttl
@@ -348,5 +353,28 @@ impl Accept {
         let matches =
             |taken: &String| taken == "*/*" || taken == "application/*" || taken.eq_ignore_ascii_case(essence);
         self.0.is_empty() || self.0.iter().any(matches)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_accept_panics_and_its_order_says_nothing(
+            lines in prop::collection::vec("([a-z*]{1,5}/[a-zA-Z+.*]{1,9}(;q=[0-9.]{1,3})?,? ?|[ -~\t]{0,9}){0,4}", 0..4),
+            media_type in "[a-z]{1,9}/[a-z]{1,9}",
+        ) {
+            let accept = |lines: &[String]| {
+                Accept::of(&lines.iter().map(|line| (ACCEPT, HeaderValue::from_str(line).unwrap())).collect())
+            };
+            let backwards: Vec<String> = lines.iter().rev().cloned().collect();
+            prop_assert_eq!(accept(&lines), accept(&backwards));
+            let _ = accept(&lines).takes(lines.first().unwrap_or(&media_type));
+            let listed = [lines, vec![media_type.to_uppercase()]].concat();
+            prop_assert!(accept(&listed).takes(&media_type));
+        }
     }
 }

@@ -39,6 +39,7 @@ struct Known {
     upstream: Option<Upstream>,
     /// The last one that was asked.
     answered_by: RefCell<Option<Upstream>>,
+    naming: Option<Naming>,
     cost: Cost,
 }
 
@@ -72,7 +73,7 @@ impl<P: Platform> Mirror<P> {
             Ok(response) => (response, None),
             Err(refusal) => {
                 let mut response = refusal.clone().into_response(request.method() == Method::HEAD);
-                reply::seal(response.headers_mut(), &Naming::Default);
+                reply::seal(response.headers_mut(), known.naming.as_ref().unwrap_or(&Naming::Default));
                 (response, Some(refusal))
             }
         };
@@ -105,6 +106,7 @@ impl<P: Platform> Mirror<P> {
         }
 
         // May it be asked, and of whom.
+        known.naming = Some(asked.naming.clone());
         let named = match asked.naming.named().map_err(|_| Refusal::malformed_upstream())? {
             Some(named) => Some(named.permit(&config.policy).map_err(Refusal::forbidden_upstream)?),
             None if asked.naming == Naming::Default => here.authority().and_then(|own| config.of_host(own)).cloned(),
@@ -182,7 +184,8 @@ impl<P: Platform> Mirror<P> {
         {
             return Ok(response);
         }
-        match self.learn(errand, asked, question, wanted, here, copy.is_some()).await {
+        let is_held = copy.as_ref().is_some_and(|copy| copy.has_content());
+        match self.learn(errand, asked, question, wanted, here, is_held).await {
             Err(refusal) if refusal.upstream_failed => from_copy(Hit::Stale).ok_or(refusal),
             learned => learned,
         }
@@ -201,10 +204,15 @@ impl<P: Platform> Mirror<P> {
         let context = errand.context;
         if is_known && !asked.head_only {
             let look = Question { method: Method::HEAD, ..question.clone() };
-            let seen = reply::pass_on(asked, self.ask(errand, &look).await?, here)?;
-            let pointed = self.manifests.pointed(context, wanted, seen.headers()).await;
-            if let Some(response) = pointed.and_then(|copy| copy.respond(context, false, Hit::Revalidated)) {
-                return Ok(response);
+            let answer = self.ask(errand, &look).await?;
+            let status = answer.response.status();
+            // Otherwise the tag is gone, or this registry has no HEAD: a GET tells.
+            if !status.is_client_error() || status == StatusCode::TOO_MANY_REQUESTS {
+                let seen = reply::pass_on(asked, answer, here)?;
+                let pointed = self.manifests.pointed(context, wanted, seen.headers()).await;
+                if let Some(response) = pointed.and_then(|copy| copy.respond(context, false, Hit::Revalidated)) {
+                    return Ok(response);
+                }
             }
         }
         let response = reply::pass_on(asked, self.ask(errand, &question).await?, here)?;

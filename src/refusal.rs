@@ -47,7 +47,7 @@ pub struct Refusal {
     pub status: StatusCode,
     pub code: Code,
     pub message: String,
-    pub headers: HeaderMap,
+    pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Whether it is the upstream that failed: a copy may help.
     pub upstream_failed: bool,
 }
@@ -73,7 +73,7 @@ impl Code {
 
 impl Refusal {
     fn new(status: StatusCode, code: Code, message: impl Display) -> Refusal {
-        Refusal { status, code, message: message.to_string(), headers: HeaderMap::new(), upstream_failed: false }
+        Refusal { status, code, message: message.to_string(), headers: Vec::new(), upstream_failed: false }
     }
 
     fn with(mut self, name: HeaderName, value: Option<HeaderValue>) -> Refusal {
@@ -135,7 +135,9 @@ impl Refusal {
         use auth::Failure;
         let (status, what) = match failure {
             Failure::Refused => return Refusal::denied(),
-            Failure::TooMany { retry_after } => return Refusal::too_many().with(RETRY_AFTER, retry_after),
+            Failure::TooMany { retry_after } => {
+                return Refusal::too_many().with(RETRY_AFTER, retry_after.filter(is_retry_after));
+            }
             Failure::Fault(fault) => (status_of(fault), format!("failed: {fault}")),
             Failure::Status(status) => (StatusCode::BAD_GATEWAY, format!("answered with status {}", status.as_u16())),
             Failure::Forbidden(denied) => (StatusCode::BAD_GATEWAY, format!("is not asked: {denied}")),
@@ -166,7 +168,11 @@ impl Refusal {
             }
             _ => Refusal::upstream_fault(route, StatusCode::BAD_GATEWAY, answered()),
         };
-        KEPT_HEADERS.iter().fold(refusal, |refusal, name| refusal.with(name.clone(), headers.get(name).cloned()))
+        KEPT_HEADERS.iter().fold(refusal, |refusal, name| {
+            let value = headers.get(name).filter(|value| value.len() <= MAX_HEADER);
+            let value = value.filter(|value| name != RETRY_AFTER || is_retry_after(value));
+            refusal.with(name.clone(), value.cloned())
+        })
     }
 
     /// The repository is closed by the operator.
@@ -186,6 +192,8 @@ impl Refusal {
         Refusal::new(StatusCode::FORBIDDEN, Code::Denied, message)
     }
 
+    /// dockerd goes on to its next source at once after a 429, and so does whoever has no other source than to wait. podman
+    /// waits as long as `Retry-After` says before it goes on: that it knows how long is worth more than that it hurries.
     fn too_many() -> Refusal {
         let message = "the upstream's limit for this mirror's address is reached";
         let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests, message);
@@ -244,6 +252,13 @@ impl From<Mistake> for Refusal {
     fn from(mistake: Mistake) -> Refusal {
         Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, Code::Unknown, mistake)
     }
+}
+
+/// Seconds or a date (RFC 9110, section 10.2.3): what else a server says there may be an internal one's words.
+fn is_retry_after(value: &HeaderValue) -> bool {
+    let bytes = value.as_bytes();
+    let is_seconds = (1..=10).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_digit);
+    is_seconds || (bytes.len() == 29 && bytes.get(3) == Some(&b',') && bytes.ends_with(b" GMT"))
 }
 
 fn status_of(fault: Fault) -> StatusCode {

@@ -4,7 +4,7 @@
 use crate::address::Address;
 use crate::forward::{self, Answer, MAX_HEADER};
 use crate::link;
-use crate::origin::{Scheme, Target};
+use crate::origin::{Authority, Scheme, Target};
 use crate::refusal::Refusal;
 use crate::route::{Asked, Resource, Route};
 use crate::upstream::Naming;
@@ -135,11 +135,15 @@ pub fn seal(headers: &mut HeaderMap, naming: &Naming) {
     }
 }
 
-/// Manifests have a media type of a registry or are refused; for the rest there is just one.
+/// Manifests and lists have a media type of a registry or are refused; a list may lack one. For blobs there is just one.
 fn content_type(route: &Route, headers: &HeaderMap) -> Option<HeaderValue> {
     match route {
         Route::Repository(_, Resource::Blob(_)) => Some(HeaderValue::from_static("application/octet-stream")),
-        Route::Repository(_, Resource::Tags) | Route::Catalog => Some(HeaderValue::from_static("application/json")),
+        Route::Repository(_, Resource::Tags) | Route::Catalog => {
+            let is_list =
+                headers.get(header::CONTENT_TYPE).is_none_or(|value| is_registry_type(value) || value == "text/plain");
+            is_list.then(|| HeaderValue::from_static("application/json"))
+        }
         _ => headers.get(header::CONTENT_TYPE).filter(|value| is_registry_type(value)).cloned(),
     }
 }
@@ -151,8 +155,8 @@ fn is_registry_type(value: &HeaderValue) -> bool {
         || (essence.starts_with("application/vnd.") && (essence.ends_with("+json") || essence.ends_with("+prettyjws")))
 }
 
-/// Where the client is sent for a blob: the `Location` untouched if it is absolute (a signature may cover its every
-/// character), never from https to plain http, never back to this mirror.
+/// Where the client is sent for a blob: the `Location` untouched if it is plainly absolute (a signature may cover its
+/// every character), never from https to plain http, never back to this mirror.
 fn delivery(location: &str, from: &Target, here: &Address) -> Option<HeaderValue> {
     let target = from.join(location).ok()?;
     let downgrade = from.origin.scheme == Scheme::Https && target.origin.scheme == Scheme::Http;
@@ -160,6 +164,62 @@ fn delivery(location: &str, from: &Target, here: &Address) -> Option<HeaderValue
     if downgrade || back_here {
         return None;
     }
-    let absolute = Target::parse(location).is_ok();
-    HeaderValue::try_from(if absolute { location.to_owned() } else { target.to_string() }).ok()
+    HeaderValue::try_from(if is_plain(location, &target) { location.to_owned() } else { target.to_string() }).ok()
+}
+
+/// Whether `location` is an absolute URL that no client's parser can take for one of another host than `target`: some
+/// see a `\` as a slash, some see it as a part of a user's name.
+fn is_plain(location: &str, target: &Target) -> bool {
+    let (scheme, rest) = location.split_once("://").unwrap_or_default();
+    let authority = Authority::parse(rest.split(['/', '?', '#']).next().unwrap_or_default());
+    location.bytes().all(|byte| byte.is_ascii_graphic())
+        && scheme.eq_ignore_ascii_case(target.origin.scheme.as_str())
+        && authority.is_ok_and(|authority| authority.on(target.origin.scheme) == target.origin)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{Request, Uri};
+    use proptest::prelude::*;
+    use url::Host;
+
+    fn delivered(location: &str) -> Option<String> {
+        let from = Target::parse("https://registry.example/v2/a/blobs/x").unwrap();
+        let request = Request::get("http://mirror.example/").body(()).unwrap();
+        let delivered = delivery(location, &from, &Address::of(&request, ""))?;
+        Some(delivered.to_str().unwrap().to_owned())
+    }
+
+    #[test]
+    fn a_location_that_can_be_read_in_two_ways_is_written_in_one() {
+        for (location, sent) in [
+            ("https://cdn.example/a%2Fb?x=~|^", "https://cdn.example/a%2Fb?x=~|^"),
+            ("HTTPS://CDN.example:443/a", "HTTPS://CDN.example:443/a"),
+            ("https:cdn.example/a", "https://registry.example/v2/a/blobs/cdn.example/a"),
+            ("https:/\\cdn.example/a", "https://cdn.example/a"),
+            ("https://cdn.example\\@mirror.example/a", "https://cdn.example/@mirror.example/a"),
+            ("https://cdn.example/\ta", "https://cdn.example/a"),
+        ] {
+            assert_eq!(delivered(location).as_deref(), Some(sent), "{location}");
+        }
+        assert_eq!(delivered("https://mirror.example\\@cdn.example/a"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn clients_are_sent_to_https_and_to_one_host_however_they_read_it(
+            location in "((https?|HTTPS):?)?[/\\\\]{0,3}([a-z]{1,3}@)?(cdn|mirror|10)?[.][a-z1]{1,7}[:@/\\\\?#\t]{0,2}[ -~]{0,20}",
+        ) {
+            if let Some(sent) = delivered(&location) {
+                let target = Target::parse(&sent).unwrap();
+                prop_assert_eq!(target.origin.scheme, Scheme::Https);
+                prop_assert_ne!(target.origin.host.to_string(), "mirror.example");
+                prop_assert!(sent.bytes().all(|byte| byte.is_ascii_graphic()));
+                if let Ok(strict) = sent.split('#').next().unwrap().parse::<Uri>() {
+                    prop_assert_eq!(Host::parse(strict.host().unwrap()).ok(), Some(target.origin.host));
+                }
+            }
+        }
+    }
 }

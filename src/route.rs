@@ -321,6 +321,19 @@ mod tests {
 
     proptest! {
         #[test]
+        fn no_path_panics_and_what_parses_is_parsed_again_as_what_it_is(
+            path in "(/|v2|manifests|blobs|tags/list|%[0-9a-fA-F]{0,2}|[a-z.:@]{1,5}|\\PC){0,20}",
+            query in "(upstream=|ns=|&|=|%|\\PC){0,9}",
+        ) {
+            if let Ok(asked) = Asked::parse(&Method::GET, &path, Some(&query))
+                && !matches!(asked.route, Route::Page | Route::Robots)
+            {
+                let uri = asked.route.path().parse::<Uri>().unwrap();
+                prop_assert_eq!(Route::of_upstream(&uri), Some(asked.route));
+            }
+        }
+
+        #[test]
         fn whatever_parses_goes_upstream_as_a_clean_path(
             path in "(/[a-z0-9.:]{1,9})?/v2(/[a-zA-Z0-9._%:-]{0,9}){0,3}/(manifests|blobs|tags|referrers)/[a-zA-Z0-9._%:-]{0,80}",
             query in "[a-z=&%0-9]{0,20}",
@@ -330,7 +343,9 @@ mod tests {
             {
                 let upstream_path = asked.route.path();
                 prop_assert!(upstream_path.starts_with("/v2/"));
-                prop_assert!(!upstream_path.contains("..") && !upstream_path.contains("//") && !upstream_path.contains('%'));
+                // A tag may have two dots in it.
+                prop_assert!(!upstream_path.split('/').any(|part| matches!(part, "." | "..")));
+                prop_assert!(!upstream_path.contains("//") && !upstream_path.contains('%'));
                 let uri = format!("{upstream_path}?{}", asked.query);
                 prop_assert!(uri.parse::<Uri>().is_ok());
             }

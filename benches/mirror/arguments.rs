@@ -32,8 +32,8 @@ pub struct Arguments {
     pub rounds: Option<u32>,
 
     /// Length of a round [default: 2]
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u16).range(1..=600))]
-    pub seconds: Option<u16>,
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    pub seconds: Option<Duration>,
 
     /// Connections that the load comes over, one request at a time on each
     #[arg(long, value_name = "COUNT", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1000))]
@@ -103,7 +103,7 @@ impl Arguments {
 
     pub fn scale(&self) -> Scale {
         let connections = usize::from(self.connections);
-        let (rounds, round) = (self.rounds, self.seconds.map(u64::from).map(Duration::from_secs));
+        let (rounds, round) = (self.rounds, self.seconds);
         if self.quick {
             Scale {
                 connections,
@@ -127,6 +127,13 @@ impl Arguments {
                 instances: 20,
             }
         }
+    }
+}
+
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(seconds) if (0.1..=600.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err("a number of seconds from 0.1 to 600".to_owned()),
     }
 }
 

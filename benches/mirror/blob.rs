@@ -3,7 +3,7 @@
 use crate::arguments::Scale;
 use crate::contestants::{Contestant, DIRECT, FORWARDER, MIRROR};
 use crate::load::{Connection, Until};
-use crate::rounds::{median, warm};
+use crate::rounds::{median, place, warm};
 use crate::table::Table;
 use crate::targets::Targets;
 use crate::upstream::BLOB;
@@ -26,7 +26,7 @@ pub async fn measure(contestants: &[Contestant], scale: &Scale, targets: &mut Ta
     for round in 0..scale.rounds as usize {
         eprint!("\r{what}: round {} of {}", round + 1, scale.rounds);
         for turn in 0..contestants.len() {
-            let at = (turn + round) % contestants.len();
+            let at = place(turn, round, contestants.len());
             streamed[at].push(stream(&contestants[at], scale.blob).await);
         }
     }

@@ -3,7 +3,7 @@
 use crate::arguments::Scale;
 use crate::contestants::{Contestant, MIRROR};
 use crate::load::{Connection, Until};
-use crate::rounds::{median, warm};
+use crate::rounds::{median, place, warm};
 use crate::table::{Table, milliseconds};
 use crate::targets::Targets;
 use crate::upstream::WARM;
@@ -24,7 +24,7 @@ pub async fn measure(contestants: &[Contestant], scale: &Scale, targets: &mut Ta
         eprint!("\rnew instance: {} of {}", round + 1, scale.instances);
         tokio::time::sleep(IDLE).await;
         for turn in 0..contestants.len() {
-            let at = (turn + round) % contestants.len();
+            let at = place(turn, round, contestants.len());
             let first = timed(&mut connections[at]).await;
             let second = timed(&mut connections[at]).await;
             measured[at].push((first, second));

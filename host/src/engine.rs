@@ -28,6 +28,9 @@ const IDLE: Duration = Duration::from_secs(1);
 /// its instance, and a client its connection, for ever.
 pub const ANSWER: Duration = Duration::from_secs(120);
 
+/// How long a WASIp2 component may take until the client has its whole answer: it sends the body before it returns.
+const TRANSFER: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// How long the component may compute at a stretch before other tasks of the host have their turn.
 const TICK: Duration = Duration::from_millis(1);
 
@@ -122,23 +125,24 @@ impl HandlerState for Instances {
         store.set_epoch_deadline(1);
         store.epoch_deadline_async_yield_and_update(1);
         let proxy = self.pre.instantiate_async(&mut store).await?;
-        let reuse = match proxy {
-            Proxy::P3(_) => REUSE,
-            Proxy::P2(_) => 1,
+        let (reuse, limit) = match proxy {
+            Proxy::P3(_) => (REUSE, ANSWER),
+            Proxy::P2(_) => (1, TRANSFER),
         };
         Ok(Instance {
             store,
             proxy,
             view: Guest::http,
-            expiration: Expiration(Box::pin(tokio::time::sleep(IDLE))),
-            state: Life { reuse },
+            expiration: Expiration { limit, at: Box::pin(tokio::time::sleep(IDLE)) },
+            state: Life { reuse, limit },
         })
     }
 }
 
-/// How many requests an instance takes.
+/// How many requests an instance takes, and for how long each.
 pub struct Life {
     reuse: usize,
+    limit: Duration,
 }
 
 impl WorkerState for Life {
@@ -159,7 +163,7 @@ impl WorkerState for Life {
         (): (),
         _: GuestTaskId,
     ) -> Pin<Box<dyn Future<Output = ()> + Send + Sync>> {
-        Box::pin(tokio::time::sleep(ANSWER))
+        Box::pin(tokio::time::sleep(self.limit))
     }
 
     fn drop(&self, store: Store<Guest>, result: wasmtime::Result<()>) {
@@ -172,20 +176,23 @@ impl WorkerState for Life {
 }
 
 /// When an instance goes that doesn't end by itself.
-pub struct Expiration(Pin<Box<Sleep>>);
+pub struct Expiration {
+    limit: Duration,
+    at: Pin<Box<Sleep>>,
+}
 
 impl WorkerExpiration for Expiration {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>, status: WorkerStatus, since: Instant) -> Poll<()> {
         let limit = match status {
             WorkerStatus::Idle => IDLE,
-            WorkerStatus::Requests => ANSWER,
+            WorkerStatus::Requests => self.limit,
             // A body that the component copies, or a write after the answer, takes as long as it takes.
             WorkerStatus::PostReturn => return Poll::Pending,
         };
         let deadline = tokio::time::Instant::from_std(since + limit);
-        if self.0.deadline() != deadline {
-            self.0.as_mut().reset(deadline);
+        if self.at.deadline() != deadline {
+            self.at.as_mut().reset(deadline);
         }
-        self.0.as_mut().poll(cx)
+        self.at.as_mut().poll(cx)
     }
 }

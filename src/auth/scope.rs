@@ -58,3 +58,36 @@ impl From<Scope> for String {
         scope.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn of_a_repositorys_actions_only_pull_is_left() {
+        for (text, scopes) in [
+            ("repository:a/b:pull,push", "repository:a/b:pull"),
+            ("repository(plugin):a:*  registry:catalog:*", "repository(plugin):a:pull registry:catalog:*"),
+            ("aws", "aws"),
+            ("", ""),
+        ] {
+            let parsed = Scope::parse_list(text).unwrap();
+            assert_eq!(parsed.iter().map(Scope::as_str).collect::<Vec<_>>().join(" "), scopes, "{text}");
+        }
+        for bad in ["a\"b", "a\\b", "é", "a\tb", "a a a a a a a a a", &"a".repeat(MAX_LENGTH + 1)] {
+            assert_eq!(Scope::parse_list(bad), Err(InvalidScope), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_list_panics_and_every_scope_is_plain_and_stays_what_it_is(text in "((repository)?[ -~]{0,9}:?|\\PC){0,9}") {
+            for scope in Scope::parse_list(&text).unwrap_or_default() {
+                prop_assert!(scope.as_str().bytes().all(|byte| byte.is_ascii_graphic() && !b"\"\\".contains(&byte)));
+                prop_assert!(!scope.as_str().starts_with("repository:") || scope.as_str().ends_with(":pull"));
+                prop_assert_eq!(Scope::parse(scope.as_str()), Ok(scope.clone()));
+            }
+        }
+    }
+}

@@ -13,6 +13,7 @@ const ROBOTS: &str = "User-agent: *\nDisallow: /\n";
 /// The manual, in Chinese for those whose browser prefers it, with this mirror's own address in its examples.
 pub fn manual<B>(headers: &HeaderMap, here: &Address, head_only: bool) -> Response<Body<B>> {
     let page = if prefers_chinese(headers) { CHINESE } else { ENGLISH };
+    let page = if here.mount().is_empty() { page.to_owned() } else { without_docker_pull(page) };
     let page = page.replace("{{mirror}}", &here.url()).replace("{{host}}", &here.host());
     let mut response = Body::respond(StatusCode::OK, page.into_bytes(), head_only);
     let headers = response.headers_mut();
@@ -33,6 +34,14 @@ pub fn robots<B>(head_only: bool) -> Response<Body<B>> {
     response
 }
 
+/// An image's name has no room for what stands in front of every path of a closed mirror.
+fn without_docker_pull(page: &str) -> String {
+    match (page.split_once("<!-- open -->"), page.split_once("<!-- /open -->")) {
+        (Some((before, _)), Some((_, after))) => format!("{before}{after}"),
+        _ => page.to_owned(),
+    }
+}
+
 fn prefers_chinese(headers: &HeaderMap) -> bool {
     let languages = headers.get(header::ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     // Browsers list their languages in the order of preference.
@@ -44,13 +53,13 @@ mod tests {
     use super::*;
     use http::Request;
 
-    fn manual_for(headers: &[(&str, &str)]) -> String {
+    fn manual_at(mount: &str, headers: &[(&str, &str)]) -> String {
         let mut request = Request::get("http://in.the.uri:3000/");
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let request = request.body(()).unwrap();
-        match manual::<()>(request.headers(), &Address::of(&request, "/hidden"), false).into_body() {
+        match manual::<()>(request.headers(), &Address::of(&request, mount), false).into_body() {
             Body::Own(page) => String::from_utf8(page).unwrap(),
             Body::Upstream(()) => unreachable!(),
         }
@@ -58,17 +67,20 @@ mod tests {
 
     #[test]
     fn shows_its_own_address() {
-        let page = manual_for(&[("host", "mirror.example.org"), ("x-forwarded-proto", "https")]);
-        assert!(page.contains("https://mirror.example.org/hidden/v2/"));
-        assert!(page.contains("docker pull mirror.example.org/library/alpine"));
-        assert!(!page.contains("{{"));
+        let headers = [("host", "mirror.example.org"), ("x-forwarded-proto", "https")];
+        let (open, closed) = (manual_at("", &headers), manual_at("/hidden", &headers));
+        assert!(open.contains("https://mirror.example.org/v2/"));
+        assert!(open.contains("docker pull mirror.example.org/library/alpine"));
+        assert!(closed.contains("https://mirror.example.org/hidden/v2/"));
+        assert!(!closed.contains("docker pull mirror.example.org"));
+        assert!(!open.contains("{{") && !closed.contains("{{"));
     }
 
     #[test]
     fn speaks_the_browsers_language() {
-        assert!(manual_for(&[("accept-language", "zh-CN,zh;q=0.9,en;q=0.8")]).contains("lang=\"zh-CN\""));
+        assert!(manual_at("", &[("accept-language", "zh-CN,zh;q=0.9,en;q=0.8")]).contains("lang=\"zh-CN\""));
         for language in ["en-US,zh;q=0.5", "de", ""] {
-            assert!(manual_for(&[("accept-language", language)]).contains("lang=\"en\""), "{language}");
+            assert!(manual_at("", &[("accept-language", language)]).contains("lang=\"en\""), "{language}");
         }
     }
 }

@@ -57,21 +57,11 @@ async fn a_range_is_a_206_with_its_content_range() {
         ("bytes=-7".to_string(), length - 7..length),
     ];
     for (range, expected) in cases {
-        let answer = world
-            .mirror
-            .get(&world.layer())
-            .header("range", &range)
-            .send()
-            .await
-            .expect(206);
+        let answer = world.mirror.get(&world.layer()).header("range", &range).send().await.expect(206);
         assert_eq!(answer.body, bytes.slice(expected.clone()), "{range}");
         let content_range = format!("bytes {}-{}/{length}", expected.start, expected.end - 1);
         assert_eq!(answer.header("content-range"), Some(&*content_range), "{range}");
-        assert_eq!(
-            answer.header("content-length"),
-            Some(&*expected.len().to_string()),
-            "{range}"
-        );
+        assert_eq!(answer.header("content-length"), Some(&*expected.len().to_string()), "{range}");
     }
 }
 
@@ -80,13 +70,7 @@ async fn a_range_past_the_end_is_a_416_with_the_length() {
     let world = direct().await;
     let length = world.image.here().layers[0].bytes.len();
     let range = format!("bytes={length}-");
-    let answer = world
-        .mirror
-        .get(&world.layer())
-        .header("range", range)
-        .send()
-        .await
-        .expect(416);
+    let answer = world.mirror.get(&world.layer()).header("range", range).send().await.expect(416);
     assert_eq!(answer.header("content-range"), Some(&*format!("bytes */{length}")));
 }
 
@@ -94,16 +78,9 @@ async fn a_range_past_the_end_is_a_416_with_the_length() {
 async fn what_the_client_has_already_is_a_304() {
     let world = direct().await;
     let manifest = &world.image.index;
-    for (target, content) in [
-        (world.manifest(), manifest),
-        (world.layer(), &world.image.here().layers[0]),
-    ] {
+    for (target, content) in [(world.manifest(), manifest), (world.layer(), &world.image.here().layers[0])] {
         let etag = format!("\"{}\"", content.digest);
-        let request = world
-            .mirror
-            .get(&target)
-            .accept_manifests()
-            .header("if-none-match", &etag);
+        let request = world.mirror.get(&target).accept_manifests().header("if-none-match", &etag);
         let answer = request.send().await.expect(304);
         assert!(answer.body.is_empty(), "{target}");
         assert_eq!(answer.header("etag"), Some(&*etag), "{target}");
@@ -114,19 +91,12 @@ async fn what_the_client_has_already_is_a_304() {
 async fn a_chunked_body_comes_whole() {
     let server = Server::plain("127.0.0.1", |_| {
         // Without a length known beforehand hyper sends chunks.
-        let body = Pieces::default()
-            .data("first ")
-            .pause(Duration::from_millis(20))
-            .data("second");
+        let body = Pieces::default().data("first ").pause(Duration::from_millis(20)).data("second");
         Reply::streamed(200, &[("content-type", "application/octet-stream")], body)
     })
     .await;
     let mirror = crate::support::mirror::Mirror::of(server.address).await;
-    let answer = mirror
-        .get(&format!("/v2/a/b/blobs/{}", digest(b"first second")))
-        .send()
-        .await
-        .expect(200);
+    let answer = mirror.get(&format!("/v2/a/b/blobs/{}", digest(b"first second"))).send().await.expect(200);
     assert_eq!(answer.text(), "first second");
 }
 
@@ -151,14 +121,7 @@ async fn a_large_blob_is_streamed_at_the_pace_of_the_client() {
     assert_eq!(head.headers["content-length"], SIZE.to_string());
 
     // The client stops reading after the first piece: so must everybody before it.
-    let mut read = body
-        .frame()
-        .await
-        .expect("a frame")
-        .expect("data")
-        .into_data()
-        .expect("data")
-        .len();
+    let mut read = body.frame().await.expect("a frame").expect("data").into_data().expect("data").len();
     let sent = counter.lock().expect("the counter").clone().expect("a body was begun");
     let mut last = 0;
     let deadline = Instant::now() + Duration::from_secs(10);
@@ -168,16 +131,10 @@ async fn a_large_blob_is_streamed_at_the_pace_of_the_client() {
         if now == last {
             break;
         }
-        assert!(
-            Instant::now() < deadline,
-            "still sending after {now} bytes, to a client that doesn't read"
-        );
+        assert!(Instant::now() < deadline, "still sending after {now} bytes, to a client that doesn't read");
         last = now;
     }
-    assert!(
-        last < 64 * MIB as u64,
-        "{last} bytes were taken for a client that read {read}"
-    );
+    assert!(last < 64 * MIB as u64, "{last} bytes were taken for a client that read {read}");
 
     while let Some(frame) = body.frame().await {
         read += frame.expect("data").into_data().expect("data").len();
@@ -189,41 +146,25 @@ async fn a_large_blob_is_streamed_at_the_pace_of_the_client() {
 async fn a_body_that_breaks_off_upstream_breaks_off_here() {
     let server = Server::plain("127.0.0.1", |_| {
         let body = Pieces::default().data(vec![1; 1000]).then_break();
-        Reply::streamed(
-            200,
-            &[("content-length", "5000"), ("content-type", "application/octet-stream")],
-            body,
-        )
+        Reply::streamed(200, &[("content-length", "5000"), ("content-type", "application/octet-stream")], body)
     })
     .await;
     let mirror = crate::support::mirror::Mirror::of(server.address).await;
     let target = format!("/v2/a/b/blobs/{}", digest(b"whatever"));
     let outcome = mirror.get(&target).try_send().await;
-    assert!(
-        outcome.is_err(),
-        "a short body must not look like a whole one: {outcome:?}"
-    );
+    assert!(outcome.is_err(), "a short body must not look like a whole one: {outcome:?}");
     mirror.get("/v2/").send().await.expect(200);
 }
 
 #[tokio::test]
 async fn a_body_that_stalls_upstream_is_cut_off() {
     let server = Server::plain("127.0.0.1", |_| {
-        Reply::streamed(
-            200,
-            &[("content-length", "5000")],
-            Pieces::default().data(vec![1; 1000]).hang(),
-        )
+        Reply::streamed(200, &[("content-length", "5000")], Pieces::default().data(vec![1; 1000]).hang())
     })
     .await;
-    let options = Options::default()
-        .upstream(server.address)
-        .variable("between_bytes_timeout", 1);
+    let options = Options::default().upstream(server.address).variable("between_bytes_timeout", 1);
     let mirror = options.start().await;
-    let outcome = mirror
-        .get(&format!("/v2/a/b/blobs/{}", digest(b"whatever")))
-        .try_send()
-        .await;
+    let outcome = mirror.get(&format!("/v2/a/b/blobs/{}", digest(b"whatever"))).try_send().await;
     assert!(outcome.is_err(), "{outcome:?}");
 }
 

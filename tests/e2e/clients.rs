@@ -62,7 +62,8 @@ async fn pull_into_storage(name: &str, global: &[&str]) {
             command.arg("--root").arg(scene.path("root")).arg("--runroot").arg(scene.path("run"));
             command.args(["--storage-driver", "vfs"]).args(global).args(more);
             command.env("CONTAINERS_REGISTRIES_CONF", &conf).envs(scene.environment());
-            command.current_dir(scene.path("")).into()
+            command.current_dir(scene.path(""));
+            tokio::process::Command::from(command)
         };
         let printed = run(&mut command(&["pull", "--quiet", REFERENCE])).await;
         assert_eq!(printed.trim(), hex(&scene.image.here().config.digest));

@@ -3,17 +3,22 @@
 
 mod support;
 
+mod abuse;
+mod attacks;
 mod bodies;
 mod challenges;
 mod clients;
+mod fallback;
 mod faults;
 mod log;
 mod naming;
+mod newer_clients;
 mod original;
 mod page;
 mod privacy;
 mod pull;
 mod quirks;
+mod recipes;
 mod refusals;
 mod specification;
 mod tls;

@@ -16,12 +16,7 @@ const TARGET: &str = "/v2/library/alpine/manifests/latest";
 async fn writes_are_not_forwarded() {
     let World { mirror, hub, .. } = World::start().await;
     for method in ["PUT", "POST", "PATCH", "DELETE"] {
-        mirror
-            .request(method, TARGET)
-            .body("{}")
-            .send()
-            .await
-            .expect_error(405, "UNSUPPORTED");
+        mirror.request(method, TARGET).body("{}").send().await.expect_error(405, "UNSUPPORTED");
     }
     assert!(hub.lines().is_empty(), "{:?}", hub.lines());
 }
@@ -32,10 +27,7 @@ async fn a_list_scope_is_not_cut_at_its_comma() {
     // Cut at the comma, what is left has no right to pull.
     hub.challenge(|p| {
         let scope = p.scope.replace(":pull", ":push,pull");
-        vec![format!(
-            r#"Bearer realm="{}",service="{}",scope="{scope}""#,
-            p.realm, p.service
-        )]
+        vec![format!(r#"Bearer realm="{}",service="{}",scope="{scope}""#, p.realm, p.service)]
     });
     mirror.get(TARGET).accept_manifests().send().await.expect(200);
 }
@@ -44,10 +36,7 @@ async fn a_list_scope_is_not_cut_at_its_comma() {
 async fn a_realm_with_an_equals_sign_in_its_query_is_not_cut() {
     let World { mirror, hub, .. } = World::start().await;
     hub.challenge(|p| {
-        vec![format!(
-            r#"Bearer realm="{}?account=a=b&c=d",service="{}",scope="{}""#,
-            p.realm, p.service, p.scope
-        )]
+        vec![format!(r#"Bearer realm="{}?account=a=b&c=d",service="{}",scope="{}""#, p.realm, p.service, p.scope)]
     });
     mirror.get(TARGET).accept_manifests().send().await.expect(200);
     let query = hub.seen(Place::Tokens)[0].query();
@@ -115,20 +104,12 @@ async fn the_clients_authorization_goes_to_no_upstream() {
     let hub = Hub::start().await;
     hub.push(NAME, TAG, &Image::oci());
     let mirror = Options::default().plain_http(hub.addresses()).start().await;
-    let request = mirror
-        .get(&format!("{TARGET}?upstream={}", hub.address()))
-        .accept_manifests();
-    request
-        .header("authorization", "Basic dXNlcjpwYXNzd29yZA==")
-        .send()
-        .await
-        .expect(200);
+    let request = mirror.get(&format!("{TARGET}?upstream={}", hub.address())).accept_manifests();
+    request.header("authorization", "Basic dXNlcjpwYXNzd29yZA==").send().await.expect(200);
     let places = [Place::Registry, Place::Tokens, Place::Cdn];
     let seen = places.into_iter().flat_map(|place| hub.seen(place)).collect::<Vec<_>>();
     assert!(
-        seen.iter().all(|seen| seen
-            .header("authorization")
-            .is_none_or(|value| !value.starts_with("Basic"))),
+        seen.iter().all(|seen| seen.header("authorization").is_none_or(|value| !value.starts_with("Basic"))),
         "{seen:?}"
     );
 }
@@ -138,12 +119,7 @@ async fn an_upstream_keeps_its_port() {
     let hub = Hub::start().await;
     hub.push(NAME, TAG, &Image::oci());
     let mirror = Options::default().plain_http(hub.addresses()).start().await;
-    mirror
-        .get(&format!("{TARGET}?upstream={}", hub.address()))
-        .accept_manifests()
-        .send()
-        .await
-        .expect(200);
+    mirror.get(&format!("{TARGET}?upstream={}", hub.address())).accept_manifests().send().await.expect(200);
     let host = hub.seen(Place::Registry)[0].header("host").map(str::to_string);
     assert_eq!(host, Some(hub.address().to_string()));
 }
@@ -151,12 +127,7 @@ async fn an_upstream_keeps_its_port() {
 #[tokio::test]
 async fn an_upstream_that_refuses_is_no_500_with_a_stack_trace() {
     let mirror = Options::default().upstream(nobody().await).start().await;
-    let answer = mirror
-        .get(TARGET)
-        .accept_manifests()
-        .send()
-        .await
-        .expect_error(502, "UNAVAILABLE");
+    let answer = mirror.get(TARGET).accept_manifests().send().await.expect_error(502, "UNAVAILABLE");
     for word in ["panicked", "backtrace", ".rs:", "wasm", "   at ", "Stack"] {
         assert!(!answer.text().contains(word), "{answer:?}");
     }
@@ -169,17 +140,10 @@ async fn a_link_keeps_its_upstream() {
         hub.push(NAME, tag, &Image::oci());
     }
     let mirror = Options::default().plain_http(hub.addresses()).start().await;
-    let page = mirror
-        .get(&format!("/v2/{NAME}/tags/list?n=1&upstream={}", hub.address()))
-        .send()
-        .await
-        .expect(200);
+    let page = mirror.get(&format!("/v2/{NAME}/tags/list?n=1&upstream={}", hub.address())).send().await.expect(200);
     let link = page.header("link").expect("a link");
     let address = hub.address().to_string();
-    let named = [
-        format!("upstream={address}"),
-        format!("upstream={}", address.replace(':', "%3A")),
-    ];
+    let named = [format!("upstream={address}"), format!("upstream={}", address.replace(':', "%3A"))];
     assert!(named.iter().any(|named| link.contains(named)), "{link}");
 }
 
@@ -189,11 +153,7 @@ async fn a_redirect_before_the_challenge_is_not_followed() {
     let digest = &image.here().layers[0].digest;
     let location = hub.blob_url(digest);
     hub.script(move |place, _| (place == Place::Registry).then(|| Reply::new(307, &[("location", &location)], "")));
-    let answer = mirror
-        .get(&format!("/v2/{NAME}/blobs/{digest}"))
-        .send()
-        .await
-        .expect(307);
+    let answer = mirror.get(&format!("/v2/{NAME}/blobs/{digest}")).send().await.expect(307);
     assert!(answer.body.is_empty());
     assert!(hub.seen(Place::Cdn).is_empty(), "{:?}", hub.lines());
 }
@@ -202,16 +162,8 @@ async fn a_redirect_before_the_challenge_is_not_followed() {
 async fn loopback_and_private_upstreams_are_not_reached() {
     let unwanted = Server::unwanted("127.0.0.1").await;
     let mirror = Options::default().start().await;
-    for host in [
-        unwanted.address.to_string(),
-        format!("localhost:{}", unwanted.address.port()),
-        "10.0.0.1".into(),
-    ] {
-        mirror
-            .get(&format!("{TARGET}?upstream={host}"))
-            .send()
-            .await
-            .expect_error(403, "DENIED");
+    for host in [unwanted.address.to_string(), format!("localhost:{}", unwanted.address.port()), "10.0.0.1".into()] {
+        mirror.get(&format!("{TARGET}?upstream={host}")).send().await.expect_error(403, "DENIED");
     }
     assert_eq!(unwanted.connections(), 0);
 }

@@ -7,11 +7,7 @@ use crate::support::world::World;
 async fn the_page_says_how_to_use_the_mirror_at_its_own_address() {
     let World { mirror, hub, .. } = World::start().await;
     let page = mirror.get("/").send().await.expect(200);
-    assert!(
-        page.header("content-type")
-            .is_some_and(|value| value.starts_with("text/html")),
-        "{page:?}"
-    );
+    assert!(page.header("content-type").is_some_and(|value| value.starts_with("text/html")), "{page:?}");
     let own = mirror.address().to_string();
     assert!(page.text().contains(&own), "{}", page.text());
     assert!(page.text().contains("registry-mirrors"), "{}", page.text());
@@ -31,10 +27,7 @@ async fn the_page_shows_an_address_and_never_runs_it() {
             continue;
         };
         let text = String::from_utf8_lossy(&page.body);
-        assert!(
-            !text.contains("<script>alert") && !text.contains("a<b") && !text.contains("'onload='"),
-            "{text}"
-        );
+        assert!(!text.contains("<script>alert") && !text.contains("a<b") && !text.contains("'onload='"), "{text}");
     }
 }
 
@@ -51,36 +44,19 @@ async fn head_of_the_page_has_its_length() {
 async fn robots_are_sent_away() {
     let World { mirror, .. } = World::start().await;
     let robots = mirror.get("/robots.txt").send().await.expect(200);
-    assert!(
-        robots
-            .header("content-type")
-            .is_some_and(|value| value.starts_with("text/plain")),
-        "{robots:?}"
-    );
+    assert!(robots.header("content-type").is_some_and(|value| value.starts_with("text/plain")), "{robots:?}");
     assert_eq!(robots.text().trim(), "User-agent: *\nDisallow: /");
 }
 
 #[tokio::test]
 async fn anything_else_is_not_found() {
     let World { mirror, hub, .. } = World::start().await;
-    for target in [
-        "/index.html",
-        "/favicon.ico",
-        "/v1/",
-        "/v3/",
-        "/.env",
-        "/v2x",
-        "//v2/",
-        "/%2e%2e/etc/passwd",
-        "/V2/",
-    ] {
+    for target in
+        ["/index.html", "/favicon.ico", "/v1/", "/v3/", "/.env", "/v2x", "//v2/", "/%2e%2e/etc/passwd", "/V2/"]
+    {
         let answer = mirror.get(target).send().await;
         assert_eq!(answer.status, 404, "{target}: {answer:?}");
-        assert_eq!(
-            answer.header("content-type"),
-            Some("application/json"),
-            "{target}: {answer:?}"
-        );
+        assert_eq!(answer.header("content-type"), Some("application/json"), "{target}: {answer:?}");
         assert!(answer.json()["errors"][0]["code"].is_string(), "{target}: {answer:?}");
     }
     assert!(hub.seen(Place::Registry).is_empty());

@@ -20,10 +20,7 @@ async fn a_pull_as_dockerd_does_it_costs_one_token_and_one_request_each() {
     let head = mirror.head(&tag).accept_manifests().send().await.expect(200);
     assert_eq!(head.header("docker-content-digest"), Some(&*image.index.digest));
     assert_eq!(head.header("content-type"), Some(INDEX));
-    assert_eq!(
-        head.header("content-length"),
-        Some(&*image.index.bytes.len().to_string())
-    );
+    assert_eq!(head.header("content-length"), Some(&*image.index.bytes.len().to_string()));
     assert!(head.body.is_empty());
 
     for content in [&image.index, &platform.manifest] {
@@ -34,16 +31,9 @@ async fn a_pull_as_dockerd_does_it_costs_one_token_and_one_request_each() {
         assert_eq!(answer.header("docker-content-digest"), Some(&*content.digest));
     }
     for blob in platform.blobs() {
-        let redirect = mirror
-            .get(&format!("/v2/{NAME}/blobs/{}", blob.digest))
-            .send()
-            .await
-            .expect(307);
+        let redirect = mirror.get(&format!("/v2/{NAME}/blobs/{}", blob.digest)).send().await.expect(307);
         assert_eq!(redirect.header("location"), Some(&*hub.blob_url(&blob.digest)));
-        let answer = Request::of_url(redirect.header("location").expect("a location"))
-            .send()
-            .await
-            .expect(200);
+        let answer = Request::of_url(redirect.header("location").expect("a location")).send().await.expect(200);
         assert_eq!(digest(&answer.body), blob.digest);
     }
 
@@ -61,34 +51,18 @@ async fn a_pull_as_dockerd_does_it_costs_one_token_and_one_request_each() {
     assert_eq!(hub.lines(), expected);
     let token = &hub.seen(Place::Tokens)[0];
     let scope = format!("repository:{NAME}:pull");
-    assert_eq!(
-        token.query(),
-        [("service".into(), "registry.docker.io".into()), ("scope".into(), scope)]
-    );
+    assert_eq!(token.query(), [("service".into(), "registry.docker.io".into()), ("scope".into(), scope)]);
 }
 
 #[tokio::test]
 async fn a_new_repository_on_a_known_upstream_costs_one_token_and_one_request() {
     let World { mirror, hub, .. } = World::start().await;
     hub.push("other/image", "1.0", &Image::oci());
-    mirror
-        .get(&format!("/v2/{NAME}/manifests/latest"))
-        .accept_manifests()
-        .send()
-        .await
-        .expect(200);
+    mirror.get(&format!("/v2/{NAME}/manifests/latest")).accept_manifests().send().await.expect(200);
     hub.take_lines();
 
-    mirror
-        .get("/v2/other/image/manifests/1.0")
-        .accept_manifests()
-        .send()
-        .await
-        .expect(200);
-    assert_eq!(
-        hub.lines(),
-        ["tokens GET", "registry GET /v2/other/image/manifests/1.0"]
-    );
+    mirror.get("/v2/other/image/manifests/1.0").accept_manifests().send().await.expect(200);
+    assert_eq!(hub.lines(), ["tokens GET", "registry GET /v2/other/image/manifests/1.0"]);
 }
 
 #[tokio::test]
@@ -115,12 +89,7 @@ async fn the_process_ends_cleanly_on_sigterm() {
 async fn a_one_part_name_stays_as_it_is_outside_docker_hub() {
     let World { mirror, hub, image } = World::start().await;
     hub.push("alpine", "latest", &image);
-    mirror
-        .get("/v2/alpine/manifests/latest")
-        .accept_manifests()
-        .send()
-        .await
-        .expect(200);
+    mirror.get("/v2/alpine/manifests/latest").accept_manifests().send().await.expect(200);
     assert_eq!(hub.lines()[2], "registry GET /v2/alpine/manifests/latest");
 }
 
@@ -146,10 +115,7 @@ async fn tags_page_through_their_links_to_the_end() {
 
 /// The target of `Link: <...>; rel="next"`, which has to lead back to the mirror.
 fn next(link: &str, mirror: &str) -> String {
-    let (url, rel) = link
-        .strip_prefix('<')
-        .and_then(|link| link.split_once('>'))
-        .expect("a link");
+    let (url, rel) = link.strip_prefix('<').and_then(|link| link.split_once('>')).expect("a link");
     assert!(rel.contains("rel=\"next\"") || rel.contains("rel=next"), "{link}");
     url.strip_prefix(&format!("http://{mirror}")).unwrap_or(url).to_string()
 }
@@ -162,11 +128,7 @@ async fn a_list_of_another_upstream_pages_on_there() {
     }
     let mirror = Options::default().plain_http(other.addresses()).start().await;
     let upstream = other.address();
-    let page = mirror
-        .get(&format!("/v2/team/app/tags/list?upstream={upstream}&n=2"))
-        .send()
-        .await
-        .expect(200);
+    let page = mirror.get(&format!("/v2/team/app/tags/list?upstream={upstream}&n=2")).send().await.expect(200);
     let target = next(page.header("link").expect("a link"), &mirror.address().to_string());
     let page = mirror.get(&target).send().await.expect(200);
     assert_eq!(page.json()["tags"], serde_json::json!(["c"]), "{target}");
@@ -180,10 +142,7 @@ async fn the_catalog_and_referrers_are_forwarded() {
     let catalog = mirror.get("/v2/_catalog?n=10").send().await.expect(200);
     assert_eq!(catalog.json()["repositories"], serde_json::json!([NAME]));
 
-    let target = format!(
-        "/v2/{NAME}/referrers/{}?artifactType=application%2Fspdx%2Bjson",
-        image.index.digest
-    );
+    let target = format!("/v2/{NAME}/referrers/{}?artifactType=application%2Fspdx%2Bjson", image.index.digest);
     let referrers = mirror.get(&target).send().await.expect(200);
     assert_eq!(referrers.json()["manifests"], serde_json::json!([]));
     assert_eq!(referrers.header("content-type"), Some(INDEX));
@@ -218,17 +177,8 @@ async fn a_manifest_that_is_redirected_is_followed_here() {
 async fn connections_to_the_upstream_are_used_again() {
     let World { mirror, hub, .. } = World::start().await;
     for _ in 0..20 {
-        mirror
-            .get(&format!("/v2/{NAME}/manifests/latest"))
-            .accept_manifests()
-            .send()
-            .await
-            .expect(200);
+        mirror.get(&format!("/v2/{NAME}/manifests/latest")).accept_manifests().send().await.expect(200);
     }
     assert_eq!(hub.lines().len(), 22);
-    assert!(
-        hub.connections() <= 5,
-        "{} connections for 22 requests",
-        hub.connections()
-    );
+    assert!(hub.connections() <= 5, "{} connections for 22 requests", hub.connections());
 }

@@ -182,7 +182,9 @@ async fn registry_k8s_io() {
             wild.asked(),
             [
                 format!("{method} https://registry.k8s.io/v2/pause/manifests/3.9"),
-                format!("{method} https://europe-west1-docker.pkg.dev/v2/k8s-artifacts-prod/images/pause/manifests/3.9"),
+                format!(
+                    "{method} https://europe-west1-docker.pkg.dev/v2/k8s-artifacts-prod/images/pause/manifests/3.9"
+                ),
             ]
         );
     }
@@ -325,5 +327,21 @@ async fn docker_hub() {
     for rest in ["team/busy/manifests/latest", &blob("team/busy")] {
         let answer = wild.ask("GET", "docker.io", rest).await.expect_error(429, "TOOMANYREQUESTS");
         assert_eq!(answer.header("retry-after"), Some("60"), "{rest}");
+        assert_eq!(answer.header("ratelimit-remaining"), Some("0;w=21600"), "{rest}");
     }
+}
+
+/// Registries that mount blobs across repositories may send clients to another path of their own.
+#[tokio::test]
+async fn a_blob_elsewhere_in_the_same_registry() {
+    let target = format!("/v2/{}", blob("shared/base"));
+    let location = target.clone();
+    let registry = Host::new("registry.example.com", move |seen| match seen.path() {
+        path if path == location => Reply::new(200, &[("content-type", "application/octet-stream")], "a layer"),
+        _ => redirect(307, &location),
+    });
+    let Some(wild) = Wild::start([registry]).await else { return };
+    let answer = wild.ask("GET", "registry.example.com", &blob("team/app")).await.expect(200);
+    assert_eq!((&*answer.body, answer.header("location")), (&b"a layer"[..], None));
+    assert_eq!(wild.asked()[1], format!("GET https://registry.example.com{target}"));
 }

@@ -44,7 +44,9 @@ impl Scene {
             hub.push(NAME, tag, &image);
         }
         hub.serve_blobs_directly();
-        hub.script(|place, seen| (place == Place::Registry && seen.path().contains("/referrers/")).then(|| referrers(seen)));
+        hub.script(|place, seen| {
+            (place == Place::Registry && seen.path().contains("/referrers/")).then(|| referrers(seen))
+        });
         let options = Options::default().plain_http(hub.addresses());
         let default = options.clone().upstream(hub.address()).start().await;
         let map = format!("other.mirror.example=quay.io,{OWN_NAME}={}", hub.address());
@@ -88,7 +90,9 @@ fn referrers(seen: &Seen) -> Reply {
     let shown: Vec<_> = matching.iter().skip(page * 2).take(2).collect();
     let document = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": shown });
     let mut headers = vec![("content-type", INDEX)];
-    let filter = of_type.map(|wanted| url::form_urlencoded::Serializer::new(String::new()).append_pair("artifactType", wanted).finish() + "&");
+    let filter = of_type.map(|wanted| {
+        url::form_urlencoded::Serializer::new(String::new()).append_pair("artifactType", wanted).finish() + "&"
+    });
     let link = format!("<{}?{}page={}>; rel=\"next\"", seen.path(), filter.unwrap_or_default(), page + 1);
     if (page + 1) * 2 < matching.len() {
         headers.push(("link", &link));
@@ -232,7 +236,8 @@ async fn every_endpoint_in_every_way_of_naming_an_upstream() {
     for row in table(&scene.image) {
         for way in WAYS {
             let Some(request) = scene.request(way, row.method, &row.rest) else { continue };
-            let request = row.sends.iter().fold(request.accept_manifests(), |request, (name, value)| request.header(name, value));
+            let request =
+                row.sends.iter().fold(request.accept_manifests(), |request, (name, value)| request.header(name, value));
             row.check(way, request.send().await);
         }
     }

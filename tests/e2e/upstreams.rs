@@ -14,11 +14,7 @@ async fn other() -> (Mirror, Hub) {
     let hub = Hub::start().await;
     hub.push("team/app", "1.0", &Image::oci());
     let nobody = nobody().await;
-    let mirror = Options::default()
-        .upstream(nobody)
-        .plain_http(hub.addresses())
-        .start()
-        .await;
+    let mirror = Options::default().upstream(nobody).plain_http(hub.addresses()).start().await;
     (mirror, hub)
 }
 
@@ -43,13 +39,7 @@ async fn another_upstream_is_named_in_every_form() {
         let answer = ask(&mirror, &form).await;
         assert_eq!(answer.status, 200, "{form}: {answer:?}");
     }
-    assert!(
-        hub.seen(Place::Registry)
-            .iter()
-            .all(|seen| !seen.target.contains("upstream")),
-        "{:?}",
-        hub.lines()
-    );
+    assert!(hub.seen(Place::Registry).iter().all(|seen| !seen.target.contains("upstream")), "{:?}", hub.lines());
 }
 
 #[tokio::test]
@@ -63,11 +53,7 @@ async fn everything_else_of_the_query_stays_as_it_was() {
         (format!("n=1&upstreams=a&upstream={address}"), "?n=1&upstreams=a"),
     ];
     for (query, expected) in cases {
-        mirror
-            .get(&format!("/v2/team/app/tags/list?{query}"))
-            .send()
-            .await
-            .expect(200);
+        mirror.get(&format!("/v2/team/app/tags/list?{query}")).send().await.expect(200);
         let last = hub.seen(Place::Registry).pop().expect("a request");
         assert_eq!(last.target, format!("/v2/team/app/tags/list{expected}"), "{query}");
     }
@@ -76,19 +62,11 @@ async fn everything_else_of_the_query_stays_as_it_was() {
 #[tokio::test]
 async fn the_ping_of_a_named_upstream_is_forwarded() {
     let (mirror, hub) = other().await;
-    mirror
-        .get(&format!("/v2/?upstream={}", hub.address()))
-        .send()
-        .await
-        .expect(200);
+    mirror.get(&format!("/v2/?upstream={}", hub.address())).send().await.expect(200);
     assert_eq!(hub.lines()[0], "registry GET /v2/");
     let lost = nobody().await;
     let mirror = Options::default().plain_http([lost]).start().await;
-    mirror
-        .get(&format!("/v2/?upstream={lost}"))
-        .send()
-        .await
-        .expect_error(502, "UNAVAILABLE");
+    mirror.get(&format!("/v2/?upstream={lost}")).send().await.expect_error(502, "UNAVAILABLE");
     mirror.get("/v2/").send().await.expect(200);
 }
 
@@ -133,13 +111,7 @@ async fn two_upstreams_in_one_request_are_never_mixed_up() {
     let answer = ask(&mirror, &format!("upstream={}&upstream=example.com", hub.address())).await;
     // Which of them wins is nobody's business, so long as none of it goes upstream.
     assert!(matches!(answer.status.as_u16(), 200 | 400), "{answer:?}");
-    assert!(
-        hub.seen(Place::Registry)
-            .iter()
-            .all(|seen| !seen.target.contains("upstream")),
-        "{:?}",
-        hub.lines()
-    );
+    assert!(hub.seen(Place::Registry).iter().all(|seen| !seen.target.contains("upstream")), "{:?}", hub.lines());
 }
 
 #[tokio::test]
@@ -206,11 +178,7 @@ async fn tokens_of_one_upstream_never_reach_another() {
         hub.push("team/app", "1.0", &Image::oci());
     }
     one.token_answer(|token| serde_json::json!({ "token": format!("{token}-of-one") }).to_string());
-    let mirror = Options::default()
-        .plain_http(one.addresses())
-        .plain_http(two.addresses())
-        .start()
-        .await;
+    let mirror = Options::default().plain_http(one.addresses()).plain_http(two.addresses()).start().await;
     ask(&mirror, &format!("upstream={}", one.address())).await;
     ask(&mirror, &format!("upstream={}", two.address())).await.expect(200);
     for place in [Place::Registry, Place::Tokens, Place::Cdn] {
@@ -226,16 +194,8 @@ async fn the_default_upstream_may_be_written_in_every_form() {
     let hub = Hub::start().await;
     hub.push("team/app", "1.0", &Image::oci());
     let address = hub.address();
-    for form in [
-        address.to_string(),
-        format!("http://{address}"),
-        format!("http://{address}/"),
-    ] {
-        let mirror = Options::default()
-            .plain_http(hub.addresses())
-            .variable("upstream", &form)
-            .start()
-            .await;
+    for form in [address.to_string(), format!("http://{address}"), format!("http://{address}/")] {
+        let mirror = Options::default().plain_http(hub.addresses()).variable("upstream", &form).start().await;
         let answer = mirror.get(TARGET).accept_manifests().send().await;
         assert_eq!(answer.status, 200, "{form}: {answer:?}");
     }
@@ -243,11 +203,9 @@ async fn the_default_upstream_may_be_written_in_every_form() {
 
 #[tokio::test]
 async fn a_default_upstream_that_is_none_is_an_error_document() {
-    for (name, value) in [
-        ("upstream", "not a host"),
-        ("plain_http_upstreams", "not a host"),
-        ("connect_timeout", "soon"),
-    ] {
+    for (name, value) in
+        [("upstream", "not a host"), ("plain_http_upstreams", "not a host"), ("connect_timeout", "soon")]
+    {
         let mirror = Options::default().variable(name, value).start().await;
         let answer = mirror.get(TARGET).accept_manifests().send().await;
         assert!(answer.status.is_server_error(), "{name}: {answer:?}");

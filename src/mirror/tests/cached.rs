@@ -197,10 +197,18 @@ async fn an_upstream_that_failed_is_not_waited_for_where_there_is_a_copy() {
 
 #[tokio::test]
 async fn what_the_upstream_says_is_gone_is_gone() {
-    let (platform, mirror) = caching([sends(OLD), answer(404, &[], "")]);
+    let (platform, mirror) = caching([sends(OLD), answer(404, &[], ""), answer(404, &[], "")]);
     ask(&mirror, get(MANIFEST)).await;
     assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 404);
-    assert_eq!(platform.asked().len(), 2);
+    assert_eq!(platform.asked()[1..], ["HEAD", "GET"].map(|method| format!("{method} {HUB}{MANIFEST}")));
+}
+
+#[tokio::test]
+async fn a_registry_that_has_no_head_is_asked_by_get() {
+    let (platform, mirror) = caching([sends(OLD), answer(405, &[], ""), sends(NEW)]);
+    ask(&mirror, get(MANIFEST)).await;
+    assert_eq!(ask(&mirror, get(MANIFEST)).await.text(), NEW);
+    assert_eq!(platform.asked().len(), 3);
 }
 
 #[tokio::test]

@@ -33,25 +33,14 @@ pub struct Request {
 impl Request {
     pub fn new(address: SocketAddr, method: &str, target: &str) -> Self {
         let request = hyper::Request::builder().method(method).uri(target);
-        Self {
-            address,
-            tls: None,
-            request,
-            host: None,
-            body: Bytes::new(),
-        }
+        Self { address, tls: None, request, host: None, body: Bytes::new() }
     }
 
     /// A GET of an absolute http URL whose host is an address, as it stands in a `Location`.
     pub fn of_url(url: &str) -> Self {
         let url: hyper::Uri = url.parse().unwrap_or_else(|_| panic!("no URL: {url}"));
         assert_eq!(url.scheme_str(), Some("http"), "{url}");
-        let address = url
-            .authority()
-            .expect("an authority")
-            .as_str()
-            .parse()
-            .expect("an address");
+        let address = url.authority().expect("an authority").as_str().parse().expect("an address");
         Self::new(address, "GET", url.path_and_query().expect("a path").as_str())
     }
 
@@ -94,11 +83,7 @@ impl Request {
         let exchange = async {
             let (head, body) = self.open().await?.into_parts();
             let body = body.collect().await?.to_bytes();
-            Ok(Answer {
-                status: head.status,
-                headers: head.headers,
-                body,
-            })
+            Ok(Answer { status: head.status, headers: head.headers, body })
         };
         tokio::time::timeout(PATIENCE, exchange).await?
     }
@@ -164,9 +149,7 @@ impl Answer {
         assert_eq!(answer.header("content-type"), Some("application/json"), "{answer:?}");
         assert_eq!(answer.header("www-authenticate"), None, "{answer:?}");
         let document = answer.json();
-        let errors = document["errors"]
-            .as_array()
-            .unwrap_or_else(|| panic!("no errors: {answer:?}"));
+        let errors = document["errors"].as_array().unwrap_or_else(|| panic!("no errors: {answer:?}"));
         assert_eq!(errors[0]["code"], code, "{answer:?}");
         let message = errors[0]["message"].as_str().unwrap_or_default();
         assert!(!message.is_empty(), "no message: {answer:?}");

@@ -56,14 +56,7 @@ impl DockerRegistry {
             Reply::Later(Box::pin(async move { pass(backend, seen).await }))
         })
         .await;
-        Some(Self {
-            tokens,
-            front,
-            seen,
-            backend,
-            _process: process,
-            _files: files,
-        })
+        Some(Self { tokens, front, seen, backend, _process: process, _files: files })
     }
 
     /// Where the counting proxy listens.
@@ -80,22 +73,14 @@ impl DockerRegistry {
         let bearer = format!("Bearer {}", self.tokens.for_pushing(name));
         let ask = |method, target: &str| Request::new(self.backend, method, target).header("authorization", &bearer);
         for blob in image.blobs() {
-            let begun = ask("POST", &format!("/v2/{name}/blobs/uploads/"))
-                .send()
-                .await
-                .expect(202);
+            let begun = ask("POST", &format!("/v2/{name}/blobs/uploads/")).send().await.expect(202);
             let location = location(&begun);
             let target = format!("{location}&digest={}", blob.digest);
             ask("PUT", &target).body(blob.bytes.clone()).send().await.expect(201);
         }
         let put = async |content: &Content, reference: &str| {
             let request = ask("PUT", &format!("/v2/{name}/manifests/{reference}"));
-            request
-                .header("content-type", content.media_type)
-                .body(content.bytes.clone())
-                .send()
-                .await
-                .expect(201);
+            request.header("content-type", content.media_type).body(content.bytes.clone()).send().await.expect(201);
         };
         for platform in &image.platforms {
             put(&platform.manifest, &platform.manifest.digest).await;
@@ -115,25 +100,13 @@ pub async fn pass(backend: SocketAddr, seen: Seen) -> Reply {
     let mut request = Request::new(backend, &seen.method, &seen.target).body(seen.body);
     for (name, value) in &seen.headers {
         let value = value.to_str().expect("a readable header");
-        request = if name == "host" {
-            request.host(value)
-        } else {
-            request.header(name.as_str(), value)
-        };
+        request = if name == "host" { request.host(value) } else { request.header(name.as_str(), value) };
     }
     let answer = request.send().await;
     let line = |(name, value): (&hyper::header::HeaderName, &hyper::header::HeaderValue)| {
         (name.to_string(), value.to_str().expect("a readable header").to_string())
     };
-    let headers = answer
-        .headers
-        .iter()
-        .map(line)
-        .filter(|(name, _)| name != "transfer-encoding")
-        .collect::<Vec<_>>();
-    let headers = headers
-        .iter()
-        .map(|(name, value)| (&**name, &**value))
-        .collect::<Vec<_>>();
+    let headers = answer.headers.iter().map(line).filter(|(name, _)| name != "transfer-encoding").collect::<Vec<_>>();
+    let headers = headers.iter().map(|(name, value)| (&**name, &**value)).collect::<Vec<_>>();
     Reply::new(answer.status.as_u16(), &headers, answer.body)
 }

@@ -36,11 +36,7 @@ impl Hub {
         let tls = ca.server(&addresses.names);
         Self::build(&addresses.listen, Some(tls), |place, address| {
             let name = addresses.names[place];
-            if address.port() == 443 {
-                format!("https://{name}")
-            } else {
-                format!("https://{name}:{}", address.port())
-            }
+            if address.port() == 443 { format!("https://{name}") } else { format!("https://{name}:{}", address.port()) }
         })
         .await
     }
@@ -60,12 +56,7 @@ impl Hub {
         let cdn = serve(Place::Cdn, listen[2]).await;
         let _ = state.realm.set(format!("{}/token", url(1, tokens.address)));
         let _ = state.cdn.set(url(2, cdn.address));
-        Self {
-            state,
-            registry,
-            tokens,
-            cdn,
-        }
+        Self { state, registry, tokens, cdn }
     }
 
     /// Where the registry listens.
@@ -91,14 +82,8 @@ impl Hub {
         let mut repositories = self.state.repositories.lock().expect("repositories");
         let repository = repositories.entry(name.into()).or_default();
         repository.tags.insert(tag.into(), image.index.digest.clone());
-        repository.manifests.extend(
-            image
-                .manifests()
-                .map(|content| (content.digest.clone(), content.clone())),
-        );
-        repository
-            .blobs
-            .extend(image.blobs().map(|content| (content.digest.clone(), content.clone())));
+        repository.manifests.extend(image.manifests().map(|content| (content.digest.clone(), content.clone())));
+        repository.blobs.extend(image.blobs().map(|content| (content.digest.clone(), content.clone())));
     }
 
     pub fn push_blob(&self, name: &str, content: &Content) {
@@ -154,10 +139,7 @@ impl Hub {
 
     pub fn seen(&self, place: Place) -> Vec<Seen> {
         let seen = self.state.seen.lock().expect("requests");
-        seen.iter()
-            .filter(|(at, _)| *at == place)
-            .map(|(_, seen)| seen.clone())
-            .collect()
+        seen.iter().filter(|(at, _)| *at == place).map(|(_, seen)| seen.clone()).collect()
     }
 
     /// What arrived, in order: `registry GET /v2/name/manifests/tag`, `tokens GET`, `cdn GET`.

@@ -44,11 +44,7 @@ pub struct Content {
 impl Content {
     pub fn new(media_type: &'static str, bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
-        Self {
-            digest: digest(&bytes),
-            media_type,
-            bytes,
-        }
+        Self { digest: digest(&bytes), media_type, bytes }
     }
 
     fn descriptor(&self) -> Value {
@@ -79,27 +75,17 @@ impl Image {
 
     /// The same with up to six layers.
     pub fn of_layers(family: Family, seed: &str, layers: usize) -> Self {
-        let here = if cfg!(target_arch = "aarch64") {
-            "arm64"
-        } else {
-            "amd64"
-        };
+        let here = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
         let other = if here == "amd64" { "arm64" } else { "amd64" };
         let platforms = [here, other].map(|architecture| Platform::new(family, seed, architecture, layers));
-        let manifests = [here, other]
-            .into_iter()
-            .zip(&platforms)
-            .map(|(architecture, platform)| {
-                let mut descriptor = platform.manifest.descriptor();
-                descriptor["platform"] = json!({ "os": "linux", "architecture": architecture });
-                descriptor
-            });
+        let manifests = [here, other].into_iter().zip(&platforms).map(|(architecture, platform)| {
+            let mut descriptor = platform.manifest.descriptor();
+            descriptor["platform"] = json!({ "os": "linux", "architecture": architecture });
+            descriptor
+        });
         let manifests = manifests.collect::<Vec<_>>();
         let index = json!({ "schemaVersion": 2, "mediaType": family.index, "manifests": manifests });
-        Self {
-            index: Content::new(family.index, index.to_string()),
-            platforms: platforms.into(),
-        }
+        Self { index: Content::new(family.index, index.to_string()), platforms: platforms.into() }
     }
 
     pub fn oci() -> Self {
@@ -112,10 +98,7 @@ impl Image {
     }
 
     pub fn manifests(&self) -> impl Iterator<Item = &Content> {
-        self.platforms
-            .iter()
-            .map(|platform| &platform.manifest)
-            .chain([&self.index])
+        self.platforms.iter().map(|platform| &platform.manifest).chain([&self.index])
     }
 
     pub fn blobs(&self) -> impl Iterator<Item = &Content> {
@@ -138,21 +121,14 @@ impl Platform {
             "history": tars.iter().map(|_| json!({ "created": "2024-01-01T00:00:00Z", "created_by": "hammal's tests" })).collect::<Vec<_>>(),
         });
         let config = Content::new(family.config, config.to_string());
-        let layers = tars
-            .iter()
-            .map(|tar| Content::new(family.layer, gzip(tar)))
-            .collect::<Vec<_>>();
+        let layers = tars.iter().map(|tar| Content::new(family.layer, gzip(tar))).collect::<Vec<_>>();
         let manifest = json!({
             "schemaVersion": 2,
             "mediaType": family.manifest,
             "config": config.descriptor(),
             "layers": layers.iter().map(Content::descriptor).collect::<Vec<_>>(),
         });
-        Self {
-            manifest: Content::new(family.manifest, manifest.to_string()),
-            config,
-            layers,
-        }
+        Self { manifest: Content::new(family.manifest, manifest.to_string()), config, layers }
     }
 
     pub fn blobs(&self) -> impl Iterator<Item = &Content> {
@@ -161,9 +137,7 @@ impl Platform {
 }
 
 pub fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .fold("sha256:".to_string(), |text, byte| format!("{text}{byte:02x}"))
+    Sha256::digest(bytes).iter().fold("sha256:".to_string(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 /// A tar archive with one file of some size, which doesn't compress to nothing.
@@ -177,9 +151,7 @@ fn layer(name: &str, seed: &str) -> Vec<u8> {
     header.set_mode(0o755);
     header.set_mtime(1_700_000_000);
     let mut archive = tar::Builder::new(Vec::new());
-    archive
-        .append_data(&mut header, name, content.as_slice())
-        .expect("a file in an archive");
+    archive.append_data(&mut header, name, content.as_slice()).expect("a file in an archive");
     archive.into_inner().expect("an archive")
 }
 

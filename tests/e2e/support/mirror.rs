@@ -36,14 +36,12 @@ impl Options {
 
     /// The default upstream, reached over plain http.
     pub fn upstream(self, address: SocketAddr) -> Self {
-        self.variable("upstream", format!("http://{address}"))
-            .plain_http([address])
+        self.variable("upstream", format!("http://{address}")).plain_http([address])
     }
 
     /// Adds to the variable `plain_http_upstreams`.
     pub fn plain_http(mut self, addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
-        self.plain_http
-            .extend(addresses.into_iter().map(|address| address.to_string()));
+        self.plain_http.extend(addresses.into_iter().map(|address| address.to_string()));
         self
     }
 
@@ -106,12 +104,7 @@ struct Running {
 impl Mirror {
     pub async fn start(options: Options) -> Self {
         let files = tempfile::tempdir().expect("a temporary directory");
-        let mut mirror = Self {
-            options,
-            files,
-            running: None,
-            log: Arc::default(),
-        };
+        let mut mirror = Self { options, files, running: None, log: Arc::default() };
         mirror.run().await;
         mirror
     }
@@ -163,6 +156,11 @@ impl Mirror {
         self.running.take().is_none_or(|mut running| running.process.stop())
     }
 
+    /// Where the key-value store is.
+    pub fn state_dir(&self) -> PathBuf {
+        self.files.path().join("state")
+    }
+
     async fn run(&mut self) {
         build_the_component();
         let mut command = self.command();
@@ -174,10 +172,7 @@ impl Mirror {
             }
             let ended = process.ended();
             if ended.is_some() || Instant::now() > deadline {
-                panic!(
-                    "the mirror did not start ({ended:?}): {command:?}\n{}",
-                    self.stderr().join("\n")
-                );
+                panic!("the mirror did not start ({ended:?}): {command:?}\n{}", self.stderr().join("\n"));
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         };
@@ -193,9 +188,7 @@ impl Mirror {
         }
         let text = format!(
             "[outbound_http]\nconnection_pooling = true\n\n{}",
-            self.options
-                .runtime_config
-                .replace("CA_ROOTS_FILE", &roots.display().to_string())
+            self.options.runtime_config.replace("CA_ROOTS_FILE", &roots.display().to_string())
         );
         std::fs::write(&config, text).expect("the runtime configuration");
 
@@ -246,12 +239,7 @@ fn announced(stdout: &str) -> Option<SocketAddr> {
     let mut objects = serde_json::Deserializer::from_str(json).into_iter::<serde_json::Value>();
     let announcement = objects.next()?.ok()?;
     let url = announcement["base_url"].as_str().expect("base_url in the announcement");
-    Some(
-        url.trim_start_matches("http://")
-            .trim_end_matches('/')
-            .parse()
-            .expect("an address"),
-    )
+    Some(url.trim_start_matches("http://").trim_end_matches('/').parse().expect("an address"))
 }
 
 fn program() -> PathBuf {
@@ -259,11 +247,7 @@ fn program() -> PathBuf {
         return spin.into();
     }
     let test = std::env::current_exe().expect("the test's own path");
-    let host = test
-        .parent()
-        .and_then(Path::parent)
-        .expect("target/debug")
-        .join("hammal-host");
+    let host = test.parent().and_then(Path::parent).expect("target/debug").join("hammal-host");
     assert!(
         host.exists(),
         "{} is missing: run `cargo build --package hammal-host`, or plain `cargo test`",
@@ -278,9 +262,7 @@ fn build_the_component() {
     BUILT.get_or_init(|| {
         let manifest = std::fs::read_to_string(repository().join("spin.toml")).expect("spin.toml");
         let manifest: toml::Table = manifest.parse().expect("spin.toml is TOML");
-        let build = manifest["component"]["hammal"]["build"]["command"]
-            .as_str()
-            .expect("a build command");
+        let build = manifest["component"]["hammal"]["build"]["command"].as_str().expect("a build command");
         // The manifest names a file in the default target directory, whatever the tests were built in.
         let status = Command::new("sh")
             .args(["-c", build])

@@ -35,8 +35,5 @@ pub fn wait_for(what: &str, condition: impl Fn() -> bool) -> impl Future<Output 
 /// For a test that needs what this machine lacks: says so, and fails where a skip is not wanted.
 pub fn skip(why: &str) {
     eprintln!("SKIPPED: {why}");
-    assert!(
-        std::env::var_os("HAMMAL_REQUIRE_CLIENTS").is_none_or(|value| value != "1"),
-        "not skipped: {why}"
-    );
+    assert!(std::env::var_os("HAMMAL_REQUIRE_CLIENTS").is_none_or(|value| value != "1"), "not skipped: {why}");
 }

@@ -24,21 +24,12 @@ impl Process {
 
     /// Adds the lines of stderr to `log`.
     pub fn spawn_logging(command: &mut Command, log: Arc<Mutex<Vec<String>>>) -> Self {
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = command
-            .spawn()
-            .unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
         let stdout = Arc::default();
         collect(child.stdout.take().expect("stdout is piped"), Arc::clone(&stdout));
         collect(child.stderr.take().expect("stderr is piped"), Arc::clone(&log));
-        Self {
-            child,
-            stdout,
-            stderr: log,
-        }
+        Self { child, stdout, stderr: log }
     }
 
     pub fn stdout(&self) -> String {
@@ -97,10 +88,7 @@ impl Drop for Process {
 fn collect(pipe: impl std::io::Read + Send + 'static, lines: Arc<Mutex<Vec<String>>>) {
     std::thread::spawn(move || {
         for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
-            lines
-                .lock()
-                .expect("lines")
-                .push(String::from_utf8_lossy(&line).into_owned());
+            lines.lock().expect("lines").push(String::from_utf8_lossy(&line).into_owned());
         }
     });
 }

@@ -80,18 +80,10 @@ impl State {
             return error(405, "UNSUPPORTED");
         }
         if path == "/v2/" || path == "/v2" {
-            return self
-                .refuse(seen, None)
-                .unwrap_or_else(|| Reply::new(200, &COMMON, "{}"));
+            return self.refuse(seen, None).unwrap_or_else(|| Reply::new(200, &COMMON, "{}"));
         }
         if path == "/v2/_catalog" {
-            let names = self
-                .repositories
-                .lock()
-                .expect("repositories")
-                .keys()
-                .cloned()
-                .collect();
+            let names = self.repositories.lock().expect("repositories").keys().cloned().collect();
             return self
                 .refuse(seen, Some("registry:catalog:*"))
                 .unwrap_or_else(|| paged(seen, &path[1..], |page| json!({ "repositories": page }), names));
@@ -123,11 +115,9 @@ impl State {
                 Some(content) if *self.direct.lock().expect("direct") => {
                     serve_content(seen, content, "application/octet-stream")
                 }
-                Some(content) => Reply::new(
-                    307,
-                    &[&COMMON[..], &[("location", &self.blob_url(&content.digest))]].concat(),
-                    "",
-                ),
+                Some(content) => {
+                    Reply::new(307, &[&COMMON[..], &[("location", &self.blob_url(&content.digest))]].concat(), "")
+                }
             },
             "tags" => {
                 let tags = repository.tags.keys().cloned().collect();
@@ -145,9 +135,7 @@ impl State {
     /// A 401, unless the request has a token for `scope`.
     fn refuse(&self, seen: &Seen, scope: Option<&str>) -> Option<Reply> {
         let valid = self.valid.lock().expect("tokens");
-        let token = seen
-            .header("authorization")
-            .and_then(|value| value.strip_prefix("Bearer "));
+        let token = seen.header("authorization").and_then(|value| value.strip_prefix("Bearer "));
         let granted = token.and_then(|token| valid.get(token));
         if granted.is_some_and(|granted| scope.is_none_or(|scope| granted.split(' ').any(|one| one == scope))) {
             return None;
@@ -181,11 +169,7 @@ impl State {
         if seen.method != "GET" || seen.path() != "/token" {
             return error(404, "UNSUPPORTED");
         }
-        let asked = seen
-            .query()
-            .into_iter()
-            .filter(|(name, _)| name == "scope")
-            .map(|(_, scope)| scope);
+        let asked = seen.query().into_iter().filter(|(name, _)| name == "scope").map(|(_, scope)| scope);
         let private = self.private.lock().expect("private names");
         let granted = asked
             .flat_map(|scope| scope.split(' ').map(str::to_string).collect::<Vec<_>>())
@@ -211,30 +195,14 @@ impl State {
 
     fn cdn(&self, seen: &Seen) -> Reply {
         if seen.headers.contains_key("authorization") {
-            return Reply::new(
-                400,
-                &[("content-type", "application/xml")],
-                "<Code>InvalidArgument</Code>",
-            );
+            return Reply::new(400, &[("content-type", "application/xml")], "<Code>InvalidArgument</Code>");
         }
-        let digest = seen
-            .path()
-            .split('/')
-            .nth(7)
-            .map(|hex| format!("sha256:{hex}"))
-            .unwrap_or_default();
+        let digest = seen.path().split('/').nth(7).map(|hex| format!("sha256:{hex}")).unwrap_or_default();
         if !self.blob_url(&digest).ends_with(&seen.target) {
-            return Reply::new(
-                403,
-                &[("content-type", "application/xml")],
-                "<Code>SignatureDoesNotMatch</Code>",
-            );
+            return Reply::new(403, &[("content-type", "application/xml")], "<Code>SignatureDoesNotMatch</Code>");
         }
         let repositories = self.repositories.lock().expect("repositories");
-        match repositories
-            .values()
-            .find_map(|repository| repository.blobs.get(&digest))
-        {
+        match repositories.values().find_map(|repository| repository.blobs.get(&digest)) {
             None => Reply::new(404, &[], ""),
             Some(content) => serve_content(seen, content, "application/octet-stream"),
         }

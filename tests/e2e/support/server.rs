@@ -43,9 +43,7 @@ impl Seen {
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .get(name)
-            .map(|value| value.to_str().expect("a readable header"))
+        self.headers.get(name).map(|value| value.to_str().expect("a readable header"))
     }
 }
 
@@ -145,9 +143,7 @@ impl Server {
         F: Fn(TcpStream) -> T + Send + 'static,
         T: Future<Output = ()> + Send + 'static,
     {
-        let listener = TcpListener::bind(at)
-            .await
-            .unwrap_or_else(|error| panic!("cannot listen on {at}: {error}"));
+        let listener = TcpListener::bind(at).await.unwrap_or_else(|error| panic!("cannot listen on {at}: {error}"));
         let address = listener.local_addr().expect("an address");
         let connections = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&connections);
@@ -160,11 +156,7 @@ impl Server {
                 while open.try_join_next().is_some() {}
             }
         });
-        Self {
-            address,
-            connections,
-            task,
-        }
+        Self { address, connections, task }
     }
 }
 
@@ -195,11 +187,7 @@ impl Full {
         while let Ok(stream) = tokio::time::timeout(Duration::from_millis(300), TcpStream::connect(address)).await {
             waiting.push(stream.expect("a connection"));
         }
-        Self {
-            address,
-            _listener: listener,
-            _waiting: waiting,
-        }
+        Self { address, _listener: listener, _waiting: waiting }
     }
 }
 
@@ -218,11 +206,7 @@ where
             let (head, body) = request.into_parts();
             let seen = Seen {
                 method: head.method.to_string(),
-                target: head
-                    .uri
-                    .path_and_query()
-                    .map_or("/", |target| target.as_str())
-                    .to_string(),
+                target: head.uri.path_and_query().map_or("/", |target| target.as_str()).to_string(),
                 headers: head.headers,
                 version: head.version,
                 body: body.collect().await.map_err(std::io::Error::other)?.to_bytes(),
@@ -238,9 +222,7 @@ where
             }
         }
     });
-    let _ = auto::Builder::new(TokioExecutor::new())
-        .serve_connection(io, service)
-        .await;
+    let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(io, service).await;
 }
 
 /// A body in pieces, which can pause and break off.
@@ -261,11 +243,7 @@ enum Piece {
 impl Pieces {
     pub fn whole(body: impl Into<Bytes>) -> Self {
         let body = body.into();
-        if body.is_empty() {
-            Self::default()
-        } else {
-            Self::default().data(body)
-        }
+        if body.is_empty() { Self::default() } else { Self::default().data(body) }
     }
 
     pub fn data(mut self, data: impl Into<Bytes>) -> Self {

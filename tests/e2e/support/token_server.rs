@@ -33,11 +33,7 @@ impl TokenServer {
         let (recorded, signs) = (Arc::clone(&seen), Arc::clone(&signer));
         let server = Server::plain("127.0.0.2", move |seen| {
             recorded.lock().expect("requests").push(seen.clone());
-            let scopes = seen
-                .query()
-                .into_iter()
-                .filter(|(name, _)| name == "scope")
-                .map(|(_, scope)| scope);
+            let scopes = seen.query().into_iter().filter(|(name, _)| name == "scope").map(|(_, scope)| scope);
             // The anonymous may pull and nothing else.
             let access = scopes.filter_map(|scope| access(&scope, &["pull"])).collect::<Vec<_>>();
             let token = signs.sign(&access);
@@ -63,8 +59,7 @@ impl TokenServer {
 
     /// A token that may push to `name`.
     pub fn for_pushing(&self, name: &str) -> String {
-        self.signer
-            .sign(&[json!({ "type": "repository", "name": name, "actions": ["pull", "push"] })])
+        self.signer.sign(&[json!({ "type": "repository", "name": name, "actions": ["pull", "push"] })])
     }
 }
 
@@ -75,18 +70,8 @@ impl Signer {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let certificate = params.self_signed(&pair).expect("a certificate");
         let mut header = Header::new(Algorithm::ES256);
-        header.x5c = Some(vec![
-            certificate
-                .pem()
-                .lines()
-                .filter(|line| !line.starts_with('-'))
-                .collect(),
-        ]);
-        Self {
-            key: EncodingKey::from_ec_der(&pair.serialize_der()),
-            header,
-            certificate: certificate.pem(),
-        }
+        header.x5c = Some(vec![certificate.pem().lines().filter(|line| !line.starts_with('-')).collect()]);
+        Self { key: EncodingKey::from_ec_der(&pair.serialize_der()), header, certificate: certificate.pem() }
     }
 
     fn sign(&self, access: &[Value]) -> String {
@@ -103,9 +88,6 @@ impl Signer {
 fn access(scope: &str, allowed: &[&str]) -> Option<Value> {
     let (resource, actions) = scope.rsplit_once(':')?;
     let (kind, name) = resource.split_once(':')?;
-    let actions = actions
-        .split(',')
-        .filter(|action| allowed.contains(action))
-        .collect::<Vec<_>>();
+    let actions = actions.split(',').filter(|action| allowed.contains(action)).collect::<Vec<_>>();
     Some(json!({ "type": kind, "name": name, "actions": actions }))
 }
