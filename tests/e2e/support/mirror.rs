@@ -208,7 +208,7 @@ impl Mirror {
         };
         command.current_dir(dir);
         command.args(["up", "--listen", "127.0.0.1:0", "--format", "json"]);
-        command.arg("--from").arg(repository().join("spin.toml"));
+        command.arg("--from").arg(repository().join(manifest()));
         command.arg("--state-dir").arg(dir.join("state"));
         command.arg("--runtime-config-file").arg(config);
         let mut variables = self.options.variables.clone();
@@ -256,12 +256,17 @@ fn program() -> PathBuf {
     host
 }
 
+/// `spin.toml`, or the one that `HAMMAL_TEST_MANIFEST` names: the tests are the same for both builds of the component.
+fn manifest() -> String {
+    std::env::var("HAMMAL_TEST_MANIFEST").unwrap_or_else(|_| "spin.toml".to_owned())
+}
+
 /// Runs the manifest's build command, once for all tests.
 fn build_the_component() {
     static BUILT: OnceLock<()> = OnceLock::new();
     BUILT.get_or_init(|| {
-        let manifest = std::fs::read_to_string(repository().join("spin.toml")).expect("spin.toml");
-        let manifest: toml::Table = manifest.parse().expect("spin.toml is TOML");
+        let manifest = std::fs::read_to_string(repository().join(manifest())).expect("the manifest");
+        let manifest: toml::Table = manifest.parse().expect("a manifest is TOML");
         let build = manifest["component"]["hammal"]["build"]["command"].as_str().expect("a build command");
         // The manifest names a file in the default target directory, whatever the tests were built in.
         let status = Command::new("sh")
