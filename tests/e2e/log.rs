@@ -60,6 +60,7 @@ async fn the_log_says_where_a_token_came_from() {
     let World { mut mirror, hub: _hub, .. } = World::start().await;
     let target = format!("/v2/{NAME}/manifests/latest");
     mirror.get(&target).accept_manifests().send().await.expect(200);
+    mirror.log(1).await;
     mirror.restart().await;
     mirror.get(&target).accept_manifests().send().await.expect(200);
     let lines = mirror.log(2).await;

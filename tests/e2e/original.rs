@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::support::hub::{Hub, Place};
 use crate::support::image::Image;
-use crate::support::mirror::Options;
+use crate::support::mirror::{Options, is_wasip2};
 use crate::support::server::{Reply, Server, nobody};
 use crate::support::world::{NAME, TAG, World};
 
@@ -75,6 +75,10 @@ async fn a_token_that_lives_less_than_a_minute_is_not_fetched_for_each_request()
 
 #[tokio::test]
 async fn forty_simultaneous_first_requests_do_not_fetch_forty_tokens() {
+    if is_wasip2() {
+        eprintln!("SKIPPED: an instance of the WASIp2 build answers one request: nobody is there to share with");
+        return;
+    }
     let World { mirror, hub, .. } = World::start().await;
     // An instance that runs takes 16 requests at once. Where none does, the platform starts one for each request.
     mirror.get("/v2/").send().await.expect(200);

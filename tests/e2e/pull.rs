@@ -72,6 +72,8 @@ async fn the_token_survives_a_restart() {
     mirror.get(&target).accept_manifests().send().await.expect(200);
     hub.take_lines();
 
+    // What is written after the answer has left is written before its line of the log.
+    mirror.log(1).await;
     mirror.restart().await;
     let answer = mirror.get(&target).accept_manifests().send().await.expect(200);
     assert_eq!(answer.body, image.index.bytes);

@@ -261,6 +261,11 @@ fn manifest() -> String {
     std::env::var("HAMMAL_TEST_MANIFEST").unwrap_or_else(|_| "spin.toml".to_owned())
 }
 
+/// Whether each request has an instance of its own.
+pub fn is_wasip2() -> bool {
+    manifest().contains("wasip2")
+}
+
 /// Runs the manifest's build command, once for all tests.
 fn build_the_component() {
     static BUILT: OnceLock<()> = OnceLock::new();
