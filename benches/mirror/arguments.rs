@@ -108,12 +108,12 @@ impl Arguments {
             Scale {
                 connections,
                 rounds: rounds.unwrap_or(1),
-                round: round.unwrap_or(Duration::from_millis(250)),
+                round: round.unwrap_or(Duration::from_millis(150)),
                 blob: 64 * 1024 * 1024,
-                repositories: 200,
+                repositories: 100,
                 steady: 1_000,
-                names: 2_000,
-                instances: 2,
+                names: 1_000,
+                instances: 1,
             }
         } else {
             Scale {

@@ -32,7 +32,9 @@ pub fn components(arguments: &Arguments) {
 /// The program whose `up` runs a component. The embedded host is built in the profile that `cargo up` uses.
 pub fn host(arguments: &Arguments) -> PathBuf {
     if let Some(program) = arguments.spin.as_ref().or(arguments.host.as_ref()) {
-        return program.clone();
+        // It runs in a folder of its own; a bare name is looked up in PATH.
+        let is_bare = program.components().count() == 1;
+        return if is_bare { program.clone() } else { absolute(program) };
     }
     if !arguments.no_build {
         eprintln!("building the embedded host (minutes, the first time)");
@@ -41,6 +43,10 @@ pub fn host(arguments: &Arguments) -> PathBuf {
     // From target/release/deps/mirror-0123 to target/debug/hammal-host.
     let own = std::env::current_exe().expect("this program's path");
     own.ancestors().nth(3).expect("a target folder").join("debug/hammal-host")
+}
+
+pub fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).expect("the current folder")
 }
 
 /// For the heading.

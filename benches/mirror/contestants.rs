@@ -103,7 +103,7 @@ async fn start_component(
     let mut command = Command::new(host);
     command
         .args(["up", "--listen", "127.0.0.1:0", "--format", "json", "--from"])
-        .arg(manifest)
+        .arg(build::absolute(manifest))
         .arg("--state-dir")
         .arg(folder.path().join("state"))
         .current_dir(folder.path());
