@@ -100,10 +100,7 @@ impl Counts {
         let minute = now.as_secs().checked_div(MINUTE).unwrap_or_default();
         let rest = Duration::from_secs(MINUTE.saturating_sub(now.as_secs().checked_rem(MINUTE).unwrap_or_default()));
         let identity = format!("{client}\n{minute}");
-        let before = match self.0.remembered(&identity, now) {
-            Some(count) => count,
-            None => self.0.stored(context.store, &identity).await.unwrap_or(Count(0)),
-        };
+        let before = self.0.find(context.store, &identity).await.unwrap_or(Count(0));
         if before.0 >= limit {
             return Err(rest);
         }

@@ -4,13 +4,12 @@
 //! identity falls into; the entry repeats the identity and its end, is checked against both when it is read, and a
 //! collision overwrites. A store that fails, or is slow, costs speed and nothing else.
 
-use crate::platform::Platform;
+use crate::platform::{self, Platform};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::pin::pin;
 use std::time::Duration;
 
 /// A store that takes longer to answer a read is left alone.
@@ -19,13 +18,6 @@ const STORE_PATIENCE: Duration = Duration::from_millis(500);
 const STORE_REST: Duration = Duration::from_secs(5);
 /// Platforms allow 1 MB; a larger value is kept in memory only.
 const MAX_VALUE: usize = 900_000;
-
-/// Where something remembered was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tier {
-    Memory,
-    Store,
-}
 
 /// The key-value store, left alone for a while after a fault.
 #[derive(Debug)]
@@ -59,12 +51,10 @@ impl<P: Platform> Store<P> {
         if self.platform.now() < self.rests_until.get() {
             return None;
         }
-        let load = pin!(self.platform.load(key));
-        let patience = pin!(self.platform.sleep(STORE_PATIENCE));
-        let fault = match futures_util::future::select(load, patience).await {
-            futures_util::future::Either::Left((Ok(value), _)) => return value,
-            futures_util::future::Either::Left((Err(fault), _)) => fault.0,
-            futures_util::future::Either::Right(_) => "too slow".to_owned(),
+        let fault = match platform::within(&self.platform, STORE_PATIENCE, self.platform.load(key)).await {
+            Some(Ok(value)) => return value,
+            Some(Err(fault)) => fault.0,
+            None => "too slow".to_owned(),
         };
         self.rests_until.set(self.platform.now().saturating_add(STORE_REST));
         self.platform.log(&format!("hammal store=failed reading={key} reason={fault:?}"));
@@ -89,6 +79,14 @@ impl<T: Clone + Serialize + DeserializeOwned> Cache<T> {
     /// `kind` begins the keys in the store: letters and digits.
     pub fn new(kind: &'static str, buckets: u32) -> Cache<T> {
         Cache { kind, buckets, memory: RefCell::default() }
+    }
+
+    /// What this instance remembers, or else the store.
+    pub async fn find<P: Platform>(&self, store: &Store<P>, identity: &str) -> Option<T> {
+        match self.remembered(identity, store.platform.now()) {
+            Some(value) => Some(value),
+            None => self.stored(store, identity).await,
+        }
     }
 
     /// What this instance remembers.

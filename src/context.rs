@@ -3,10 +3,8 @@
 use crate::cache::Store;
 use crate::config::Config;
 use crate::manifests::Hit;
-use crate::platform::Platform;
-use futures_util::future::{self, Either};
+use crate::platform::{self, Platform};
 use std::cell::Cell;
-use std::pin::pin;
 
 /// The platform, its store, the operator's settings, and what this request has cost so far.
 pub struct Context<'a, P: Platform> {
@@ -19,11 +17,7 @@ pub struct Context<'a, P: Platform> {
 impl<P: Platform> Context<'_, P> {
     /// Waits for a small exchange as long as it may take; `None` where it took longer.
     pub async fn in_time<T>(&self, exchange: impl Future<Output = T>) -> Option<T> {
-        let limit = pin!(self.platform.sleep(self.config.timeouts.exchange));
-        match future::select(pin!(exchange), limit).await {
-            Either::Left((brought, _)) => Some(brought),
-            Either::Right(_) => None,
-        }
+        platform::within(self.platform, self.config.timeouts.exchange, exchange).await
     }
 }
 

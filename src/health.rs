@@ -25,15 +25,14 @@ impl Default for Health {
 impl Health {
     /// Whether `upstream` has failed lately.
     pub async fn rests<P: Platform>(&self, context: &Context<'_, P>, upstream: &Upstream) -> bool {
-        let (identity, now) = (upstream.origin().to_string(), context.platform.now());
-        if let Some(rests) = self.0.remembered(&identity, now) {
-            return rests;
+        let identity = upstream.origin().to_string();
+        match self.0.find(context.store, &identity).await {
+            Some(rests) => rests,
+            None => {
+                self.0.remember(&identity, false, context.platform.now(), TRUST);
+                false
+            }
         }
-        let rests = self.0.stored(context.store, &identity).await.unwrap_or(false);
-        if !rests {
-            self.0.remember(&identity, false, now, TRUST);
-        }
-        rests
     }
 
     /// Whether there is none that has not failed lately.

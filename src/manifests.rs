@@ -118,20 +118,15 @@ impl Wanted {
 
 impl Manifests {
     pub async fn find<P: Platform>(&self, context: &Context<'_, P>, wanted: &Wanted) -> Option<Known> {
-        let now = context.platform.now();
         match &wanted.reference {
             Reference::Digest(digest) => {
                 let content = self.content(context, wanted, digest).await?;
                 let (media_type, length) = (content.media_type.clone(), content.text.len());
-                let pointer = Pointer::new(digest.clone(), media_type, length, now);
+                let pointer = Pointer::new(digest.clone(), media_type, length, context.platform.now());
                 Some(Known { pointer, by_tag: false, content: Some(content) })
             }
             Reference::Tag(_) => {
-                let identity = wanted.tag_identity();
-                let pointer = match self.tags.remembered(&identity, now) {
-                    Some(pointer) => pointer,
-                    None => self.tags.stored(context.store, &identity).await?,
-                };
+                let pointer = self.tags.find(context.store, &wanted.tag_identity()).await?;
                 let content = self.content(context, wanted, &pointer.digest).await;
                 Some(Known { pointer, by_tag: true, content })
             }

@@ -1,8 +1,10 @@
 //! What the rooms above need from the world: the trait that the Spin adapter implements, and the scripted platform of
 //! the tests.
 
+use futures_util::future::{self, Either};
 use std::fmt;
 use std::future::Future;
+use std::pin::pin;
 use std::time::Duration;
 
 /// A handle on the platform; cloning it is cheap, and every clone is the same platform.
@@ -47,6 +49,14 @@ pub trait Platform: Clone + 'static {
 
     /// Writes a line to the log.
     fn log(&self, line: &str);
+}
+
+/// Waits for `work` no longer than `limit`; `None` where it takes longer.
+pub async fn within<P: Platform, T>(platform: &P, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+    match future::select(pin!(work), pin!(platform.sleep(limit))).await {
+        Either::Left((done, _)) => Some(done),
+        Either::Right(_) => None,
+    }
 }
 
 /// How long one exchange with an upstream may take.

@@ -105,11 +105,7 @@ impl<P: Platform> Auth<P> {
     /// What to send with the first request for `subject`.
     pub async fn beforehand(&self, context: &Context<'_, P>, subject: &Subject<'_>) -> Result<Credential, Failure> {
         let identity = subject.upstream.origin().to_string();
-        let remembered = match self.demands.remembered(&identity, context.platform.now()) {
-            Some(demand) => Some(demand),
-            None => self.demands.stored(context.store, &identity).await,
-        };
-        match remembered {
+        match self.demands.find(context.store, &identity).await {
             Some(Demand::Bearer(grantor)) => {
                 let obtained = self.obtain(context, subject, grantor, None, true).await;
                 if obtained.as_ref().is_err_and(Failure::may_be_of_an_old_realm) {
