@@ -192,8 +192,8 @@ impl Refusal {
         Refusal::new(StatusCode::FORBIDDEN, Code::Denied, message)
     }
 
-    /// dockerd goes on to its next source at once after a 429, and so does whoever has no other source than to wait. podman
-    /// waits as long as `Retry-After` says before it goes on: that it knows how long is worth more than that it hurries.
+    /// dockerd goes on to its next source at once after a 429; podman waits as long as `Retry-After` says before it does. It
+    /// stays a 429 all the same: a client without another source has to know how long to wait.
     fn too_many() -> Refusal {
         let message = "the upstream's limit for this mirror's address is reached";
         let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests, message);
