@@ -6,11 +6,12 @@ use http::{HeaderMap, Request};
 
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// The address that the client knows this mirror by. Its grammar leaves nothing that means something in HTML.
+/// The address that the client knows this mirror by. The grammar of its authority leaves nothing that means something in
+/// HTML.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
     scheme: &'static str,
-    authority: Option<Authority>,
+    host: Option<String>,
     mount: String,
 }
 
@@ -19,16 +20,12 @@ impl Address {
     pub fn of(request: &Request<()>, mount: &str) -> Address {
         let host = request.headers().get(header::HOST).and_then(|value| value.to_str().ok());
         let host = host.or_else(|| request.uri().authority().map(|authority| authority.as_str()));
-        Address {
-            scheme: scheme(request.headers()),
-            authority: host.and_then(|text| Authority::parse(text).ok()),
-            mount: mount.to_owned(),
-        }
+        Address { scheme: scheme(request.headers()), host: host.map(str::to_owned), mount: mount.to_owned() }
     }
 
-    /// `None` where the client did not say.
-    pub fn authority(&self) -> Option<&Authority> {
-        self.authority.as_ref()
+    /// `None` where the client did not say. Most answers don't depend on it, so it is parsed when it is asked for.
+    pub fn authority(&self) -> Option<Authority> {
+        Authority::parse(self.host.as_deref()?).ok()
     }
 
     pub fn mount(&self) -> &str {
@@ -37,7 +34,7 @@ impl Address {
 
     /// For the examples of the manual.
     pub fn host(&self) -> String {
-        self.authority.as_ref().map_or_else(|| "mirror.example".to_owned(), Authority::to_string)
+        self.authority().map_or_else(|| "mirror.example".to_owned(), |own| own.to_string())
     }
 
     /// For the examples of the manual.

@@ -3,12 +3,11 @@
 
 use crate::auth::Auth;
 use crate::context::{Context, count};
-use crate::forward::{self, Answer, Failure, MAX_HEADER, MAX_REDIRECTS, Question, RedirectFailure};
-use crate::outgoing::{self, Unsent};
+use crate::forward::{self, Answer, Failure, MAX_REDIRECTS, Question, RedirectFailure};
+use crate::outgoing;
 use crate::platform::Platform;
 use crate::upstream::Upstream;
 use http::StatusCode;
-use http::header::LOCATION;
 
 /// How a client gets a blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +48,7 @@ async fn fetch<P: Platform>(
     mut answer: Answer<P::Body>,
 ) -> Result<Answer<P::Body>, Failure> {
     for _ in 0..MAX_REDIRECTS {
-        let location = answer.response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
-        let location = location.filter(|location| location.len() <= MAX_HEADER);
+        let location = forward::location(answer.response.headers());
         let location = location.ok_or(Failure::Redirect(RedirectFailure::Malformed))?;
         let from = answer.upstream.target(answer.path_and_query.clone());
         let target = from.join(location).map_err(|_| Failure::Redirect(RedirectFailure::Malformed))?;
@@ -59,11 +57,7 @@ async fn fetch<P: Platform>(
 
         count(&context.cost.requests);
         let (method, headers) = (question.method.clone(), question.headers.clone());
-        let response = outgoing::send(context, &permitted, method, &target.path_and_query, headers).await;
-        let response = response.map_err(|unsent| match unsent {
-            Unsent::Fault(fault) => Failure::Fault(fault),
-            Unsent::Malformed => Failure::Redirect(RedirectFailure::Malformed),
-        })?;
+        let response = outgoing::send(context, &permitted, method, &target.path_and_query, headers).await?;
         answer = Answer {
             response,
             upstream: Upstream::redirected(permitted),

@@ -83,6 +83,15 @@ impl Failure {
     }
 }
 
+impl From<Unsent> for Failure {
+    fn from(unsent: Unsent) -> Failure {
+        match unsent {
+            Unsent::Fault(fault) => Failure::Fault(fault),
+            Unsent::Malformed => Failure::Redirect(RedirectFailure::Malformed),
+        }
+    }
+}
+
 /// Picks from a client's headers what an upstream may see.
 pub fn request_headers(from: &HeaderMap) -> Result<HeaderMap, Failure> {
     let mut headers = HeaderMap::new();
@@ -207,12 +216,7 @@ async fn send<P: Platform>(
         headers.insert(header::AUTHORIZATION, value);
     }
     count(&context.cost.requests);
-    outgoing::send(context, upstream.permitted(), method, path_and_query, headers).await.map_err(
-        |unsent| match unsent {
-            Unsent::Fault(fault) => Failure::Fault(fault),
-            Unsent::Malformed => Failure::Redirect(RedirectFailure::Malformed),
-        },
-    )
+    Ok(outgoing::send(context, upstream.permitted(), method, path_and_query, headers).await?)
 }
 
 /// Where a response that has to be followed here points to. A blob's does so if it is a registry's path again (lscr.io,
@@ -221,13 +225,18 @@ fn redirect_target<'r, B>(route: &Route, hop: &Hop, response: &'r Response<B>) -
     if !is_redirect(response.status()) {
         return None;
     }
-    let location = response.headers().get(header::LOCATION)?.to_str().ok().filter(|text| text.len() <= MAX_HEADER)?;
+    let location = location(response.headers())?;
     if route.is_blob() {
         let target = hop.upstream.target(hop.path_and_query.clone()).join(location).ok()?;
         let uri: Uri = target.path_and_query.parse().ok()?;
         Route::of_upstream(&uri).filter(Route::is_blob)?;
     }
     Some(location)
+}
+
+/// Where a redirect points to, as its upstream wrote it.
+pub fn location(headers: &HeaderMap) -> Option<&str> {
+    headers.get(header::LOCATION)?.to_str().ok().filter(|text| text.len() <= MAX_HEADER)
 }
 
 /// 304 is none.

@@ -43,9 +43,11 @@ struct Known {
     cost: Cost,
 }
 
-/// Whom a request is for.
+/// What a request is for, and whom.
 struct Errand<'a, P: Platform> {
     context: &'a Context<'a, P>,
+    asked: &'a Asked,
+    here: &'a Address,
     /// In the operator's order.
     upstreams: &'a [Upstream],
     answered_by: &'a RefCell<Option<Upstream>>,
@@ -109,7 +111,9 @@ impl<P: Platform> Mirror<P> {
         known.naming = Some(asked.naming.clone());
         let named = match asked.naming.named().map_err(|_| Refusal::malformed_upstream())? {
             Some(named) => Some(named.permit(&config.policy).map_err(Refusal::forbidden_upstream)?),
-            None if asked.naming == Naming::Default => here.authority().and_then(|own| config.of_host(own)).cloned(),
+            None if asked.naming == Naming::Default && !config.host_upstreams.is_empty() => {
+                here.authority().and_then(|own| config.of_host(&own)).cloned()
+            }
             None => None,
         };
         let upstreams = named.as_ref().map_or(config.upstreams.as_slice(), std::slice::from_ref);
@@ -134,7 +138,8 @@ impl<P: Platform> Mirror<P> {
         let headers = forward::request_headers(request.headers());
         let headers = headers.map_err(|failure| Refusal::of_failure(failure, &asked.route))?;
         let question = Question { method: request.method().clone(), route: &asked.route, query: &asked.query, headers };
-        let errand = Errand { context: &context, upstreams, answered_by: &known.answered_by };
+        let answered_by = &known.answered_by;
+        let errand = Errand { context: &context, asked: &asked, here: &here, upstreams, answered_by };
         let wanted = match &asked.route {
             Route::Repository(name, Resource::Manifest(reference))
                 if config.manifest_cache && asked.query.is_empty() =>
@@ -147,7 +152,7 @@ impl<P: Platform> Mirror<P> {
             (Route::Ping, _) if matches!(asked.naming, Naming::Default | Naming::Namespace(_)) => {
                 reply::pong(asked.head_only)
             }
-            (_, Some(wanted)) => self.manifest(&errand, &asked, question, &wanted, &here).await?,
+            (_, Some(wanted)) => self.manifest(&errand, question, &wanted).await?,
             (_, None) => reply::pass_on(&asked, self.ask(&errand, &question).await?, &here)?,
         };
 
@@ -161,12 +166,10 @@ impl<P: Platform> Mirror<P> {
     async fn manifest(
         &self,
         errand: &Errand<'_, P>,
-        asked: &Asked,
         question: Question<'_>,
         wanted: &Wanted,
-        here: &Address,
     ) -> Result<Response<Body<P::Body>>, Refusal> {
-        let Errand { context, upstreams, .. } = *errand;
+        let Errand { context, asked, upstreams, .. } = *errand;
         let copy = self.manifests.find(context, wanted).await;
         let from_copy = |hit: Hit| {
             let copy = copy.as_ref().filter(|copy| match hit {
@@ -185,7 +188,7 @@ impl<P: Platform> Mirror<P> {
             return Ok(response);
         }
         let is_held = copy.as_ref().is_some_and(|copy| copy.has_content());
-        match self.learn(errand, asked, question, wanted, here, is_held).await {
+        match self.learn(errand, question, wanted, is_held).await {
             Err(refusal) if refusal.upstream_failed => from_copy(Hit::Stale).ok_or(refusal),
             learned => learned,
         }
@@ -195,13 +198,11 @@ impl<P: Platform> Mirror<P> {
     async fn learn(
         &self,
         errand: &Errand<'_, P>,
-        asked: &Asked,
         question: Question<'_>,
         wanted: &Wanted,
-        here: &Address,
         is_known: bool,
     ) -> Result<Response<Body<P::Body>>, Refusal> {
-        let context = errand.context;
+        let Errand { context, asked, here, .. } = *errand;
         if is_known && !asked.head_only {
             let look = Question { method: Method::HEAD, ..question.clone() };
             let answer = self.ask(errand, &look).await?;

@@ -110,9 +110,7 @@ pub fn pass_on<B>(asked: &Asked, answer: Answer<B>, here: &Address) -> Result<Re
         }
         (_, StatusCode::NOT_MODIFIED) => Ok(with(headers, Body::Own(Vec::new()))),
         (route, status) if route.is_blob() && forward::is_redirect(status) => {
-            let location = head.headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
-            let location = location.filter(|location| location.len() <= MAX_HEADER);
-            let location = location.and_then(|location| delivery(location, &from, here));
+            let location = forward::location(&head.headers).and_then(|location| delivery(location, &from, here));
             headers.insert(header::LOCATION, location.ok_or_else(|| refuse("redirects to where no client should go"))?);
             // Whatever the body says, the client does not need it.
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
