@@ -8,7 +8,7 @@
 //! | of which registry | [`upstream`], made of [`origin`] |
 //! | who asks | [`access`] |
 //! | may it be asked | [`policy`] with [`pattern`], as the operator set it in [`config`] |
-//! | is it known | [`manifests`], kept in the [`cache`]: this instance's memory, then the key-value store |
+//! | is it known | [`manifests`] that the client takes ([`accept`]), kept in the [`cache`]: this instance's memory, then the key-value store |
 //! | ask upstream | those in good [`health`] first; [`forward`], with [`delivery`] of blobs, authorised by [`auth`], one [`outgoing`] request at a time, shared through [`flight`] |
 //! | what comes back | [`reply`] with [`link`], for the [`address`] that the client knows, or a [`refusal`]; outside `/v2/` a [`page`] |
 //! | what it took | [`context`] counts, [`log`] writes |
@@ -29,6 +29,7 @@
     )
 )]
 
+pub mod accept;
 pub mod access;
 pub mod address;
 pub mod auth;

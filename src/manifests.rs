@@ -1,6 +1,7 @@
 //! The manifests that this mirror knows. What a digest names never changes, so its content is kept once it was verified; a
 //! tag only points at a digest, and is looked at again upstream once it is older than the operator lets it be.
 
+use crate::accept::Accept;
 use crate::cache::Cache;
 use crate::context::Context;
 use crate::digest::{Digest, Mismatch};
@@ -47,10 +48,6 @@ pub struct Wanted {
     reference: Reference,
     accept: Accept,
 }
-
-/// The media types that a client takes, sorted: dockerd sends them in a random order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Accept(Vec<String>);
 
 /// A verified manifest.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -111,7 +108,7 @@ impl Wanted {
 
     /// What a tag points at depends on what the client takes: an index, or the manifest of one platform.
     fn tag_identity(&self) -> String {
-        let accept = Digest::of(self.accept.0.join(",").as_bytes());
+        let accept = Digest::of(self.accept.to_string().as_bytes());
         format!("{}\n{}\n{accept}", self.place, self.reference)
     }
 }
@@ -329,47 +326,6 @@ impl Hit {
             Hit::Fresh => "hammal; hit",
             Hit::Revalidated => "hammal; fwd=stale; fwd-status=200; detail=revalidated",
             Hit::Stale => "hammal; hit; detail=stale",
-        }
-    }
-}
-
-impl Accept {
-    fn of(headers: &HeaderMap) -> Accept {
-        let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-        let types = values.flat_map(|text| text.split(',')).filter_map(|text| text.split(';').next());
-        let mut types: Vec<String> = types.map(|text| text.trim().to_ascii_lowercase()).collect();
-        types.sort_unstable();
-        types.dedup();
-        Accept(types)
-    }
-
-    fn takes(&self, media_type: &str) -> bool {
-        let essence = media_type.split(';').next().unwrap_or_default().trim();
-        let matches =
-            |taken: &String| taken == "*/*" || taken == "application/*" || taken.eq_ignore_ascii_case(essence);
-        self.0.is_empty() || self.0.iter().any(matches)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn no_accept_panics_and_its_order_says_nothing(
-            lines in prop::collection::vec("([a-z*]{1,5}/[a-zA-Z+.*]{1,9}(;q=[0-9.]{1,3})?,? ?|[ -~\t]{0,9}){0,4}", 0..4),
-            media_type in "[a-z]{1,9}/[a-z]{1,9}",
-        ) {
-            let accept = |lines: &[String]| {
-                Accept::of(&lines.iter().map(|line| (ACCEPT, HeaderValue::from_str(line).unwrap())).collect())
-            };
-            let backwards: Vec<String> = lines.iter().rev().cloned().collect();
-            prop_assert_eq!(accept(&lines), accept(&backwards));
-            let _ = accept(&lines).takes(lines.first().unwrap_or(&media_type));
-            let listed = [lines, vec![media_type.to_uppercase()]].concat();
-            prop_assert!(accept(&listed).takes(&media_type));
         }
     }
 }

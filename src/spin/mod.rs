@@ -27,9 +27,19 @@ fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Both previews have the same error codes of HTTP and the same errors of the key-value store, as types of their own.
-macro_rules! faults {
-    ($ErrorCode:ident, $StoreError:path) => {
+/// Both previews have the same error codes of HTTP, the same errors of the key-value store and the same options of a
+/// request, as types of their own.
+macro_rules! alike {
+    ($ErrorCode:ident, $StoreError:path, $RequestOptions:ident) => {
+        fn options(timeouts: &Timeouts) -> $RequestOptions {
+            let options = $RequestOptions::new();
+            // A host that does not know one of them has its own.
+            let _ = options.set_connect_timeout(Some(nanoseconds(timeouts.connect)));
+            let _ = options.set_first_byte_timeout(Some(nanoseconds(timeouts.first_byte)));
+            let _ = options.set_between_bytes_timeout(Some(nanoseconds(timeouts.between_bytes)));
+            options
+        }
+
         fn fault(code: $ErrorCode) -> Fault {
             match code {
                 $ErrorCode::DnsTimeout | $ErrorCode::DnsError(_) => Fault::Dns,
@@ -55,4 +65,4 @@ macro_rules! faults {
         }
     };
 }
-use faults;
+use alike;

@@ -1,6 +1,6 @@
 //! Every Spin since 3.0, by WASIp2: an instance answers one request.
 
-use super::{faults, nanoseconds};
+use super::{alike, nanoseconds};
 use crate::mirror::Mirror;
 use crate::platform::{Fault, Platform, ReadFault, StoreFault, Timeouts, VariableFault};
 use crate::reply::Body;
@@ -306,15 +306,6 @@ fn outgoing(request: http::Request<()>) -> Result<OutgoingRequest, ()> {
     Ok(request)
 }
 
-fn options(timeouts: &Timeouts) -> RequestOptions {
-    let options = RequestOptions::new();
-    // A host that does not know one of them has its own.
-    let _ = options.set_connect_timeout(Some(nanoseconds(timeouts.connect)));
-    let _ = options.set_first_byte_timeout(Some(nanoseconds(timeouts.first_byte)));
-    let _ = options.set_between_bytes_timeout(Some(nanoseconds(timeouts.between_bytes)));
-    options
-}
-
 fn fields(headers: &HeaderMap) -> Result<Fields, ErrorCode> {
     let entries: Vec<_> = headers.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect();
     Fields::from_list(&entries).map_err(|error| ErrorCode::InternalError(Some(error.to_string())))
@@ -328,4 +319,4 @@ fn header_map(fields: &Fields) -> Option<HeaderMap> {
     Some(headers)
 }
 
-faults!(ErrorCode, key_value::Error);
+alike!(ErrorCode, key_value::Error, RequestOptions);

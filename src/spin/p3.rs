@@ -1,6 +1,6 @@
 //! Spin 4.1 and later, by WASIp3: an instance answers many requests.
 
-use super::{faults, nanoseconds};
+use super::{alike, nanoseconds};
 use crate::mirror::Mirror;
 use crate::platform::{Fault, Platform, ReadFault, StoreFault, Timeouts, VariableFault};
 use crate::reply::Body;
@@ -14,7 +14,7 @@ use spin_sdk::wasip3::http::types::{ErrorCode, Fields, Method, RequestOptions, R
 use spin_sdk::wasip3::{spawn, wit_future, wit_stream};
 use spin_sdk::wit_bindgen::{FutureReader, StreamResult, StreamWriter};
 use spin_sdk::{http_service, variables};
-use std::cell::{OnceCell, RefCell};
+use std::cell::OnceCell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -25,7 +25,6 @@ thread_local! {
     /// An instance answers up to 128 requests, 16 at a time: this lives as long as it does.
     static MIRROR: Rc<Mirror<Spin>> = Rc::new(Mirror::new(Spin));
     static STORE: OnceCell<Rc<Store>> = const { OnceCell::new() };
-    static OPTIONS: RefCell<Option<(Timeouts, RequestOptions)>> = const { RefCell::new(None) };
 }
 
 #[http_service]
@@ -140,31 +139,15 @@ impl Platform for Spin {
 }
 
 fn outgoing(request: http::Request<()>, timeouts: &Timeouts) -> Result<spin_sdk::wasip3::http::types::Request, ()> {
-    let options = options(timeouts);
     let (head, ()) = request.into_parts();
     let headers = Fields::try_from(head.headers).map_err(drop)?;
-    let (request, _sent) = spin_sdk::wasip3::http::types::Request::new(headers, None, no_trailers(), Some(options));
+    let (request, _sent) =
+        spin_sdk::wasip3::http::types::Request::new(headers, None, no_trailers(), Some(options(timeouts)));
     request.set_method(&Method::from(&head.method))?;
     request.set_scheme(head.uri.scheme().map(Scheme::from).as_ref())?;
     request.set_authority(head.uri.authority().map(|authority| authority.as_str()))?;
     request.set_path_with_query(head.uri.path_and_query().map(|path| path.as_str()))?;
     Ok(request)
-}
-
-/// Options are made once in an instance and cloned for each request: each call of the host counts on this path.
-fn options(timeouts: &Timeouts) -> RequestOptions {
-    OPTIONS.with_borrow_mut(|made| match made {
-        Some((made_of, options)) if made_of == timeouts => options.clone(),
-        made => {
-            let options = RequestOptions::new();
-            // A host that does not know one of them has its own.
-            let _ = options.set_connect_timeout(Some(nanoseconds(timeouts.connect)));
-            let _ = options.set_first_byte_timeout(Some(nanoseconds(timeouts.first_byte)));
-            let _ = options.set_between_bytes_timeout(Some(nanoseconds(timeouts.between_bytes)));
-            let (_, options) = made.insert((timeouts.clone(), options));
-            options.clone()
-        }
-    })
 }
 
 /// The store is opened once in an instance.
@@ -176,4 +159,4 @@ async fn store() -> Result<Rc<Store>, StoreFault> {
     Ok(STORE.with(|store| store.get_or_init(|| opened).clone()))
 }
 
-faults!(ErrorCode, key_value::Error);
+alike!(ErrorCode, key_value::Error, RequestOptions);
