@@ -1,0 +1,344 @@
+//! The story of tokens: who is asked for one, and how often.
+
+use super::*;
+
+#[tokio::test]
+async fn first_contact_asks_twice_and_fetches_one_token() {
+    let platform = Scripted::new([challenge(), token("one"), manifest()]);
+    let mirror = Mirror::new(platform.clone());
+    let seen = ask(&mirror, get("/v2/alpine/manifests/latest")).await;
+    assert_eq!(seen.status(), 200);
+    assert_eq!(seen.header("www-authenticate"), None);
+    assert_eq!(
+        platform.asked(),
+        [format!("GET {HUB}{MANIFEST}"), format!("GET {TOKEN_URL}"), format!("GET {HUB}{MANIFEST} Bearer one"),]
+    );
+    let log = platform.log();
+    assert_eq!(log.len(), 1);
+    assert!(log[0].contains("name=library/alpine reference=latest upstream=registry-1.docker.io status=200 requests=2 fetches=1 token=fetched"));
+}
+
+#[tokio::test]
+async fn a_warm_request_asks_once_and_touches_no_store() {
+    let (platform, mirror) = warm().await;
+    let store_calls = platform.store_calls();
+    platform.will_answer([manifest(), manifest()]);
+    ask(&mirror, get(MANIFEST)).await;
+    let head = Request::head(format!("http://mirror.example{MANIFEST}")).body(()).unwrap();
+    ask(&mirror, head).await;
+    assert_eq!(
+        platform.asked(),
+        [format!("GET {HUB}{MANIFEST} Bearer one"), format!("HEAD {HUB}{MANIFEST} Bearer one")]
+    );
+    assert_eq!(platform.store_calls(), store_calls);
+}
+
+#[tokio::test]
+async fn a_new_repository_on_a_known_upstream_costs_one_token() {
+    let (platform, mirror) = warm().await;
+    platform.will_answer([token("two"), manifest()]);
+    ask(&mirror, get("/v2/grafana/grafana/manifests/latest")).await;
+    assert_eq!(
+        platform.asked(),
+        [
+            "GET https://auth.docker.io/token?service=registry.docker.io&scope=repository%3Agrafana%2Fgrafana%3Apull"
+                .to_owned(),
+            format!("GET {HUB}/v2/grafana/grafana/manifests/latest Bearer two"),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn an_upstream_without_authentication_is_asked_once_always() {
+    let platform = Scripted::new([manifest(), manifest()]);
+    let mirror = Mirror::new(platform.clone());
+    let path = "/v2/dotnet/sdk/manifests/8.0?upstream=mcr.microsoft.com";
+    ask(&mirror, get(path)).await;
+    let store_calls = platform.store_calls();
+    ask(&mirror, get(path)).await;
+    assert_eq!(platform.asked(), ["GET https://mcr.microsoft.com/v2/dotnet/sdk/manifests/8.0"; 2]);
+    assert_eq!(platform.store_calls(), store_calls);
+}
+
+#[tokio::test]
+async fn a_new_instance_takes_the_token_from_the_store() {
+    let (platform, _) = warm().await;
+    platform.will_answer([manifest()]);
+    ask(&Mirror::new(platform.clone()), get(MANIFEST)).await;
+    assert_eq!(platform.asked(), [format!("GET {HUB}{MANIFEST} Bearer one")]);
+    assert!(platform.log()[1].contains("token=store"));
+}
+
+#[tokio::test]
+async fn a_token_is_used_until_shortly_before_its_end() {
+    let (platform, mirror) = warm().await;
+    platform.pass(Duration::from_secs(269));
+    platform.will_answer([manifest()]);
+    ask(&mirror, get(MANIFEST)).await;
+    assert_eq!(platform.asked(), [format!("GET {HUB}{MANIFEST} Bearer one")]);
+    platform.pass(Duration::from_secs(2));
+    platform.will_answer([token("two"), manifest()]);
+    ask(&mirror, get(MANIFEST)).await;
+    assert_eq!(platform.asked(), [format!("GET {TOKEN_URL}"), format!("GET {HUB}{MANIFEST} Bearer two")]);
+}
+
+#[tokio::test]
+async fn a_good_token_is_used_to_its_end_where_refreshing_fails() {
+    for fault in [Err(Fault::TimedOut), answer(429, &[], ""), answer(403, &[], ""), answer(200, &[], "garbage")] {
+        let (platform, mirror) = warm().await;
+        platform.pass(Duration::from_secs(280));
+        platform.will_answer([fault, manifest()]);
+        assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 200);
+        assert_eq!(platform.asked(), [format!("GET {TOKEN_URL}"), format!("GET {HUB}{MANIFEST} Bearer one")]);
+        platform.pass(Duration::from_secs(20));
+        platform.will_answer([Err(Fault::Connect)]);
+        assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 502);
+    }
+}
+
+#[tokio::test]
+async fn clocks_may_differ_and_tokens_may_have_no_life() {
+    for (life, issued, fetches) in [
+        ("300", "1970-01-12T13:36:40Z", 1), // ten minutes behind this mirror's clock
+        ("300", "1970-01-12T13:56:40Z", 1), // and before it
+        ("0", "1970-01-12T13:46:40Z", 2),
+        ("-5", "1970-01-12T13:46:40Z", 2),
+    ] {
+        let granted = || answer(200, &[], &format!(r#"{{"token":"t","expires_in":{life},"issued_at":"{issued}"}}"#));
+        let platform = Scripted::new([challenge(), granted(), manifest()]);
+        let mirror = Mirror::new(platform.clone());
+        assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 200);
+        platform.will_answer((1..fetches).map(|_| granted()).chain([manifest()]));
+        assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 200);
+        let asked = platform.asked();
+        assert_eq!(asked.iter().filter(|asked| asked.contains("/token")).count(), fetches, "{life} {issued}");
+    }
+}
+
+#[tokio::test]
+async fn refreshes_a_dead_token_once() {
+    for instance_is_new in [false, true] {
+        let (platform, mut mirror) = warm().await;
+        if instance_is_new {
+            mirror = Mirror::new(platform.clone());
+        }
+        platform.will_answer([challenge(), token("two"), manifest(), manifest()]);
+        assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 200);
+        assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 200);
+        assert_eq!(
+            platform.asked(),
+            [
+                format!("GET {HUB}{MANIFEST} Bearer one"),
+                format!("GET {TOKEN_URL}"),
+                format!("GET {HUB}{MANIFEST} Bearer two"),
+                format!("GET {HUB}{MANIFEST} Bearer two"),
+            ]
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_second_refusal_means_denied() {
+    let (platform, mirror) = warm().await;
+    platform.will_answer([challenge(), token("two"), challenge()]);
+    let seen = ask(&mirror, get(MANIFEST)).await;
+    assert_eq!((seen.status(), seen.code().as_str()), (403, "DENIED"));
+    assert_eq!(seen.header("www-authenticate"), None);
+    assert_eq!(seen.header("set-cookie"), None);
+    assert!(!seen.text().contains("secret words"));
+    assert_eq!(platform.asked().len(), 3);
+}
+
+#[tokio::test]
+async fn an_upstream_may_change_its_mind() {
+    // To another token server. What it answers to the old token may name one that has no anonymous users (nvcr.io).
+    let (platform, mirror) = warm().await;
+    platform.will_answer([
+        challenge_of("https://private.example/token", "library/alpine"),
+        challenge_of("https://new.example/token", "library/alpine"),
+        token("new"),
+        manifest(),
+        manifest(),
+    ]);
+    ask(&mirror, get(MANIFEST)).await;
+    ask(&mirror, get(MANIFEST)).await;
+    assert_eq!(
+        platform.asked(),
+        [
+            format!("GET {HUB}{MANIFEST} Bearer one"),
+            format!("GET {HUB}{MANIFEST}"),
+            TOKEN_URL.replace("https://auth.docker.io", "GET https://new.example"),
+            format!("GET {HUB}{MANIFEST} Bearer new"),
+            format!("GET {HUB}{MANIFEST} Bearer new"),
+        ]
+    );
+
+    // To a token server that replaces one that is gone.
+    let (platform, mirror) = warm().await;
+    platform.pass(Duration::from_secs(300));
+    platform.will_answer([Err(Fault::Connect)]);
+    assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 502);
+    platform.asked();
+    platform.will_answer([challenge_of("https://new.example/token", "library/alpine"), token("new"), manifest()]);
+    assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 200);
+    assert_eq!(platform.asked()[0], format!("GET {HUB}{MANIFEST}"));
+}
+
+#[tokio::test]
+async fn the_same_scope_for_every_repository_is_one_token() {
+    let aws =
+        || answer(401, &[("www-authenticate", r#"Bearer realm="https://public.ecr.aws/token/",scope="aws""#)], "");
+    let platform = Scripted::new([aws(), token("one"), manifest(), manifest()]);
+    let mirror = Mirror::new(platform.clone());
+    ask(&mirror, get("/v2/a/b/manifests/1?upstream=public.ecr.aws")).await;
+    ask(&mirror, get("/v2/c/d/manifests/1?upstream=public.ecr.aws")).await;
+    assert_eq!(
+        platform.asked(),
+        [
+            "GET https://public.ecr.aws/v2/a/b/manifests/1",
+            "GET https://public.ecr.aws/token/?scope=aws",
+            "GET https://public.ecr.aws/v2/a/b/manifests/1 Bearer one",
+            "GET https://public.ecr.aws/v2/c/d/manifests/1 Bearer one",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_missing_challenge_is_looked_for_at_the_ping() {
+    let ping = answer(401, &[("www-authenticate", r#"Bearer realm="https://gcr.io/v2/token",service="gcr.io""#)], "");
+    let platform = Scripted::new([answer(401, &[], ""), ping, token("one"), manifest()]);
+    assert_eq!(ask(&Mirror::new(platform.clone()), get("/v2/p/i/manifests/1?upstream=gcr.io")).await.status(), 200);
+    assert_eq!(
+        platform.asked(),
+        [
+            "GET https://gcr.io/v2/p/i/manifests/1",
+            "GET https://gcr.io/v2/",
+            "GET https://gcr.io/v2/token?service=gcr.io&scope=repository%3Ap%2Fi%3Apull",
+            "GET https://gcr.io/v2/p/i/manifests/1 Bearer one",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn simultaneous_first_requests_share_one_token() {
+    let answers = (0..40).map(|_| challenge()).chain([token("one")]).chain((0..40).map(|_| manifest()));
+    let platform = Scripted::new(answers);
+    let mirror = Mirror::new(platform.clone());
+    let seen = futures_util::future::join_all((0..40).map(|_| mirror.handle(get(MANIFEST)))).await;
+    assert!(seen.iter().all(|response| response.status() == 200));
+    let asked = platform.asked();
+    assert_eq!(asked.iter().filter(|asked| asked.contains("/token")).count(), 1);
+    assert_eq!(asked.len(), 81);
+}
+
+#[tokio::test]
+async fn a_shared_fetch_that_fails_fails_all_and_the_next_request_tries_again() {
+    let answers = (0..40).map(|_| challenge()).chain([answer(503, &[], "")]);
+    let platform = Scripted::new(answers);
+    let mirror = Mirror::new(platform.clone());
+    let seen = futures_util::future::join_all((0..40).map(|_| mirror.handle(get(MANIFEST)))).await;
+    assert!(seen.iter().all(|response| response.status() == 502));
+    platform.will_answer([token("one"), manifest()]);
+    assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 200);
+}
+
+#[tokio::test]
+async fn each_fault_of_a_token_server_has_its_answer() {
+    let large = format!(r#"{{"token":"t","padding":"{}"}}"#, " ".repeat(1024 * 1024));
+    for (fault, status, code) in [
+        (Err(Fault::Connect), 502, "UNAVAILABLE"),
+        (Err(Fault::TimedOut), 504, "UNAVAILABLE"),
+        (answer(401, &[], "secret words"), 403, "DENIED"),
+        (answer(403, &[], "secret words"), 403, "DENIED"),
+        (answer(429, &[("retry-after", "60")], "secret words"), 429, "TOOMANYREQUESTS"),
+        (answer(500, &[], "secret words"), 502, "UNAVAILABLE"),
+        (answer(307, &[("location", "https://elsewhere.example/")], ""), 502, "UNAVAILABLE"),
+        (answer(200, &[], "secret words"), 502, "UNAVAILABLE"),
+        (answer(200, &[], &large), 502, "UNAVAILABLE"),
+    ] {
+        let described = format!("{fault:?}").chars().take(80).collect::<String>();
+        let platform = Scripted::new([challenge(), fault]);
+        let seen = ask(&Mirror::new(platform.clone()), get(MANIFEST)).await;
+        assert_eq!((seen.status(), seen.code().as_str()), (status, code), "{described}");
+        assert!(!seen.text().contains("secret words"));
+        assert!(!platform.log()[0].contains("secret words"));
+        assert_eq!(seen.header("retry-after"), (code == "TOOMANYREQUESTS").then_some("60"));
+        assert!(platform.store().keys().all(|key| !key.starts_with("t-")));
+    }
+}
+
+#[tokio::test]
+async fn a_store_in_any_state_costs_speed_only() {
+    for state in [StoreIs::Broken, StoreIs::Hanging] {
+        let platform = Scripted::new([challenge(), token("one"), manifest(), manifest()]);
+        platform.set_store(state);
+        let mirror = Mirror::new(platform.clone());
+        assert_eq!(mirror.handle(get(MANIFEST)).await.status(), 200);
+        assert_eq!(platform.store_calls(), 1, "it is left alone after a fault");
+        assert_eq!(mirror.handle(get(MANIFEST)).await.status(), 200);
+        assert!(platform.log()[0].starts_with("hammal store=failed reading="));
+    }
+}
+
+#[tokio::test]
+async fn what_the_store_holds_is_not_believed() {
+    let nonsense = |value: &mut Vec<u8>| *value = b"\xff{".to_vec();
+    let another = |value: &mut Vec<u8>| {
+        let text = String::from_utf8(value.clone()).unwrap();
+        *value = text
+            .replace("library/alpine", "library/debian")
+            .replace("registry-1.docker.io", "evil.example")
+            .into_bytes();
+    };
+    let split = |value: &mut Vec<u8>| {
+        let text = String::from_utf8(value.clone()).unwrap();
+        *value = text
+            .replace("\"one\"", r#""one\r\nHost: evil.example""#)
+            .replace("https://auth", "file://auth")
+            .into_bytes();
+    };
+    for change in [&nonsense as &dyn Fn(&mut Vec<u8>), &another, &split] {
+        let (platform, _) = warm().await;
+        platform.change_store(change);
+        platform.will_answer([challenge(), token("two"), manifest()]);
+        let seen = ask(&Mirror::new(platform.clone()), get(MANIFEST)).await;
+        assert_eq!(seen.status(), 200);
+        assert_eq!(platform.asked().last().unwrap(), &format!("GET {HUB}{MANIFEST} Bearer two"));
+    }
+}
+
+#[tokio::test]
+async fn a_million_names_would_not_grow_the_store() {
+    let (platform, mirror) = warm().await;
+    for number in 0..3000 {
+        platform.will_answer([token("t"), answer(404, &[], "")]);
+        ask(&mirror, get(&format!("/v2/invented/name-{number}/manifests/latest"))).await;
+    }
+    let store = platform.store();
+    assert!(store.len() <= 1000, "{}", store.len());
+    for (key, value) in store {
+        assert!(key.len() <= 255 && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'), "{key}");
+        assert!(value.len() < 1_000_000);
+    }
+}
+
+#[tokio::test]
+async fn a_realm_inside_is_not_contacted() {
+    for realm in ["http://auth.docker.io/token", "https://10.0.0.1/token", "https://token.svc/", "https://localhost/"] {
+        let platform = Scripted::new([challenge_of(realm, "library/alpine")]);
+        let seen = ask(&Mirror::new(platform.clone()), get(MANIFEST)).await;
+        assert_eq!((seen.status(), seen.code().as_str()), (502, "UNAVAILABLE"), "{realm}");
+        assert_eq!(platform.asked().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn no_token_is_in_the_log() {
+    let platform = Scripted::new([challenge(), token("token-one"), challenge()]);
+    let mirror = Mirror::new(platform.clone());
+    ask(&mirror, get(MANIFEST)).await;
+    platform.will_answer([challenge(), token("token-two"), challenge()]);
+    ask(&mirror, get(MANIFEST)).await;
+    let log = platform.log().join("\n");
+    assert!(!log.contains("token-one") && !log.contains("token-two"), "{log}");
+}
