@@ -2,6 +2,7 @@
 
 use crate::cache::Store;
 use crate::config::Config;
+use crate::hops::Hops;
 use crate::manifests::Hit;
 use crate::platform::{self, Platform};
 use std::cell::Cell;
@@ -12,6 +13,7 @@ pub struct Context<'a, P: Platform> {
     pub store: &'a Store<P>,
     pub config: &'a Config,
     pub cost: &'a Cost,
+    pub hops: Hops,
 }
 
 impl<P: Platform> Context<'_, P> {

@@ -6,7 +6,7 @@
 //! | --- | --- |
 //! | what is asked | [`route`], made of [`name`], [`reference`], [`digest`], [`query`] |
 //! | of which registry | [`upstream`], made of [`origin`] |
-//! | who asks | [`access`] |
+//! | who asks, and through how many mirrors | [`access`], [`hops`] |
 //! | may it be asked | [`policy`] with [`pattern`], as the operator set it in [`config`] |
 //! | is it known | [`manifests`] that the client takes ([`accept`]), kept in the [`cache`]: this instance's memory, then the key-value store |
 //! | ask upstream | those in good [`health`] first; [`forward`], with [`delivery`] of blobs, authorised by [`auth`], one [`outgoing`] request at a time, shared through [`flight`] |
@@ -41,6 +41,7 @@ pub mod digest;
 pub mod flight;
 pub mod forward;
 pub mod health;
+pub mod hops;
 pub mod link;
 pub mod log;
 pub mod manifests;

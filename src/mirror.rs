@@ -9,6 +9,7 @@ use crate::context::{Context, Cost};
 use crate::delivery::{self, Delivery};
 use crate::forward::{self, Answer, Question};
 use crate::health::Health;
+use crate::hops::Hops;
 use crate::log::Line;
 use crate::manifests::{Hit, Manifests, Wanted};
 use crate::page;
@@ -128,9 +129,20 @@ impl<P: Platform> Mirror<P> {
             let permitted = config.policy.permit_repository(first.origin(), is_default, name);
             permitted.map_err(Refusal::closed_repository)?;
         }
-        let cost = &known.cost;
-        let context = Context { platform: &self.platform, store: &self.store, config: &config, cost };
-        if let Some(client) = access::client(request.headers(), config.access.trusted_proxies) {
+        let asked = &*asked;
+        let permitted = match &asked.route {
+            Route::Repository(name, _) => {
+                config.policy.permit_repository(first.origin(), config.upstreams.contains(first), name)
+            }
+            Route::Catalog => config.policy.permit_catalog(),
+            _ => Ok(()),
+        };
+        permitted.map_err(Refusal::closed_repository)?;
+        let (hops, cost) = (Hops::of(request.headers())?, &known.cost);
+        let context = Context { platform: &self.platform, store: &self.store, config: &config, hops, cost };
+        if config.access.client_limit > 0
+            && let Some(client) = access::client(request.headers(), config.access.trusted_proxies)
+        {
             self.counts.add(&context, client).await.map_err(Refusal::over_client_limit)?;
         }
 

@@ -2,6 +2,7 @@
 
 use crate::context::Context;
 use crate::platform::{Fault, Platform};
+use crate::hops::CDN_LOOP;
 use crate::policy::Permitted;
 use http::header::{ACCEPT_ENCODING, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
@@ -32,7 +33,10 @@ pub async fn send<P: Platform>(
     *request.uri_mut() = uri.build().map_err(|_| Unsent::Malformed)?;
     *request.headers_mut() = headers;
     // containerd asks for zstd and gzip, and then a digest would be that of another body.
-    request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    request.headers_mut().insert(USER_AGENT, AGENT);
+    all.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    all.insert(USER_AGENT, AGENT);
+    all.insert(CDN_LOOP, context.hops.and_this_one());
+    all.extend(token.map(|token| (AUTHORIZATION, token.header())));
+    *request.headers_mut() = all;
     context.platform.send(request, &context.config.timeouts).await.map_err(Unsent::Fault)
 }

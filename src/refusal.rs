@@ -6,6 +6,7 @@
 use crate::auth;
 use crate::config::Mistake;
 use crate::forward::{self, MAX_HEADER, RedirectFailure};
+use crate::hops::{Loop, MAX_HOPS};
 use crate::platform::Fault;
 use crate::policy::Denied;
 use crate::reference::InvalidReference;
@@ -245,6 +246,13 @@ impl From<Refused> for Refusal {
         };
         let allow = matches!(refused, Refused::Method).then(|| HeaderValue::from_static("GET, HEAD"));
         Refusal::new(status, code, refused).with(ALLOW, allow)
+    }
+}
+
+impl From<Loop> for Refusal {
+    fn from(Loop: Loop) -> Refusal {
+        let message = format!("this request came through {MAX_HOPS} mirrors: an upstream leads back to this one");
+        Refusal::new(StatusCode::LOOP_DETECTED, Code::Unsupported, message)
     }
 }
 

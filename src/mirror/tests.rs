@@ -231,3 +231,35 @@ async fn what_the_operator_closed_is_not_asked() {
     assert_eq!(ask(&mirror, get("/v2/team/app/manifests/1?upstream=ghcr.io")).await.status(), 502);
     assert_eq!(platform.asked().len(), 3);
 }
+
+#[tokio::test]
+async fn a_request_that_has_come_through_three_mirrors_goes_no_further() {
+    let (platform, mirror) = warm().await;
+    platform.will_answer([manifest()]);
+    let through = |hops: &'static str| {
+        let mut request = get(MANIFEST);
+        request.headers_mut().insert("cdn-loop", hops.parse().unwrap());
+        request
+    };
+    assert_eq!(ask(&mirror, through("hammal, cloudflare, hammal")).await.status(), 200);
+    let sent = platform.requests();
+    assert_eq!(sent[0].headers()["cdn-loop"], "hammal, hammal, hammal");
+    let seen = ask(&mirror, through("hammal, hammal, hammal")).await;
+    assert_eq!((seen.status(), seen.code().as_str()), (508, "UNSUPPORTED"));
+    assert!(platform.asked().is_empty());
+    assert!(platform.log().last().unwrap().contains("upstream=registry-1.docker.io status=508 requests=0"));
+}
+
+#[tokio::test]
+async fn the_catalog_is_closed_where_repositories_are() {
+    for (variable, value) in [("allowed_repositories", "library/*"), ("denied_repositories", "team/secret")] {
+        let platform = Scripted::new([]);
+        platform.set_variable(variable, value);
+        let mirror = Mirror::new(platform.clone());
+        for path in ["/v2/_catalog", "/v2/_catalog?upstream=ghcr.io"] {
+            let seen = ask(&mirror, get(path)).await;
+            assert_eq!((seen.status(), seen.code().as_str()), (403, "DENIED"));
+        }
+        assert!(platform.asked().is_empty());
+    }
+}

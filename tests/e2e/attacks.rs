@@ -1,12 +1,14 @@
 //! Whoever tries to lead the mirror, or its clients, where they should not go: a listener stands there and sees nothing.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, OnceLock};
 
 use crate::support::client::Answer;
+use crate::support::docker_registry::pass;
 use crate::support::hub::{Hub, Place};
 use crate::support::image::Image;
 use crate::support::mirror::{Mirror, Options, can_name_hosts};
-use crate::support::server::{Reply, Server};
+use crate::support::server::{Reply, Server, any_port};
 use crate::support::skip;
 use crate::support::wild::{Host, Wild};
 use crate::support::world::{NAME, World};
@@ -147,6 +149,35 @@ async fn a_streamed_blob_is_not_fetched_from_inside_nor_in_circles() {
     hub.take_lines();
     mirror.get(&blob).send().await.expect_error(404, "BLOB_UNKNOWN");
     assert!(hub.seen(Place::Cdn).len() <= 10, "{:?}", hub.lines());
+}
+
+/// What stands in front of a mirror under its public name, and hands everything on to it.
+async fn front(behind: Arc<OnceLock<SocketAddr>>) -> Server {
+    let handler = move |seen| {
+        let behind = Arc::clone(&behind);
+        Reply::Later(Box::pin(async move { pass(*behind.get().expect("a mirror"), seen).await }))
+    };
+    Server::start(any_port("127.0.0.1"), None, Arc::new(handler)).await
+}
+
+#[tokio::test]
+async fn a_redirect_back_to_the_mirror_by_its_public_name_ends_after_three_rounds() {
+    let behind = Arc::new(OnceLock::new());
+    let front = front(Arc::clone(&behind)).await;
+    let World { mirror, hub, image } =
+        World::with(|options| options.plain_http([front.address]).variable("blob_delivery", "stream")).await;
+    behind.set(mirror.address()).expect("set once");
+    hub.script(move |place, seen| {
+        (place == Place::Registry).then(|| redirect(&format!("http://{}{}", front.address, seen.target)))
+    });
+    manifest(&mirror).await.expect_error(502, "UNAVAILABLE");
+    let manifests = hub.take_lines().len();
+    let blob = format!("/v2/{NAME}/blobs/{}", image.here().layers[0].digest);
+    mirror.get(&blob).send().await.expect_error(404, "BLOB_UNKNOWN");
+    // Streaming gives each place that does not deliver one more chance, in each round.
+    let blobs = hub.lines().len();
+    assert!(manifests <= 3 && blobs <= 3 * 8, "{manifests} and {blobs} requests");
+    assert!(mirror.log(2).await.iter().any(|line| line.contains("status=508")));
 }
 
 #[tokio::test]

@@ -117,7 +117,7 @@ async fn what_is_private_stays_here_and_what_matters_arrives() {
     let headers = requests[0].headers();
     let mut names: Vec<_> = headers.keys().map(|name| name.as_str()).collect();
     names.sort_unstable();
-    assert_eq!(names, ["accept", "accept-encoding", "if-none-match", "range", "user-agent"]);
+    assert_eq!(names, ["accept", "accept-encoding", "cdn-loop", "if-none-match", "range", "user-agent"]);
     assert_eq!(headers.get_all("accept").iter().count(), 2);
     assert_eq!(headers["accept-encoding"], "identity");
 }
