@@ -107,6 +107,10 @@ impl RepositoryPattern {
         Ok(RepositoryPattern { registry, name: name.to_owned() })
     }
 
+    pub fn is_all(&self) -> bool {
+        self.registry == Registry::Every
+    }
+
     pub fn matches(&self, origin: &Origin, is_default: bool, name: &Name) -> bool {
         let registry = match &self.registry {
             Registry::Every => true,

@@ -129,6 +129,21 @@ impl Permitted {
         &self.0
     }
 }
+    /// May an upstream's list of all its repositories be asked for: it names those too that the operator has closed.
+    pub fn permit_catalog(&self) -> Result<(), Denied> {
+        if self.allowed_repositories.iter().any(RepositoryPattern::is_all) && self.denied_repositories.is_empty() {
+            Ok(())
+        } else {
+            Err(Denied::ClosedRepository)
+        }
+    }
+
+    /// May a client be sent there for content. It has to reach it by itself, so it is its own network that decides; but
+    /// what is not encrypted is only what the operator listed.
+    pub fn permit_redirect(&self, origin: &Origin) -> bool {
+        origin.scheme == Scheme::Https || self.is_listed(origin)
+    }
+
 
 impl fmt::Display for Permitted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -287,3 +287,6 @@ async fn a_closed_repository_is_not_asked_for() {
         mirror.get(&format!("/v2/{name}/manifests/1.0")).accept_manifests().send().await.expect(200);
     }
 }
+    for catalog in ["/v2/_catalog", &format!("/v2/_catalog?upstream={}", hub.address())] {
+        mirror.get(catalog).send().await.expect_error(403, "DENIED");
+    }
