@@ -165,7 +165,7 @@ impl<P: Platform> Mirror<P> {
                 reply::pong(asked.head_only)
             }
             (_, Some(wanted)) => self.manifest(&errand, question, &wanted).await?,
-            (_, None) => reply::pass_on(&asked, self.ask(&errand, &question).await?, &here)?,
+            (_, None) => reply::pass_on(asked, self.ask(&errand, &question).await?, &here, &config.policy)?,
         };
 
         // What comes back.
@@ -221,14 +221,14 @@ impl<P: Platform> Mirror<P> {
             let status = answer.response.status();
             // Otherwise the tag is gone, or this registry has no HEAD: a GET tells.
             if !status.is_client_error() || status == StatusCode::TOO_MANY_REQUESTS {
-                let seen = reply::pass_on(asked, answer, here)?;
+                let seen = reply::pass_on(asked, answer, here, policy)?;
                 let pointed = self.manifests.pointed(context, wanted, seen.headers()).await;
                 if let Some(response) = pointed.and_then(|copy| copy.respond(context, false, Hit::Revalidated)) {
                     return Ok(response);
                 }
             }
         }
-        let response = reply::pass_on(asked, self.ask(errand, &question).await?, here)?;
+        let response = reply::pass_on(asked, self.ask(errand, &question).await?, here, policy)?;
         if asked.head_only {
             self.manifests.pointed(context, wanted, response.headers()).await;
             return Ok(response);
@@ -249,11 +249,12 @@ impl<P: Platform> Mirror<P> {
                 }
                 _ => forward::ask(context, &self.auth, upstream, question).await,
             };
-            let (failed, elsewhere) = match &answer {
-                Ok(answer) => {
-                    let status = answer.response.status();
-                    let failed = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
-                    (failed, failed || (question.route.is_blob() && status == StatusCode::NOT_FOUND))
+            let (failed, lacks_it) = match &answer {
+                Ok(Answer { response, .. }) => {
+                    let status = response.status();
+                    let no_blob = question.route.is_blob() && status == StatusCode::NOT_FOUND;
+                    let web_page = order.len() > 1 && !reply::is_of_a_registry(question.route, response);
+                    (status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS, no_blob || web_page)
                 }
                 Err(failure) => (failure.is_of_upstream(), failure.is_of_upstream()),
             };

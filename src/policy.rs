@@ -26,8 +26,17 @@ pub struct Policy {
 }
 
 /// An origin that the policy has let pass. Nothing else can be contacted.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Permitted(Origin);
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Permitted(Rc<Contacted>);
+
+/// An origin in the forms that each request to it needs.
+#[derive(Debug, PartialEq, Eq)]
+struct Contacted {
+    origin: Origin,
+    text: String,
+    scheme: uri::Scheme,
+    authority: uri::Authority,
+}
 
 /// Why a host may not be contacted, or a repository not be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,17 +127,6 @@ impl Policy {
         }
     }
 
-    /// What the operator listed may be asked over https too.
-    fn is_listed(&self, origin: &Origin) -> bool {
-        self.plain_http.iter().any(|listed| listed.host == origin.host && listed.port == origin.port)
-    }
-}
-
-impl Permitted {
-    pub fn origin(&self) -> &Origin {
-        &self.0
-    }
-}
     /// May an upstream's list of all its repositories be asked for: it names those too that the operator has closed.
     pub fn permit_catalog(&self) -> Result<(), Denied> {
         if self.allowed_repositories.iter().any(RepositoryPattern::is_all) && self.denied_repositories.is_empty() {
@@ -146,6 +144,21 @@ impl Permitted {
 
 
 impl fmt::Display for Permitted {
+    /// What the operator listed may be asked over https too.
+    fn is_listed(&self, origin: &Origin) -> bool {
+        self.plain_http.iter().any(|listed| listed.host == origin.host && listed.port == origin.port)
+    }
+}
+
+impl Permitted {
+    fn new(origin: Origin) -> Result<Permitted, Denied> {
+        let scheme = match origin.scheme {
+            Scheme::Http => uri::Scheme::HTTP,
+            Scheme::Https => uri::Scheme::HTTPS,
+        };
+        let authority = origin.authority().try_into().map_err(|_| Denied::PrivateName)?;
+        Ok(Permitted(Rc::new(Contacted { text: origin.to_string(), origin, scheme, authority })))
+    }
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }

@@ -4,7 +4,8 @@
 use crate::address::Address;
 use crate::forward::{self, Answer, MAX_HEADER};
 use crate::link;
-use crate::origin::{Authority, Scheme, Target};
+use crate::origin::{Authority, Target};
+use crate::policy::Policy;
 use crate::refusal::Refusal;
 use crate::route::{Asked, Resource, Route};
 use crate::upstream::Naming;
@@ -67,7 +68,12 @@ pub fn pong<B>(head_only: bool) -> Response<Body<B>> {
 }
 
 /// Makes of an upstream's answer what the client gets. `here` is where it asked.
-pub fn pass_on<B>(asked: &Asked, answer: Answer<B>, here: &Address) -> Result<Response<Body<B>>, Refusal> {
+pub fn pass_on<B>(
+    asked: &Asked,
+    answer: Answer<B>,
+    here: &Address,
+    policy: &Policy,
+) -> Result<Response<Body<B>>, Refusal> {
     let Answer { response, upstream, path_and_query, redirected } = answer;
     let (head, body) = response.into_parts();
     let from = upstream.target(path_and_query);
@@ -110,7 +116,8 @@ pub fn pass_on<B>(asked: &Asked, answer: Answer<B>, here: &Address) -> Result<Re
         }
         (_, StatusCode::NOT_MODIFIED) => Ok(with(headers, Body::Own(Vec::new()))),
         (route, status) if route.is_blob() && forward::is_redirect(status) => {
-            let location = forward::location(&head.headers).and_then(|location| delivery(location, &from, here));
+            let location =
+                forward::location(&head.headers).and_then(|location| delivery(location, &from, here, policy));
             headers.insert(header::LOCATION, location.ok_or_else(|| refuse("redirects to where no client should go"))?);
             // Whatever the body says, the client does not need it.
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
@@ -131,6 +138,11 @@ pub fn seal(headers: &mut HeaderMap, naming: &Naming) {
     {
         headers.insert(OCI_NAMESPACE, namespace);
     }
+/// Whether a success has a type that can be passed on.
+pub fn is_of_a_registry<B>(route: &Route, response: &Response<B>) -> bool {
+    response.status() != StatusCode::OK || content_type(route, response.headers()).is_some()
+}
+
 }
 
 /// Manifests and lists have a media type of a registry or are refused; a list may lack one. For blobs there is just one.
@@ -154,12 +166,11 @@ fn is_registry_type(value: &HeaderValue) -> bool {
 }
 
 /// Where the client is sent for a blob: the `Location` untouched if it is plainly absolute (a signature may cover its
-/// every character), never from https to plain http, never back to this mirror.
-fn delivery(location: &str, from: &Target, here: &Address) -> Option<HeaderValue> {
+/// every character), to plain http only where the operator listed it, never back to this mirror.
+fn delivery(location: &str, from: &Target, here: &Address, policy: &Policy) -> Option<HeaderValue> {
     let target = from.join(location).ok()?;
-    let downgrade = from.origin.scheme == Scheme::Https && target.origin.scheme == Scheme::Http;
     let back_here = here.authority().is_some_and(|own| own.on(target.origin.scheme) == target.origin);
-    if downgrade || back_here {
+    if back_here || !policy.permit_redirect(&target.origin) {
         return None;
     }
     HeaderValue::try_from(if is_plain(location, &target) { location.to_owned() } else { target.to_string() }).ok()
@@ -176,6 +187,8 @@ fn is_plain(location: &str, target: &Target) -> bool {
 }
 
 #[cfg(test)]
+    use crate::origin::Scheme;
+    use crate::policy::tests::listing;
 mod tests {
     use super::*;
     use http::{Request, Uri};
@@ -185,7 +198,7 @@ mod tests {
     fn delivered(location: &str) -> Option<String> {
         let from = Target::parse("https://registry.example/v2/a/blobs/x").unwrap();
         let request = Request::get("http://mirror.example/").body(()).unwrap();
-        let delivered = delivery(location, &from, &Address::of(&request, ""))?;
+        let delivered = delivery(location, &from, &Address::of(&request, ""), &listing(&["cdn.example:5000"]))?;
         Some(delivered.to_str().unwrap().to_owned())
     }
 
@@ -201,7 +214,11 @@ mod tests {
         ] {
             assert_eq!(delivered(location).as_deref(), Some(sent), "{location}");
         }
-        assert_eq!(delivered("https://mirror.example\\@cdn.example/a"), None);
+        for location in ["https://mirror.example\\@cdn.example/a", "http://cdn.example/a", "http://cdn.example:80/a"] {
+            assert_eq!(delivered(location), None, "{location}");
+        }
+        let listed = "http://cdn.example:5000/a";
+        assert_eq!(delivered(listed).as_deref(), Some(listed));
     }
 
     proptest! {
@@ -211,7 +228,7 @@ mod tests {
         ) {
             if let Some(sent) = delivered(&location) {
                 let target = Target::parse(&sent).unwrap();
-                prop_assert_eq!(target.origin.scheme, Scheme::Https);
+                prop_assert!(target.origin.scheme == Scheme::Https || target.origin.port == 5000);
                 prop_assert_ne!(target.origin.host.to_string(), "mirror.example");
                 prop_assert!(sent.bytes().all(|byte| byte.is_ascii_graphic()));
                 if let Ok(strict) = sent.split('#').next().unwrap().parse::<Uri>() {

@@ -214,6 +214,23 @@ async fn an_https_registry_leads_nobody_to_plain_http_or_back_to_the_mirror() {
 }
 
 #[tokio::test]
+async fn a_registry_over_plain_http_sends_clients_to_plain_http_only_where_that_is_listed() {
+    let World { mirror, hub, image } = World::start().await;
+    let blob = format!("/v2/{NAME}/blobs/{}", image.here().layers[0].digest);
+    mirror.get(&blob).send().await.expect(307);
+    for (location, status) in [
+        (format!("http://{}/blob", hub.cdn()), 307),
+        ("http://cdn.example.com/blob".into(), 404),
+        (format!("http://127.0.0.1:{}/blob", hub.cdn().port()), 404),
+        ("https://cdn.example.com/blob".into(), 307),
+    ] {
+        redirect_all(&hub, location.clone());
+        let answer = mirror.get(&blob).send().await;
+        assert_eq!(answer.status, status, "{location}: {answer:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_closed_mirror_asks_no_other_upstream_and_no_other_realm() {
     let other = Hub::start().await;
     let closed = |options: Options| options.plain_http(other.addresses()).variable("allowed_upstreams", "");
