@@ -1,6 +1,6 @@
 //! Who may use the mirror, and how much: both are the operator's choice, and open by default.
 
-use crate::cache::Cache;
+use crate::cache::{Cache, Shape};
 use crate::context::Context;
 use crate::platform::Platform;
 use http::{HeaderMap, HeaderName};
@@ -16,7 +16,7 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// The span in which a client's requests are counted.
 const MINUTE: u64 = 60;
 /// Keys in the store for counts.
-const BUCKETS: u32 = 64;
+const COUNTS: Shape = Shape { buckets: 64, entries: 32 };
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Access {
@@ -85,7 +85,7 @@ struct Count(u32);
 
 impl Default for Counts {
     fn default() -> Self {
-        Counts(Cache::new("l", BUCKETS))
+        Counts(Cache::new("l", COUNTS))
     }
 }
 
@@ -93,18 +93,15 @@ impl Counts {
     /// Counts a request of `client`. Returns how long to wait where it is one too many.
     pub async fn add<P: Platform>(&self, context: &Context<'_, P>, client: IpAddr) -> Result<(), Duration> {
         let limit = context.config.access.client_limit;
-        if limit == 0 {
-            return Ok(());
-        }
         let now = context.platform.now();
         let minute = now.as_secs().checked_div(MINUTE).unwrap_or_default();
         let rest = Duration::from_secs(MINUTE.saturating_sub(now.as_secs().checked_rem(MINUTE).unwrap_or_default()));
         let identity = format!("{client}\n{minute}");
-        let before = self.0.find(context.store, &identity).await.unwrap_or(Count(0));
-        if before.0 >= limit {
+        let before = self.0.find(context.store, &identity).await.map_or(0, |count| count.0);
+        if before >= limit {
             return Err(rest);
         }
-        let count = before.0.saturating_add(1);
+        let count = before.saturating_add(1);
         let step = limit.checked_div(8).unwrap_or_default().max(1);
         if count == limit || count.checked_rem(step) == Some(0) {
             self.0.keep(context.store, &identity, Count(count), rest);

@@ -1,15 +1,17 @@
 //! What is remembered from one request to the next: in this instance's memory, and behind it in the key-value store.
 //!
 //! Neither can grow. No store here expires a key, and some allow 1,024 of them, so an entry's key is a bucket that its
-//! identity falls into; the entry repeats the identity and its end, is checked against both when it is read, and a
-//! collision overwrites. A store that fails, or is slow, costs speed and nothing else.
+//! identity falls into, and a full bucket loses its oldest entry. An entry repeats its identity and its end, and is checked
+//! against both when it is read. A store that fails, or is slow, costs speed and nothing else.
 
 use crate::platform::{self, Platform};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// A store that takes longer to answer a read is left alone.
@@ -26,20 +28,38 @@ pub struct Store<P> {
     rests_until: Cell<Duration>,
 }
 
-/// Entries of one kind, `buckets` of them at most, each with an identity and an end.
+/// Entries of one kind, each with an identity and an end: in the store as many as all buckets hold, in memory too.
 #[derive(Debug)]
 pub struct Cache<T> {
     kind: &'static str,
-    buckets: u32,
-    memory: RefCell<HashMap<u32, Entry<T>>>,
+    shape: Shape,
+    memory: RefCell<HashMap<String, Remembered<T>>>,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Entry<T> {
+/// How many buckets, each a key in the store, and how many entries in each.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    pub buckets: u32,
+    pub entries: usize,
+}
+
+#[derive(Debug)]
+struct Remembered<T> {
+    value: Rc<T>,
+    /// Seconds since the Unix epoch.
+    expires: u64,
+}
+
+/// A value in the store: the newest entry first.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Bucket(Vec<Entry>);
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Entry {
     identity: String,
     /// Seconds since the Unix epoch.
     expires: u64,
-    value: T,
+    value: Value,
 }
 
 impl<P: Platform> Store<P> {
@@ -61,28 +81,35 @@ impl<P: Platform> Store<P> {
         None
     }
 
-    /// Writes after the answer has left.
-    fn save(&self, key: String, value: Vec<u8>) {
+    /// Changes the value of `key`, after the answer has left. Who changes it at the same time may be overwritten.
+    fn update(&self, key: String, change: impl FnOnce(Option<Vec<u8>>) -> Option<Vec<u8>> + 'static) {
         if self.platform.now() < self.rests_until.get() {
             return;
         }
         let platform = self.platform.clone();
         self.platform.defer(async move {
-            if let Err(fault) = platform.save(&key, value).await {
+            let outcome = match platform.load(&key).await {
+                Ok(value) => match change(value) {
+                    Some(value) => platform.save(&key, value).await,
+                    None => Ok(()),
+                },
+                Err(fault) => Err(fault),
+            };
+            if let Err(fault) = outcome {
                 platform.log(&format!("hammal store=failed writing={key} reason={:?}", fault.0));
             }
         });
     }
 }
 
-impl<T: Clone + Serialize + DeserializeOwned> Cache<T> {
+impl<T: Serialize + DeserializeOwned> Cache<T> {
     /// `kind` begins the keys in the store: letters and digits.
-    pub fn new(kind: &'static str, buckets: u32) -> Cache<T> {
-        Cache { kind, buckets, memory: RefCell::default() }
+    pub fn new(kind: &'static str, shape: Shape) -> Cache<T> {
+        Cache { kind, shape, memory: RefCell::default() }
     }
 
     /// What this instance remembers, or else the store.
-    pub async fn find<P: Platform>(&self, store: &Store<P>, identity: &str) -> Option<T> {
+    pub async fn find<P: Platform>(&self, store: &Store<P>, identity: &str) -> Option<Rc<T>> {
         match self.remembered(identity, store.platform.now()) {
             Some(value) => Some(value),
             None => self.stored(store, identity).await,
@@ -90,55 +117,88 @@ impl<T: Clone + Serialize + DeserializeOwned> Cache<T> {
     }
 
     /// What this instance remembers.
-    pub fn remembered(&self, identity: &str, now: Duration) -> Option<T> {
+    pub fn remembered(&self, identity: &str, now: Duration) -> Option<Rc<T>> {
         let memory = self.memory.borrow();
-        let entry = memory.get(&self.bucket(identity))?;
-        entry.holds(identity, now).then(|| entry.value.clone())
+        let held = memory.get(identity).filter(|held| now.as_secs() < held.expires)?;
+        Some(held.value.clone())
     }
 
     /// What the store remembers; this instance remembers it too from then on.
-    pub async fn stored<P: Platform>(&self, store: &Store<P>, identity: &str) -> Option<T> {
-        let bucket = self.bucket(identity);
-        let bytes = store.load(&self.key(bucket)).await?;
-        let entry: Entry<T> = serde_json::from_slice(&bytes).ok()?;
-        if !entry.holds(identity, store.platform.now()) {
-            return None;
-        }
-        let value = entry.value.clone();
-        self.memory.borrow_mut().insert(bucket, entry);
+    pub async fn stored<P: Platform>(&self, store: &Store<P>, identity: &str) -> Option<Rc<T>> {
+        let bytes = store.load(&self.key(identity)).await?;
+        let now = store.platform.now();
+        let mut entries = Bucket::parse(&bytes).0.into_iter();
+        let entry = entries.find(|entry| entry.identity == identity && now.as_secs() < entry.expires)?;
+        let value = Rc::new(serde_json::from_value(entry.value).ok()?);
+        self.put(identity, Rc::clone(&value), now, entry.expires);
         Some(value)
     }
 
     /// Remembers in this instance only.
-    pub fn remember(&self, identity: &str, value: T, now: Duration, life: Duration) {
-        let entry = Entry { identity: identity.to_owned(), expires: now.saturating_add(life).as_secs(), value };
-        self.memory.borrow_mut().insert(self.bucket(identity), entry);
+    pub fn remember(&self, identity: &str, value: impl Into<Rc<T>>, now: Duration, life: Duration) {
+        self.put(identity, value.into(), now, now.saturating_add(life).as_secs());
     }
 
     /// Remembers in this instance now and in the store after the answer has left.
-    pub fn keep<P: Platform>(&self, store: &Store<P>, identity: &str, value: T, life: Duration) {
-        let bucket = self.bucket(identity);
-        self.remember(identity, value, store.platform.now(), life);
-        let bytes = self.memory.borrow().get(&bucket).and_then(|entry| serde_json::to_vec(entry).ok());
-        if let Some(bytes) = bytes.filter(|bytes| bytes.len() <= MAX_VALUE) {
-            store.save(self.key(bucket), bytes);
+    pub fn keep<P: Platform>(&self, store: &Store<P>, identity: &str, value: impl Into<Rc<T>>, life: Duration) {
+        let now = store.platform.now();
+        let (value, expires) = (value.into(), now.saturating_add(life).as_secs());
+        let (most, written) = (self.shape.entries, serde_json::to_value(&*value));
+        self.put(identity, value, now, expires);
+        let Ok(value) = written else { return };
+        let entry = Entry { identity: identity.to_owned(), expires, value };
+        store.update(self.key(identity), move |bytes| {
+            let mut bucket = Bucket::parse(&bytes.unwrap_or_default());
+            bucket.put(entry, now, most);
+            bucket.into_bytes()
+        });
+    }
+
+    fn put(&self, identity: &str, value: Rc<T>, now: Duration, expires: u64) {
+        let mut memory = self.memory.borrow_mut();
+        let most = self.shape.entries.saturating_mul(self.shape.buckets as usize);
+        if memory.len() >= most {
+            memory.retain(|_, held| now.as_secs() < held.expires);
         }
+        // What is forgotten here is in the store.
+        if memory.len() >= most {
+            memory.clear();
+        }
+        memory.insert(identity.to_owned(), Remembered { value, expires });
     }
 
-    fn key(&self, bucket: u32) -> String {
-        format!("{}-{bucket}", self.kind)
-    }
-
-    fn bucket(&self, identity: &str) -> u32 {
+    fn key(&self, identity: &str) -> String {
         let hash = Sha256::digest(identity.as_bytes());
         let number = hash.iter().take(4).fold(0_u32, |number, byte| (number << 8) | u32::from(*byte));
-        number.checked_rem(self.buckets).unwrap_or_default()
+        format!("{}-{}", self.kind, number.checked_rem(self.shape.buckets).unwrap_or_default())
     }
 }
 
-impl<T> Entry<T> {
-    fn holds(&self, identity: &str, now: Duration) -> bool {
-        self.identity == identity && now.as_secs() < self.expires
+impl Bucket {
+    /// What is no bucket is an empty one.
+    fn parse(bytes: &[u8]) -> Bucket {
+        serde_json::from_slice(bytes).unwrap_or_default()
+    }
+
+    /// Takes an entry in, in the place of the one that it is newer than, of those whose end has come, and of the oldest
+    /// where there are `most` already.
+    fn put(&mut self, entry: Entry, now: Duration, most: usize) {
+        self.0.retain(|held| held.identity != entry.identity && now.as_secs() < held.expires);
+        self.0.insert(0, entry);
+        self.0.truncate(most);
+    }
+
+    /// As a value of the store, without as many of the oldest entries as are too much for it; `None` where the newest
+    /// alone is.
+    fn into_bytes(mut self) -> Option<Vec<u8>> {
+        while !self.0.is_empty() {
+            let bytes = serde_json::to_vec(&self).ok()?;
+            if bytes.len() <= MAX_VALUE {
+                return Some(bytes);
+            }
+            self.0.pop();
+        }
+        None
     }
 }
 
@@ -149,20 +209,76 @@ mod tests {
     use futures_util::future::FutureExt;
     use proptest::prelude::*;
 
+    const ONE: Shape = Shape { buckets: 1, entries: 3 };
+    const LIFE: Duration = Duration::from_secs(60);
+
     /// What a new instance finds under `identity` in a store whose bytes were changed after `mine` was kept there.
     fn found(identity: &str, change: impl Fn(&mut Vec<u8>)) -> Option<String> {
         let platform = Scripted::default();
         let store = Store::new(platform.clone());
-        Cache::new("x", 1).keep(&store, "mine", "value".to_owned(), Duration::from_secs(60));
+        Cache::<String>::new("x", ONE).keep(&store, "mine", "value".to_owned(), LIFE);
         platform.settle().now_or_never().unwrap();
         platform.change_store(change);
-        Cache::new("x", 1).stored(&store, identity).now_or_never().unwrap()
+        Cache::<String>::new("x", ONE).stored(&store, identity).now_or_never().unwrap().as_deref().cloned()
     }
 
     #[test]
     fn what_is_stored_is_found_under_its_own_identity_only() {
         assert_eq!(found("mine", |_| ()).as_deref(), Some("value"));
         assert_eq!(found("yours", |_| ()), None);
+    }
+
+    #[test]
+    fn a_full_bucket_loses_its_oldest_entry_and_those_whose_end_has_come() {
+        let platform = Scripted::default();
+        let store = Store::new(platform.clone());
+        let keep = |identity: &str, life| {
+            Cache::<String>::new("x", ONE).keep(&store, identity, identity.to_owned(), life);
+            platform.settle().now_or_never().unwrap();
+        };
+        let held = || {
+            let stored = |identity: &&&str| {
+                Cache::<String>::new("x", ONE).stored(&store, identity).now_or_never().unwrap().is_some()
+            };
+            ["a", "b", "c", "d", "e"].iter().filter(stored).copied().collect::<String>()
+        };
+        for (identity, expected) in [("a", "a"), ("b", "ab"), ("c", "abc"), ("a", "abc"), ("d", "acd")] {
+            keep(identity, LIFE);
+            assert_eq!(held(), expected);
+        }
+        keep("b", Duration::from_secs(1));
+        assert_eq!(held(), "abd");
+        platform.pass(Duration::from_secs(2));
+        keep("e", LIFE);
+        assert_eq!(held(), "ade");
+        assert_eq!(platform.store().len(), 1);
+    }
+
+    #[test]
+    fn what_is_too_large_for_the_store_is_kept_in_memory_only() {
+        let platform = Scripted::default();
+        let (store, cache) = (Store::new(platform.clone()), Cache::<String>::new("x", ONE));
+        for (identity, length) in [("a", MAX_VALUE / 2), ("b", 10), ("c", MAX_VALUE / 2), ("d", MAX_VALUE)] {
+            cache.keep(&store, identity, "x".repeat(length), LIFE);
+            platform.settle().now_or_never().unwrap();
+            assert!(cache.remembered(identity, platform.now()).is_some());
+        }
+        let stored = |identity| {
+            let found = Cache::<String>::new("x", ONE).stored(&store, identity).now_or_never().unwrap();
+            found.is_some()
+        };
+        assert_eq!(["a", "b", "c", "d"].map(stored), [false, true, true, false]);
+    }
+
+    #[test]
+    fn memory_does_not_grow() {
+        let platform = Scripted::default();
+        let cache = Cache::<i32>::new("x", ONE);
+        for number in 0..100 {
+            cache.remember(&number.to_string(), number, platform.now(), LIFE);
+            assert!(cache.memory.borrow().len() <= 3);
+            assert_eq!(cache.remembered(&number.to_string(), platform.now()).as_deref(), Some(&number));
+        }
     }
 
     proptest! {

@@ -7,13 +7,14 @@ use crate::manifests::Hit;
 use crate::platform::{self, Platform};
 use std::cell::Cell;
 
-/// The platform, its store, the operator's settings, and what this request has cost so far.
+/// The platform, its store, the operator's settings, the mirrors that this request came through, and what it has cost so
+/// far.
 pub struct Context<'a, P: Platform> {
     pub platform: &'a P,
     pub store: &'a Store<P>,
     pub config: &'a Config,
-    pub cost: &'a Cost,
     pub hops: Hops,
+    pub cost: &'a Cost,
 }
 
 impl<P: Platform> Context<'_, P> {

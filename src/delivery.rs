@@ -56,8 +56,8 @@ async fn fetch<P: Platform>(
         let permitted = permitted.map_err(|denied| Failure::Redirect(RedirectFailure::Forbidden(denied)))?;
 
         count(&context.cost.requests);
-        let (method, headers) = (question.method.clone(), question.headers.clone());
-        let response = outgoing::send(context, &permitted, method, &target.path_and_query, headers).await?;
+        let (method, path, headers) = (question.method.clone(), &target.path_and_query, &question.headers);
+        let response = outgoing::send(context, &permitted, method, path, headers, None).await?;
         answer = Answer {
             response,
             upstream: Upstream::redirected(permitted),

@@ -138,13 +138,13 @@ struct Hop {
 
 impl Hop {
     fn first(upstream: &Upstream, question: &Question<'_>) -> Hop {
-        let route = question.route.clone();
-        let route = if upstream.is_docker_hub() { route.on_docker_hub() } else { route };
+        let there = if upstream.is_docker_hub() { question.route.on_docker_hub() } else { None };
+        let route = there.as_ref().unwrap_or(question.route);
         let path = route.path();
         Hop {
             upstream: upstream.clone(),
             path_and_query: if question.query.is_empty() { path } else { format!("{path}?{}", question.query) },
-            name: route.into_name(),
+            name: route.name().cloned(),
         }
     }
 
@@ -152,12 +152,8 @@ impl Hop {
         let base = self.upstream.target(self.path_and_query.clone());
         let target = base.join(location).map_err(|_| RedirectFailure::Malformed)?;
         let permitted = context.config.policy.permit(target.origin).map_err(RedirectFailure::Forbidden)?;
-        let name = target
-            .path_and_query
-            .parse::<Uri>()
-            .ok()
-            .and_then(|uri| Route::of_upstream(&uri))
-            .and_then(Route::into_name);
+        let route = target.path_and_query.parse::<Uri>().ok().and_then(|uri| Route::of_upstream(&uri));
+        let name = route.and_then(|route| route.name().cloned());
         Ok(Hop { upstream: Upstream::redirected(permitted), path_and_query: target.path_and_query, name })
     }
 }
@@ -177,7 +173,7 @@ async fn ask_one<P: Platform>(
     };
     let mut method = question.method.clone();
     for _ in 0..MAX_ATTEMPTS {
-        let headers = question.headers.clone();
+        let headers = &question.headers;
         let response = send(context, &hop.upstream, method.clone(), &hop.path_and_query, headers, &sent).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
             auth.accepted(context, &subject, &sent);
@@ -191,7 +187,7 @@ async fn ask_one<P: Platform>(
         let challenge = match (Challenge::find(response.headers()), &sent) {
             // gcr.io may leave the challenge out where it counts, and has it at /v2/.
             (None, Credential::None { .. }) => {
-                let ping = send(context, &hop.upstream, Method::GET, "/v2/", HeaderMap::new(), &sent).await?;
+                let ping = send(context, &hop.upstream, Method::GET, "/v2/", &HeaderMap::new(), &sent).await?;
                 Challenge::find(ping.headers())
             }
             (challenge, _) => challenge,
@@ -207,16 +203,15 @@ async fn send<P: Platform>(
     upstream: &Upstream,
     method: Method,
     path_and_query: &str,
-    mut headers: HeaderMap,
+    headers: &HeaderMap,
     credential: &Credential,
 ) -> Result<Response<P::Body>, Failure> {
-    if let Credential::Token { token, .. } = credential
-        && let Some(value) = token.header()
-    {
-        headers.insert(header::AUTHORIZATION, value);
-    }
+    let token = match credential {
+        Credential::Token { token, .. } => Some(token),
+        Credential::None { .. } => None,
+    };
     count(&context.cost.requests);
-    Ok(outgoing::send(context, upstream.permitted(), method, path_and_query, headers).await?)
+    Ok(outgoing::send(context, upstream.permitted(), method, path_and_query, headers, token).await?)
 }
 
 /// Where a response that has to be followed here points to. A blob's does so if it is a registry's path again (lscr.io,

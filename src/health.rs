@@ -1,6 +1,6 @@
 //! Which upstreams have failed lately: they are left alone for a while.
 
-use crate::cache::Cache;
+use crate::cache::{Cache, Shape};
 use crate::context::Context;
 use crate::platform::Platform;
 use crate::upstream::Upstream;
@@ -11,25 +11,25 @@ const REST: Duration = Duration::from_secs(20);
 /// How long an instance takes it that no other has seen an upstream fail.
 const TRUST: Duration = Duration::from_secs(60);
 /// Keys in the store.
-const BUCKETS: u32 = 16;
+const SHAPE: Shape = Shape { buckets: 16, entries: 4 };
 
 #[derive(Debug)]
 pub struct Health(Cache<bool>);
 
 impl Default for Health {
     fn default() -> Self {
-        Health(Cache::new("h", BUCKETS))
+        Health(Cache::new("h", SHAPE))
     }
 }
 
 impl Health {
     /// Whether `upstream` has failed lately.
     pub async fn rests<P: Platform>(&self, context: &Context<'_, P>, upstream: &Upstream) -> bool {
-        let identity = upstream.origin().to_string();
-        match self.0.find(context.store, &identity).await {
-            Some(rests) => rests,
+        let identity = upstream.as_str();
+        match self.0.find(context.store, identity).await {
+            Some(rests) => *rests,
             None => {
-                self.0.remember(&identity, false, context.platform.now(), TRUST);
+                self.0.remember(identity, false, context.platform.now(), TRUST);
                 false
             }
         }
@@ -46,7 +46,7 @@ impl Health {
     }
 
     pub fn failed<P: Platform>(&self, context: &Context<'_, P>, upstream: &Upstream) {
-        self.0.keep(context.store, &upstream.origin().to_string(), true, REST);
+        self.0.keep(context.store, upstream.as_str(), true, REST);
     }
 
     /// Those that have not failed lately first, else in the operator's order.

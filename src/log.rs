@@ -26,29 +26,26 @@ pub struct Line<'a> {
 
 impl Line<'_> {
     pub fn write(&self) -> String {
-        let mut line = format!("hammal method={} what={}", self.method, self.route.map_or("unknown", Route::what));
-        // Writing to a string can't fail.
+        let mut line = String::with_capacity(256);
+        line.extend(["hammal method=", self.method.as_str(), " what=", self.route.map_or("unknown", Route::what)]);
         if let Some(Route::Repository(name, resource)) = self.route {
-            let _ = write!(line, " name={name}");
-            let _ = match resource {
-                Resource::Manifest(reference) => write!(line, " reference={reference}"),
-                Resource::Blob(digest) | Resource::Referrers(digest) => write!(line, " reference={digest}"),
-                Resource::Tags => Ok(()),
-            };
+            line.extend([" name=", name.as_str()]);
+            match resource {
+                Resource::Manifest(reference) => line.extend([" reference=", reference.as_str()]),
+                Resource::Blob(digest) | Resource::Referrers(digest) => line.extend([" reference=", digest.as_str()]),
+                Resource::Tags => {}
+            }
         }
         if let Some(upstream) = self.upstream {
-            let _ = write!(line, " upstream={upstream}");
+            line.extend([" upstream=", upstream.permitted().authority().as_str()]);
         }
-        let _ = write!(
-            line,
-            " status={} requests={} fetches={} token={} cache={} ms={}",
-            self.status.as_u16(),
-            self.cost.requests.get(),
-            self.cost.fetches.get(),
-            self.cost.token.get().map_or("none", TokenFrom::as_str),
-            self.cost.cache.get().map_or("none", Hit::as_str),
-            self.took.as_millis(),
-        );
+        let token = self.cost.token.get().map_or("none", TokenFrom::as_str);
+        let cache = self.cost.cache.get().map_or("none", Hit::as_str);
+        line.extend([" status=", self.status.as_str()]);
+        // Writing to a string can't fail.
+        let _ = write!(line, " requests={} fetches={}", self.cost.requests.get(), self.cost.fetches.get());
+        line.extend([" token=", token, " cache=", cache]);
+        let _ = write!(line, " ms={}", self.took.as_millis());
         if let Some(refusal) = self.refusal {
             let _ = write!(line, " code={} reason={:?}", refusal.code.as_str(), refusal.message);
         }

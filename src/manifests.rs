@@ -2,7 +2,7 @@
 //! tag only points at a digest, and is looked at again upstream once it is older than the operator lets it be.
 
 use crate::accept::Accept;
-use crate::cache::Cache;
+use crate::cache::{Cache, Shape};
 use crate::context::Context;
 use crate::digest::{Digest, Mismatch};
 use crate::forward::Failure;
@@ -16,6 +16,7 @@ use crate::upstream::Upstream;
 use http::header::{ACCEPT, AGE, CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde::{Deserialize, Serialize};
+use std::rc::Rc;
 use std::time::Duration;
 
 /// A larger manifest in bytes is refused: registries themselves take no more than 4 MiB.
@@ -23,8 +24,8 @@ pub const MAX_MANIFEST: usize = 4 * 1024 * 1024;
 /// A larger one is passed on, but not kept.
 const MAX_KEPT: usize = 256 * 1024;
 /// Keys in the store.
-const CONTENT_BUCKETS: u32 = 256;
-const TAG_BUCKETS: u32 = 128;
+const CONTENTS: Shape = Shape { buckets: 256, entries: 2 };
+const TAGS: Shape = Shape { buckets: 128, entries: 8 };
 /// Content is kept at least this long: it can't be outdated.
 const CONTENT_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -81,14 +82,14 @@ pub enum Hit {
 /// What is known of a wanted manifest.
 #[derive(Clone, Debug)]
 pub struct Known {
-    pointer: Pointer,
+    pointer: Rc<Pointer>,
     by_tag: bool,
-    content: Option<Content>,
+    content: Option<Rc<Content>>,
 }
 
 impl Default for Manifests {
     fn default() -> Self {
-        Manifests { contents: Cache::new("m", CONTENT_BUCKETS), tags: Cache::new("g", TAG_BUCKETS) }
+        Manifests { contents: Cache::new("m", CONTENTS), tags: Cache::new("g", TAGS) }
     }
 }
 
@@ -96,7 +97,7 @@ impl Wanted {
     /// `None` for a request with conditions or a range: those are the upstream's to judge.
     pub fn new(upstream: &Upstream, name: &Name, reference: &Reference, headers: &HeaderMap) -> Option<Wanted> {
         headers.keys().all(|header| header == ACCEPT).then(|| Wanted {
-            place: format!("{}\n{name}", upstream.origin()),
+            place: format!("{}\n{name}", upstream.as_str()),
             reference: reference.clone(),
             accept: Accept::of(headers),
         })
@@ -120,7 +121,7 @@ impl Manifests {
                 let content = self.content(context, wanted, digest).await?;
                 let (media_type, length) = (content.media_type.clone(), content.text.len());
                 let pointer = Pointer::new(digest.clone(), media_type, length, context.platform.now());
-                Some(Known { pointer, by_tag: false, content: Some(content) })
+                Some(Known { pointer: Rc::new(pointer), by_tag: false, content: Some(content) })
             }
             Reference::Tag(_) => {
                 let pointer = self.tags.find(context.store, &wanted.tag_identity()).await?;
@@ -142,8 +143,8 @@ impl Manifests {
         }
         let digest = Digest::parse(header(headers, CONTENT_DIGEST)?).ok()?;
         let media_type = header(headers, CONTENT_TYPE)?.to_owned();
-        let pointer = Pointer::new(digest, media_type, length(headers)?, context.platform.now());
-        self.point(context, wanted, &pointer);
+        let pointer = Rc::new(Pointer::new(digest, media_type, length(headers)?, context.platform.now()));
+        self.point(context, wanted, Rc::clone(&pointer));
         let content = self.content(context, wanted, &pointer.digest).await;
         Some(Known { pointer, by_tag: true, content })
     }
@@ -210,20 +211,21 @@ impl Manifests {
         self.contents.keep(context.store, &wanted.content_identity(digest), content, life);
         if matches!(wanted.reference, Reference::Tag(_)) {
             let pointer = Pointer::new(digest.clone(), media_type.to_owned(), body.len(), context.platform.now());
-            self.point(context, wanted, &pointer);
+            self.point(context, wanted, Rc::new(pointer));
         }
     }
 
     /// The store is told of a change, and now and then that there is none: it would be written to with every pull
     /// otherwise.
-    fn point<P: Platform>(&self, context: &Context<'_, P>, wanted: &Wanted, pointer: &Pointer) {
+    fn point<P: Platform>(&self, context: &Context<'_, P>, wanted: &Wanted, pointer: Rc<Pointer>) {
         let life = context.config.max_stale.max(context.config.tag_ttl);
         let (identity, now) = (wanted.tag_identity(), context.platform.now());
         match self.tags.remembered(&identity, now) {
             Some(before) if before.digest == pointer.digest && before.written_within(now, WRITE_PAUSE) => {
-                self.tags.remember(&identity, Pointer { written: before.written, ..pointer.clone() }, now, life);
+                let pointer = Pointer { written: before.written, ..(*pointer).clone() };
+                self.tags.remember(&identity, pointer, now, life);
             }
-            _ => self.tags.keep(context.store, &identity, pointer.clone(), life),
+            _ => self.tags.keep(context.store, &identity, pointer, life),
         }
     }
 
@@ -232,7 +234,7 @@ impl Manifests {
         context: &Context<'_, P>,
         wanted: &Wanted,
         digest: &Digest,
-    ) -> Option<Content> {
+    ) -> Option<Rc<Content>> {
         let identity = wanted.content_identity(digest);
         let content = match self.contents.remembered(&identity, context.platform.now()) {
             Some(content) => content,

@@ -36,11 +36,10 @@ pub struct Mirror<P: Platform> {
 /// What became known of a request while it was answered: for the log.
 #[derive(Debug, Default)]
 struct Known {
-    route: Option<Route>,
+    asked: Option<Asked>,
     upstream: Option<Upstream>,
     /// The last one that was asked.
     answered_by: RefCell<Option<Upstream>>,
-    naming: Option<Naming>,
     cost: Cost,
 }
 
@@ -76,14 +75,15 @@ impl<P: Platform> Mirror<P> {
             Ok(response) => (response, None),
             Err(refusal) => {
                 let mut response = refusal.clone().into_response(request.method() == Method::HEAD);
-                reply::seal(response.headers_mut(), known.naming.as_ref().unwrap_or(&Naming::Default));
+                let naming = known.asked.as_ref().map_or(&Naming::Default, |asked| &asked.naming);
+                reply::seal(response.headers_mut(), naming);
                 (response, Some(refusal))
             }
         };
         let answered_by = known.answered_by.take();
         let line = Line {
             method: request.method(),
-            route: known.route.as_ref(),
+            route: known.asked.as_ref().map(|asked| &asked.route),
             upstream: answered_by.as_ref().or(known.upstream.as_ref()),
             status: response.status(),
             cost: &known.cost,
@@ -100,8 +100,7 @@ impl<P: Platform> Mirror<P> {
         let config = self.config().await?;
         let (mount, path) = config.access.enter(request.uri().path()).ok_or(Refused::Nothing)?;
         let here = Address::of(request, mount);
-        let mut asked = Asked::parse(request.method(), path, request.uri().query())?;
-        known.route = Some(asked.route.clone());
+        let asked = known.asked.insert(Asked::parse(request.method(), path, request.uri().query())?);
         match asked.route {
             Route::Page => return Ok(page::manual(request.headers(), &here, asked.head_only)),
             Route::Robots => return Ok(page::robots(asked.head_only)),
@@ -109,7 +108,6 @@ impl<P: Platform> Mirror<P> {
         }
 
         // May it be asked, and of whom.
-        known.naming = Some(asked.naming.clone());
         let named = match asked.naming.named().map_err(|_| Refusal::malformed_upstream())? {
             Some(named) => Some(named.permit(&config.policy).map_err(Refusal::forbidden_upstream)?),
             None if asked.naming == Naming::Default && !config.host_upstreams.is_empty() => {
@@ -120,14 +118,10 @@ impl<P: Platform> Mirror<P> {
         let upstreams = named.as_ref().map_or(config.upstreams.as_slice(), std::slice::from_ref);
         let first = upstreams.first().ok_or_else(Refusal::malformed_upstream)?;
         known.upstream = Some(first.clone());
-        if first.is_docker_hub() {
-            asked.route = asked.route.on_docker_hub();
-            known.route = Some(asked.route.clone());
-        }
-        if let Route::Repository(name, _) = &asked.route {
-            let is_default = config.upstreams.contains(first);
-            let permitted = config.policy.permit_repository(first.origin(), is_default, name);
-            permitted.map_err(Refusal::closed_repository)?;
+        if first.is_docker_hub()
+            && let Some(route) = asked.route.on_docker_hub()
+        {
+            asked.route = route;
         }
         let asked = &*asked;
         let permitted = match &asked.route {
@@ -151,7 +145,7 @@ impl<P: Platform> Mirror<P> {
         let headers = headers.map_err(|failure| Refusal::of_failure(failure, &asked.route))?;
         let question = Question { method: request.method().clone(), route: &asked.route, query: &asked.query, headers };
         let answered_by = &known.answered_by;
-        let errand = Errand { context: &context, asked: &asked, here: &here, upstreams, answered_by };
+        let errand = Errand { context: &context, asked, here: &here, upstreams, answered_by };
         let wanted = match &asked.route {
             Route::Repository(name, Resource::Manifest(reference))
                 if config.manifest_cache && asked.query.is_empty() =>
@@ -215,6 +209,7 @@ impl<P: Platform> Mirror<P> {
         is_known: bool,
     ) -> Result<Response<Body<P::Body>>, Refusal> {
         let Errand { context, asked, here, .. } = *errand;
+        let policy = &context.config.policy;
         if is_known && !asked.head_only {
             let look = Question { method: Method::HEAD, ..question.clone() };
             let answer = self.ask(errand, &look).await?;
@@ -256,13 +251,13 @@ impl<P: Platform> Mirror<P> {
                     let web_page = order.len() > 1 && !reply::is_of_a_registry(question.route, response);
                     (status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS, no_blob || web_page)
                 }
-                Err(failure) => (failure.is_of_upstream(), failure.is_of_upstream()),
+                Err(failure) => (failure.is_of_upstream(), false),
             };
             if failed {
                 self.health.failed(context, upstream);
             }
             outcome = answer.map_err(|failure| Refusal::of_failure(failure, question.route));
-            if !elsewhere {
+            if !failed && !lacks_it {
                 break;
             }
         }

@@ -37,9 +37,9 @@ impl Name {
         &self.0
     }
 
-    /// Docker Hub keeps what is asked for as `alpine` under `library/alpine`.
-    pub fn on_docker_hub(self) -> Name {
-        if self.0.contains('/') { self } else { Name(format!("library/{}", self.0)) }
+    /// Docker Hub keeps what is asked for as `alpine` under `library/alpine`; every other name is what it is.
+    pub fn on_docker_hub(&self) -> Option<Name> {
+        (!self.0.contains('/')).then(|| Name(format!("library/{}", self.0)))
     }
 }
 
@@ -86,7 +86,8 @@ mod tests {
     #[test]
     fn docker_hub_keeps_one_part_names_under_library() {
         for (asked, kept) in [("alpine", "library/alpine"), ("grafana/grafana", "grafana/grafana")] {
-            assert_eq!(Name::parse(asked).unwrap().on_docker_hub().as_str(), kept);
+            let name = Name::parse(asked).unwrap();
+            assert_eq!(name.on_docker_hub().unwrap_or(name).as_str(), kept);
         }
     }
 

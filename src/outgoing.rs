@@ -1,11 +1,12 @@
 //! One request to one host that the policy has let pass.
 
+use crate::auth::Token;
 use crate::context::Context;
-use crate::platform::{Fault, Platform};
 use crate::hops::CDN_LOOP;
+use crate::platform::{Fault, Platform};
 use crate::policy::Permitted;
-use http::header::{ACCEPT_ENCODING, USER_AGENT};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
 
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("hammal/", env!("CARGO_PKG_VERSION")));
 
@@ -17,21 +18,20 @@ pub enum Unsent {
     Malformed,
 }
 
-/// Sends `headers` and what every request of ours has.
+/// Sends `headers`, a token where there is one, and what every request of ours has.
 pub async fn send<P: Platform>(
     context: &Context<'_, P>,
     host: &Permitted,
     method: Method,
     path_and_query: &str,
-    headers: HeaderMap,
+    headers: &HeaderMap,
+    token: Option<&Token>,
 ) -> Result<Response<P::Body>, Unsent> {
-    let origin = host.origin();
-    let uri =
-        Uri::builder().scheme(origin.scheme.as_str()).authority(origin.authority()).path_and_query(path_and_query);
     let mut request = Request::new(());
     *request.method_mut() = method;
-    *request.uri_mut() = uri.build().map_err(|_| Unsent::Malformed)?;
-    *request.headers_mut() = headers;
+    *request.uri_mut() = host.uri(path_and_query).map_err(|_| Unsent::Malformed)?;
+    let mut all = HeaderMap::with_capacity(headers.len().saturating_add(4));
+    all.extend(headers.iter().map(|(name, value)| (name.clone(), value.clone())));
     // containerd asks for zstd and gzip, and then a digest would be that of another body.
     all.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     all.insert(USER_AGENT, AGENT);

@@ -5,7 +5,9 @@
 use crate::name::Name;
 use crate::origin::{Authority, Origin, Scheme};
 use crate::pattern::{HostPattern, RepositoryPattern, Unported, is_below};
+use http::{Uri, uri};
 use std::fmt;
+use std::rc::Rc;
 use url::Host;
 
 /// Names that never belong to the public internet: RFC 6761, RFC 6762, ICANN's `.internal`, Kubernetes, Spin.
@@ -101,7 +103,7 @@ impl Policy {
             return Err(Denied::ClosedUpstream);
         }
         if self.is_listed(&origin) {
-            return Ok(Permitted(origin));
+            return Permitted::new(origin);
         }
         if origin.scheme != Scheme::Https {
             return Err(Denied::PlainHttp);
@@ -114,7 +116,7 @@ impl Policy {
         if origin.port != 443 && origin.port < 1024 {
             return Err(Denied::Port);
         }
-        Ok(Permitted(origin))
+        Permitted::new(origin)
     }
 
     /// May this repository be asked for.
@@ -142,8 +144,6 @@ impl Policy {
         origin.scheme == Scheme::Https || self.is_listed(origin)
     }
 
-
-impl fmt::Display for Permitted {
     /// What the operator listed may be asked over https too.
     fn is_listed(&self, origin: &Origin) -> bool {
         self.plain_http.iter().any(|listed| listed.host == origin.host && listed.port == origin.port)
@@ -159,8 +159,25 @@ impl Permitted {
         let authority = origin.authority().try_into().map_err(|_| Denied::PrivateName)?;
         Ok(Permitted(Rc::new(Contacted { text: origin.to_string(), origin, scheme, authority })))
     }
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+
+    pub fn origin(&self) -> &Origin {
+        &self.0.origin
+    }
+
+    /// Such as `https://ghcr.io`.
+    pub fn as_str(&self) -> &str {
+        &self.0.text
+    }
+
+    /// Such as `ghcr.io`, or `registry.example.com:5000`.
+    pub fn authority(&self) -> &uri::Authority {
+        &self.0.authority
+    }
+
+    /// The URI of a path with its query on it.
+    pub fn uri(&self, path_and_query: &str) -> Result<Uri, http::Error> {
+        let (scheme, authority) = (self.0.scheme.clone(), self.0.authority.clone());
+        Uri::builder().scheme(scheme).authority(authority).path_and_query(path_and_query).build()
     }
 }
 
@@ -224,7 +241,7 @@ pub mod tests {
             true => policy.permit(origin(text)),
             false => policy.permit_authority(&Authority::parse(text).unwrap()),
         };
-        permitted.map(|permitted| permitted.to_string())
+        permitted.map(|permitted| permitted.as_str().to_owned())
     }
 
     #[test]

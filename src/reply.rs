@@ -18,7 +18,7 @@ pub const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-d
 const OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
 
 /// What of an upstream's headers comes back. `Location`, `Link` and `Content-Type` come back changed.
-const RESPONSE_HEADERS: [HeaderName; 21] = [
+static RESPONSE_HEADERS: [HeaderName; 21] = [
     header::ACCEPT_RANGES,
     header::AGE,
     header::CACHE_CONTROL,
@@ -79,11 +79,9 @@ pub fn pass_on<B>(
     let from = upstream.target(path_and_query);
     let refuse = |what: &str| Refusal::not_a_registry(&asked.route, what);
 
-    let mut headers = HeaderMap::new();
-    for name in RESPONSE_HEADERS {
-        for value in head.headers.get_all(&name) {
-            headers.append(name.clone(), value.clone());
-        }
+    let mut headers = HeaderMap::with_capacity(16);
+    for (name, value) in head.headers.iter().filter(|(name, _)| RESPONSE_HEADERS.contains(name)) {
+        headers.append(name.clone(), value.clone());
     }
     if headers.values().any(|value| value.len() > MAX_HEADER) {
         return Err(refuse("answered with a header of more than 8 KiB"));
@@ -138,11 +136,11 @@ pub fn seal(headers: &mut HeaderMap, naming: &Naming) {
     {
         headers.insert(OCI_NAMESPACE, namespace);
     }
+}
+
 /// Whether a success has a type that can be passed on.
 pub fn is_of_a_registry<B>(route: &Route, response: &Response<B>) -> bool {
     response.status() != StatusCode::OK || content_type(route, response.headers()).is_some()
-}
-
 }
 
 /// Manifests and lists have a media type of a registry or are refused; a list may lack one. For blobs there is just one.
@@ -187,10 +185,10 @@ fn is_plain(location: &str, target: &Target) -> bool {
 }
 
 #[cfg(test)]
-    use crate::origin::Scheme;
-    use crate::policy::tests::listing;
 mod tests {
     use super::*;
+    use crate::origin::Scheme;
+    use crate::policy::tests::listing;
     use http::{Request, Uri};
     use proptest::prelude::*;
     use url::Host;

@@ -125,12 +125,15 @@ impl Route {
             Route::Robots => "/robots.txt".to_owned(),
             Route::Ping => "/v2/".to_owned(),
             Route::Catalog => "/v2/_catalog".to_owned(),
-            Route::Repository(name, resource) => match resource {
-                Resource::Manifest(reference) => format!("/v2/{name}/manifests/{reference}"),
-                Resource::Blob(digest) => format!("/v2/{name}/blobs/{digest}"),
-                Resource::Tags => format!("/v2/{name}/tags/list"),
-                Resource::Referrers(digest) => format!("/v2/{name}/referrers/{digest}"),
-            },
+            Route::Repository(name, resource) => {
+                let (endpoint, reference) = match resource {
+                    Resource::Manifest(reference) => ("/manifests/", reference.as_str()),
+                    Resource::Blob(digest) => ("/blobs/", digest.as_str()),
+                    Resource::Tags => ("/tags/", "list"),
+                    Resource::Referrers(digest) => ("/referrers/", digest.as_str()),
+                };
+                ["/v2/", name.as_str(), endpoint, reference].concat()
+            }
         }
     }
 
@@ -142,14 +145,15 @@ impl Route {
         Some(route)
     }
 
-    pub fn on_docker_hub(self) -> Route {
+    /// What is asked for on Docker Hub, if it has another name there.
+    pub fn on_docker_hub(&self) -> Option<Route> {
         match self {
-            Route::Repository(name, resource) => Route::Repository(name.on_docker_hub(), resource),
-            route => route,
+            Route::Repository(name, resource) => Some(Route::Repository(name.on_docker_hub()?, resource.clone())),
+            _ => None,
         }
     }
 
-    pub fn into_name(self) -> Option<Name> {
+    pub fn name(&self) -> Option<&Name> {
         match self {
             Route::Repository(name, _) => Some(name),
             _ => None,

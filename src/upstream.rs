@@ -3,7 +3,6 @@
 use crate::origin::{Authority, Malformed, Origin, Scheme, Target};
 use crate::pattern::HostPattern;
 use crate::policy::{Denied, Permitted, Policy};
-use std::fmt;
 use url::Host;
 
 /// Where Docker Hub answers the registry's protocol.
@@ -83,7 +82,7 @@ impl Naming {
 }
 
 /// A registry that the policy lets this mirror ask.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream(Permitted);
 
 impl Upstream {
@@ -100,6 +99,11 @@ impl Upstream {
         self.0.origin()
     }
 
+    /// Such as `https://ghcr.io`: what is remembered of it is remembered under this.
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+
     pub fn is_docker_hub(&self) -> bool {
         matches!(&self.origin().host, Host::Domain(name) if name == DOCKER_HUB)
     }
@@ -107,12 +111,6 @@ impl Upstream {
     /// The URL of `path_and_query`, which begins with `/`, on this registry.
     pub fn target(&self, path_and_query: String) -> Target {
         Target { origin: self.origin().clone(), path_and_query }
-    }
-}
-
-impl fmt::Display for Upstream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.origin().authority())
     }
 }
 

@@ -8,7 +8,7 @@ use crate::outgoing::{self, Unsent};
 use crate::platform::{Fault, Platform, ReadFault};
 use crate::policy::Denied;
 use http::header::RETRY_AFTER;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use url::form_urlencoded;
 
 /// Why there is no token. What the token server said besides its status stays unsaid: it may be an internal host.
@@ -57,7 +57,7 @@ async fn exchange<P: Platform>(
     let permitted = context.config.policy.permit_realm(realm.origin.clone(), upstream).map_err(Failure::Forbidden)?;
     let path_and_query = with_query(&realm.path_and_query, service, scopes);
     count(&context.cost.fetches);
-    let response = outgoing::send(context, &permitted, http::Method::GET, &path_and_query, HeaderMap::new()).await;
+    let response = outgoing::send(context, &permitted, Method::GET, &path_and_query, &HeaderMap::new(), None).await;
     let response = response.map_err(|unsent| match unsent {
         Unsent::Fault(fault) => Failure::Fault(fault),
         Unsent::Malformed => Failure::NoToken,

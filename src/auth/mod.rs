@@ -13,7 +13,7 @@ pub use fetch::Failure;
 pub use scope::Scope;
 pub use token::Token;
 
-use crate::cache::Cache;
+use crate::cache::{Cache, Shape};
 use crate::context::{Context, TokenFrom};
 use crate::flight::Flights;
 use crate::name::Name;
@@ -21,13 +21,15 @@ use crate::origin::Target;
 use crate::platform::Platform;
 use crate::upstream::Upstream;
 use serde::{Deserialize, Serialize};
+use std::cell::OnceCell;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// How long it is remembered what an upstream asks for.
 const DEMAND_LIFE: Duration = Duration::from_secs(60 * 60);
 /// Keys in the store for demands and for tokens: few upstreams, many repositories.
-const DEMAND_BUCKETS: u32 = 96;
-const TOKEN_BUCKETS: u32 = 400;
+const DEMANDS: Shape = Shape { buckets: 96, entries: 4 };
+const TOKENS: Shape = Shape { buckets: 400, entries: 8 };
 
 /// What is remembered about upstreams and their tokens.
 pub struct Auth<P: Platform> {
@@ -52,20 +54,23 @@ pub struct Subject<'a> {
 }
 
 /// What an upstream asks for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub enum Demand {
     Nothing,
     Bearer(Grantor),
 }
 
 /// Who grants tokens for an upstream, and what is asked of them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Grantor {
     #[serde(with = "realm")]
     realm: Target,
     service: Option<String>,
     /// The same scopes for every repository (public.ecr.aws: `aws`); none where each repository has its own.
     fixed: Option<Vec<Scope>>,
+    /// What is common to the identities of all its tokens, once it was needed.
+    #[serde(skip)]
+    identity: OnceCell<String>,
 }
 
 /// What a request was sent with.
@@ -74,7 +79,7 @@ pub enum Credential {
     /// Nothing; `refused` is the token that the upstream did not take before that.
     None { refused: Option<Token> },
     /// A token, granted by what was remembered or by what the upstream asked for during this very request.
-    Token { token: Token, from: TokenFrom, grantor: Grantor, remembered: bool },
+    Token { token: Token, from: TokenFrom, demand: Rc<Demand>, remembered: bool },
 }
 
 /// What to do about a 401.
@@ -85,7 +90,7 @@ enum Step {
         refused: Token,
     },
     Fetch {
-        grantor: Grantor,
+        demand: Rc<Demand>,
         refused: Option<Token>,
     },
     Give,
@@ -93,35 +98,29 @@ enum Step {
 
 impl<P: Platform> Default for Auth<P> {
     fn default() -> Self {
-        Auth {
-            demands: Cache::new("d", DEMAND_BUCKETS),
-            tokens: Cache::new("t", TOKEN_BUCKETS),
-            flights: Flights::default(),
-        }
+        Auth { demands: Cache::new("d", DEMANDS), tokens: Cache::new("t", TOKENS), flights: Flights::default() }
     }
 }
 
 impl<P: Platform> Auth<P> {
     /// What to send with the first request for `subject`.
     pub async fn beforehand(&self, context: &Context<'_, P>, subject: &Subject<'_>) -> Result<Credential, Failure> {
-        let identity = subject.upstream.origin().to_string();
-        match self.demands.find(context.store, &identity).await {
-            Some(Demand::Bearer(grantor)) => {
-                let obtained = self.obtain(context, subject, grantor, None, true).await;
-                if obtained.as_ref().is_err_and(Failure::may_be_of_an_old_realm) {
-                    self.demands.remember(&identity, Demand::Nothing, context.platform.now(), DEMAND_LIFE);
-                }
-                obtained
-            }
-            Some(Demand::Nothing) | None => Ok(Credential::None { refused: None }),
+        let identity = subject.upstream.as_str();
+        let Some(demand) = self.demands.find(context.store, identity).await else {
+            return Ok(Credential::None { refused: None });
+        };
+        let obtained = self.obtain(context, subject, demand, None, true).await;
+        if obtained.as_ref().is_err_and(Failure::may_be_of_an_old_realm) {
+            self.demands.remember(identity, Demand::Nothing, context.platform.now(), DEMAND_LIFE);
         }
+        obtained
     }
 
     /// The upstream took what it was sent.
     pub fn accepted(&self, context: &Context<'_, P>, subject: &Subject<'_>, sent: &Credential) {
         if matches!(sent, Credential::None { .. }) {
-            let identity = subject.upstream.origin().to_string();
-            self.demands.remember(&identity, Demand::Nothing, context.platform.now(), DEMAND_LIFE);
+            let identity = subject.upstream.as_str();
+            self.demands.remember(identity, Demand::Nothing, context.platform.now(), DEMAND_LIFE);
         }
     }
 
@@ -133,14 +132,13 @@ impl<P: Platform> Auth<P> {
         sent: Credential,
         challenge: Option<Challenge>,
     ) -> Result<Option<Credential>, Failure> {
-        let asks = challenge.map(|challenge| Grantor::from_challenge(challenge, subject.name));
+        let asks = challenge.map(|challenge| Demand::of_challenge(challenge, subject.name));
         match Step::after_refusal(sent, asks) {
             Step::Give => Ok(None),
             Step::AskBare { refused } => Ok(Some(Credential::None { refused: Some(refused) })),
-            Step::Fetch { grantor, refused } => {
-                let identity = subject.upstream.origin().to_string();
-                self.demands.keep(context.store, &identity, Demand::Bearer(grantor.clone()), DEMAND_LIFE);
-                self.obtain(context, subject, grantor, refused, false).await.map(Some)
+            Step::Fetch { demand, refused } => {
+                self.demands.keep(context.store, subject.upstream.as_str(), Rc::clone(&demand), DEMAND_LIFE);
+                self.obtain(context, subject, demand, refused, false).await.map(Some)
             }
         }
     }
@@ -151,31 +149,34 @@ impl<P: Platform> Auth<P> {
         &self,
         context: &Context<'_, P>,
         subject: &Subject<'_>,
-        grantor: Grantor,
+        demand: Rc<Demand>,
         refused: Option<Token>,
         remembered: bool,
     ) -> Result<Credential, Failure> {
+        let Demand::Bearer(grantor) = &*demand else {
+            return Ok(Credential::None { refused });
+        };
         let scopes = grantor.scopes(subject.name);
         let identity = grantor.identity(subject.upstream, &scopes);
         let now = context.platform.now();
-        let usable = |kept: &Kept| Some(&kept.token) != refused.as_ref();
+        let usable = |kept: &Rc<Kept>| Some(&kept.token) != refused.as_ref();
         let is_fresh = |kept: &Kept| now.as_secs() < kept.refresh;
         let in_memory = self.tokens.remembered(&identity, now).filter(usable);
         let (token, from) = match in_memory {
-            Some(kept) if is_fresh(&kept) => (kept.token, TokenFrom::Memory),
+            Some(kept) if is_fresh(&kept) => (kept.token.clone(), TokenFrom::Memory),
             old => {
                 // Who was refused a token waits for another fetch than who just needs one.
                 let flight = if refused.is_some() { format!("{identity}\nanew") } else { identity.clone() };
                 let fetch = async || {
                     let stored = self.tokens.stored(context.store, &identity).await.filter(usable);
                     let old = match stored {
-                        Some(kept) if is_fresh(&kept) => return Ok((kept.token, TokenFrom::Store)),
+                        Some(kept) if is_fresh(&kept) => return Ok((kept.token.clone(), TokenFrom::Store)),
                         stored => stored.or_else(|| old.clone()),
                     };
                     let (upstream, service) = (subject.upstream.origin(), grantor.service.as_deref());
                     let granted = match fetch::fetch(context, upstream, &grantor.realm, service, &scopes).await {
                         Ok(granted) => granted,
-                        Err(failure) => return old.map(|kept| (kept.token, TokenFrom::Store)).ok_or(failure),
+                        Err(failure) => return old.map(|kept| (kept.token.clone(), TokenFrom::Store)).ok_or(failure),
                     };
                     let refresh = context.platform.now().saturating_add(granted.fresh).as_secs();
                     let kept = Kept { token: granted.token.clone(), refresh };
@@ -186,18 +187,18 @@ impl<P: Platform> Auth<P> {
             }
         };
         context.cost.token.set(Some(from));
-        Ok(Credential::Token { token, from, grantor, remembered })
+        Ok(Credential::Token { token, from, demand, remembered })
     }
 }
 
 impl Step {
-    fn after_refusal(sent: Credential, asks: Option<Grantor>) -> Step {
+    fn after_refusal(sent: Credential, asks: Option<Demand>) -> Step {
         match (sent, asks) {
-            (Credential::None { refused }, Some(grantor)) => Step::Fetch { grantor, refused },
+            (Credential::None { refused }, Some(asks)) => Step::Fetch { demand: Rc::new(asks), refused },
             (Credential::None { .. }, None) => Step::Give,
-            (Credential::Token { token, from, grantor, .. }, Some(asks)) if asks.is_like(&grantor) => match from {
+            (Credential::Token { token, from, demand, .. }, Some(asks)) if asks.is_like(&demand) => match from {
                 TokenFrom::Fetched => Step::Give,
-                TokenFrom::Memory | TokenFrom::Store => Step::Fetch { grantor: asks, refused: Some(token) },
+                TokenFrom::Memory | TokenFrom::Store => Step::Fetch { demand: Rc::new(asks), refused: Some(token) },
             },
             (Credential::Token { token, remembered: true, .. }, _) => Step::AskBare { refused: token },
             (Credential::Token { .. }, _) => Step::Give,
@@ -205,17 +206,28 @@ impl Step {
     }
 }
 
-impl Grantor {
-    fn from_challenge(challenge: Challenge, name: Option<&Name>) -> Grantor {
+impl Demand {
+    fn of_challenge(challenge: Challenge, name: Option<&Name>) -> Demand {
         let Challenge { realm, service, scopes } = challenge;
         let of_this_repository = match name {
             Some(name) => scopes.contains(&Scope::pull(name)),
             None => false,
         };
         let fixed = if scopes.is_empty() || of_this_repository { None } else { Some(scopes) };
-        Grantor { realm, service, fixed }
+        Demand::Bearer(Grantor { realm, service, fixed, identity: OnceCell::new() })
     }
 
+    /// Whether both name the same token server.
+    fn is_like(&self, other: &Demand) -> bool {
+        match (self, other) {
+            (Demand::Bearer(one), Demand::Bearer(other)) => one.realm == other.realm && one.service == other.service,
+            (Demand::Nothing, Demand::Nothing) => true,
+            _ => false,
+        }
+    }
+}
+
+impl Grantor {
     /// A challenge without a scope is for what was asked for: the clients of registries take it so too.
     fn scopes(&self, name: Option<&Name>) -> Vec<Scope> {
         match &self.fixed {
@@ -226,13 +238,12 @@ impl Grantor {
 
     /// What a token is kept under. It goes only to the upstream, and for the scopes, that it was fetched for.
     fn identity(&self, upstream: &Upstream, scopes: &[Scope]) -> String {
-        let scopes: Vec<_> = scopes.iter().map(Scope::as_str).collect();
-        let service = self.service.as_deref().unwrap_or_default();
-        format!("{}\n{}\n{service:?}\n{}", upstream.origin(), self.realm, scopes.join(" "))
-    }
-
-    fn is_like(&self, other: &Grantor) -> bool {
-        self.realm == other.realm && self.service == other.service
+        let common = self.identity.get_or_init(|| {
+            let service = self.service.as_deref().unwrap_or_default();
+            format!("{}\n{}\n{service:?}", upstream.as_str(), self.realm)
+        });
+        let scopes = scopes.iter().flat_map(|scope| ["\n", scope.as_str()]);
+        std::iter::once(common.as_str()).chain(scopes).collect()
     }
 }
 

@@ -19,7 +19,7 @@ pub struct InvalidScope;
 
 impl Scope {
     pub fn pull(name: &Name) -> Scope {
-        Scope(format!("repository:{name}:pull"))
+        Scope(["repository:", name.as_str(), ":pull"].concat())
     }
 
     /// Parses a space-separated list.

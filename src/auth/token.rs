@@ -17,10 +17,12 @@ const LONGEST_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 /// arrive, and to last for the request that it goes with.
 const MARGIN: Duration = Duration::from_secs(30);
 
-/// An anonymous Bearer token. Printing it shows that there is one.
+/// An anonymous Bearer token, as the `Authorization` header that it is sent in. Printing it shows that there is one.
 #[derive(Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Token(String);
+pub struct Token(HeaderValue);
+
+const SCHEME: &str = "Bearer ";
 
 /// A token and how long it may be used from now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,10 +40,8 @@ pub struct InvalidAnswer;
 
 impl Token {
     /// The value of an `Authorization` header.
-    pub fn header(&self) -> Option<HeaderValue> {
-        let mut value = HeaderValue::try_from(format!("Bearer {}", self.0)).ok()?;
-        value.set_sensitive(true);
-        Some(value)
+    pub fn header(&self) -> HeaderValue {
+        self.0.clone()
     }
 }
 
@@ -51,13 +51,16 @@ impl TryFrom<String> for Token {
     fn try_from(text: String) -> Result<Token, Self::Error> {
         let well_formed =
             !text.is_empty() && text.len() <= MAX_TOKEN && text.bytes().all(|byte| byte.is_ascii_graphic());
-        if well_formed { Ok(Token(text)) } else { Err("not a token") }
+        let value = well_formed.then(|| HeaderValue::try_from(format!("{SCHEME}{text}")).ok()).flatten();
+        let mut value = value.ok_or("not a token")?;
+        value.set_sensitive(true);
+        Ok(Token(value))
     }
 }
 
 impl From<Token> for String {
     fn from(token: Token) -> String {
-        token.0
+        token.0.to_str().ok().and_then(|text| text.strip_prefix(SCHEME)).unwrap_or_default().to_owned()
     }
 }
 
@@ -107,7 +110,7 @@ mod tests {
             (r#"{"token":"t","expires_in":1e300}"#, "t", 86370),
         ] {
             let granted = Granted::parse(body.as_bytes()).unwrap_or_else(|_| panic!("{body}"));
-            assert_eq!((granted.token.0.as_str(), granted.fresh.as_secs()), (token, fresh), "{body}");
+            assert_eq!((String::from(granted.token).as_str(), granted.fresh.as_secs()), (token, fresh), "{body}");
         }
     }
 
@@ -136,8 +139,8 @@ mod tests {
 
     #[test]
     fn a_token_is_never_printed() {
-        assert_eq!(format!("{:?}", Token("secret".into())), "Token(…)");
-        assert_eq!(format!("{:?}", Token("secret".into()).header().unwrap()), "Sensitive");
+        let token = Token::try_from("secret".to_owned()).unwrap();
+        assert_eq!(format!("{token:?} {:?}", token.header()), "Token(…) Sensitive");
     }
 
     proptest! {
@@ -146,7 +149,7 @@ mod tests {
             body in "(\\{\"(token|access_token)\":\"\\PC{0,9}\"(,\"expires_in\":-?[0-9]{1,9}(e[0-9]{1,3})?)?\\}|\\PC{0,40})"
         ) {
             if let Ok(granted) = Granted::parse(body.as_bytes()) {
-                prop_assert!(granted.token.header().is_some());
+                prop_assert!(granted.token.header().is_sensitive());
                 prop_assert!(granted.fresh <= granted.life && granted.life <= LONGEST_LIFE);
             }
         }

@@ -48,6 +48,17 @@ async fn the_next_upstream_is_asked_where_one_fails() {
 }
 
 #[tokio::test]
+async fn the_next_upstream_is_asked_where_one_sends_a_web_page_which_is_no_fault_of_all_of_it() {
+    let page = || answer(200, &[("content-type", "text/html")], "<html>log in here</html>");
+    let (platform, mirror) = two_upstreams([page(), manifest(), page(), manifest()]);
+    for _ in 0..2 {
+        assert_eq!(ask(&mirror, get("/v2/alpine/manifests/latest")).await.status(), 200);
+        let first = "GET https://first.example/v2/alpine/manifests/latest".to_owned();
+        assert_eq!(platform.asked(), [first, format!("GET {HUB}{MANIFEST}")]);
+    }
+}
+
+#[tokio::test]
 async fn an_answer_is_an_answer_whichever_it_is() {
     for (sent, status) in [(answer(404, &[], ""), 404), (answer(403, &[], ""), 403)] {
         let (platform, mirror) = two_upstreams([sent]);
