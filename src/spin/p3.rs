@@ -4,16 +4,18 @@ use super::{alike, nanoseconds};
 use crate::mirror::Mirror;
 use crate::platform::{Fault, Platform, ReadFault, StoreFault, Timeouts, VariableFault};
 use crate::reply::Body;
-use anyhow::Context as _;
-use http::HeaderMap;
-use spin_sdk::http::Request;
+use http::header::HOST;
+use http::{HeaderMap, StatusCode};
 use spin_sdk::key_value::{self, Store};
+use spin_sdk::variables;
 use spin_sdk::wasip3::clocks::monotonic_clock;
+use spin_sdk::wasip3::exports::http::handler::Guest;
 use spin_sdk::wasip3::http::client;
-use spin_sdk::wasip3::http::types::{ErrorCode, Fields, Method, RequestOptions, Response, Scheme, Trailers};
-use spin_sdk::wasip3::{spawn, wit_future, wit_stream};
+use spin_sdk::wasip3::http::types::{
+    ErrorCode, Fields, HeaderError, Method, Request, RequestOptions, Response, Scheme, Trailers,
+};
+use spin_sdk::wasip3::{self, spawn, wit_future, wit_stream};
 use spin_sdk::wit_bindgen::{FutureReader, StreamResult, StreamWriter};
-use spin_sdk::{http_service, variables};
 use std::cell::OnceCell;
 use std::rc::Rc;
 use std::time::Duration;
@@ -25,22 +27,48 @@ thread_local! {
     /// An instance answers up to 128 requests, 16 at a time: this lives as long as it does.
     static MIRROR: Rc<Mirror<Spin>> = Rc::new(Mirror::new(Spin));
     static STORE: OnceCell<Rc<Store>> = const { OnceCell::new() };
+    static OPTIONS: OnceCell<(Timeouts, RequestOptions)> = const { OnceCell::new() };
 }
 
-#[http_service]
-async fn serve(request: Request) -> anyhow::Result<Response> {
-    let mirror = MIRROR.with(Rc::clone);
-    let (head, body) = mirror.handle(request.map(drop)).await.into_parts();
-    let response = match body {
-        Body::Own(bytes) => own(head.headers, bytes)?,
-        Body::Upstream(upstream) => spliced(head.headers, upstream)?,
-    };
-    response.set_status_code(head.status.as_u16()).ok().context("no status of HTTP")?;
-    Ok(response)
+struct Component;
+
+wasip3::http::service::export!(Component with_types_in wasip3);
+
+impl Guest for Component {
+    async fn handle(request: Request) -> Result<Response, ErrorCode> {
+        let request = incoming(&request).ok_or(ErrorCode::HttpRequestUriInvalid)?;
+        let mirror = MIRROR.with(Rc::clone);
+        let (head, body) = mirror.handle(request).await.into_parts();
+        let response = match body {
+            Body::Own(bytes) => own(head.headers, bytes),
+            Body::Upstream(upstream) => spliced(head.headers, upstream),
+        };
+        let response = response.map_err(|error| ErrorCode::InternalError(Some(error.to_string())))?;
+        if head.status != StatusCode::OK {
+            let no_status = |()| ErrorCode::InternalError(Some("no status of HTTP".to_owned()));
+            response.set_status_code(head.status.as_u16()).map_err(no_status)?;
+        }
+        Ok(response)
+    }
+}
+
+/// What of a request is needed. The SDK would make a stream of its body too, which nobody reads here.
+fn incoming(request: &Request) -> Option<http::Request<()>> {
+    let mut incoming = http::Request::new(());
+    *incoming.method_mut() = request.get_method().try_into().ok()?;
+    *incoming.headers_mut() = request.get_headers().try_into().ok()?;
+    let mut uri = http::Uri::builder().path_and_query(request.get_path_with_query().unwrap_or_default());
+    if !incoming.headers().contains_key(HOST)
+        && let Some(authority) = request.get_authority()
+    {
+        uri = uri.scheme("http").authority(authority);
+    }
+    *incoming.uri_mut() = uri.build().ok()?;
+    Some(incoming)
 }
 
 /// The body is offered before the head leaves, so that both can go out in one piece.
-fn own(headers: HeaderMap, bytes: Vec<u8>) -> anyhow::Result<Response> {
+fn own(headers: HeaderMap, bytes: Vec<u8>) -> Result<Response, HeaderError> {
     let headers = Fields::try_from(headers)?;
     if bytes.is_empty() {
         return Ok(Response::new(headers, None, no_trailers()).0);
@@ -55,7 +83,7 @@ fn own(headers: HeaderMap, bytes: Vec<u8>) -> anyhow::Result<Response> {
 }
 
 /// Hands the unread body on with another head: the host moves its bytes, they never come in here.
-fn spliced(headers: HeaderMap, upstream: Response) -> anyhow::Result<Response> {
+fn spliced(headers: HeaderMap, upstream: Response) -> Result<Response, HeaderError> {
     let (_, received) = wit_future::new(|| Ok(()));
     let (body, trailers) = Response::consume_body(upstream, received);
     Ok(Response::new(Fields::try_from(headers)?, Some(body), trailers).0)
@@ -138,16 +166,26 @@ impl Platform for Spin {
     }
 }
 
-fn outgoing(request: http::Request<()>, timeouts: &Timeouts) -> Result<spin_sdk::wasip3::http::types::Request, ()> {
+fn outgoing(request: http::Request<()>, timeouts: &Timeouts) -> Result<Request, ()> {
     let (head, ()) = request.into_parts();
     let headers = Fields::try_from(head.headers).map_err(drop)?;
-    let (request, _sent) =
-        spin_sdk::wasip3::http::types::Request::new(headers, None, no_trailers(), Some(options(timeouts)));
-    request.set_method(&Method::from(&head.method))?;
+    let (request, _sent) = Request::new(headers, None, no_trailers(), Some(same_options(timeouts)));
+    if head.method != http::Method::GET {
+        request.set_method(&Method::from(&head.method))?;
+    }
     request.set_scheme(head.uri.scheme().map(Scheme::from).as_ref())?;
     request.set_authority(head.uri.authority().map(|authority| authority.as_str()))?;
     request.set_path_with_query(head.uri.path_and_query().map(|path| path.as_str()))?;
     Ok(request)
+}
+
+/// A copy of the last options where they are for the same time-outs, which they are in all the life of an instance: each
+/// of them is a call of the host.
+fn same_options(timeouts: &Timeouts) -> RequestOptions {
+    OPTIONS.with(|kept| {
+        let (of, kept) = kept.get_or_init(|| (timeouts.clone(), options(timeouts)));
+        if of == timeouts { kept.clone() } else { options(timeouts) }
+    })
 }
 
 /// The store is opened once in an instance.
