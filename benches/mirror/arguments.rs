@@ -70,6 +70,8 @@ pub enum Case {
     Redirect,
     /// 1,000 repositories in turn, twice
     Repositories,
+    /// A manifest by its digest, which the cache needs no upstream for
+    Digest,
     /// An answer that needs no upstream: /v2/
     Memory,
     /// A blob of 512 MiB, streamed
@@ -80,6 +82,8 @@ pub enum Case {
     Names,
     /// The first answer of a new instance
     Instance,
+    /// A tag that is known, while nobody answers upstream
+    Outage,
 }
 
 /// How much of each case is run.

@@ -72,6 +72,7 @@ async fn measure(arguments: &Arguments) {
             Case::Steady => traces::steady(&contestants, &scale, &mut targets).await,
             Case::Names => traces::names(&contestants, &scale, &mut targets).await,
             Case::Instance => instance::measure(&contestants, &scale, &mut targets).await,
+            Case::Outage => traces::outage(&contestants, &guarded, &scale, &mut targets).await,
             _ => requests::measure(case, &contestants, &scale, &mut targets).await,
         }
     }

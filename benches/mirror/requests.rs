@@ -1,11 +1,11 @@
 //! Cases that are many small requests: how many a second, how fast, at what price.
 
 use crate::arguments::{Case, Scale};
-use crate::contestants::Contestant;
+use crate::contestants::{CACHING, Contestant, FORWARDER};
 use crate::load::{Load, Until};
 use crate::rounds::{compare, warm};
 use crate::targets::Targets;
-use crate::upstream::{PING, REDIRECT, repository};
+use crate::upstream::{PING, REDIRECT, by_digest, repository};
 use hyper::StatusCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,6 +41,16 @@ pub async fn measure(case: Case, contestants: &[Contestant], scale: &Scale, targ
             let load = || vec![timed(StatusCode::TEMPORARY_REDIRECT, Arc::new(|_| REDIRECT.to_owned()))];
             show(contestants, scale, &["blob redirect"], load).await;
         }
+        Case::Digest => {
+            let load = || {
+                let path = by_digest();
+                vec![timed(StatusCode::OK, Arc::new(move |_| path.clone()))]
+            };
+            let turns = compare(contestants, scale, &["manifest by digest"], load).await.remove(0);
+            turns.print();
+            let rate = turns.ratio(CACHING, FORWARDER, |turn| turn.rate);
+            targets.at_least("manifest by digest, req/s against the forwarder", 2.0, rate, "");
+        }
         Case::Memory => {
             let load = || vec![timed(StatusCode::OK, Arc::new(|_| PING.to_owned()))];
             show(contestants, scale, &["/v2/ from memory"], load).await;
@@ -60,7 +70,7 @@ pub async fn measure(case: Case, contestants: &[Contestant], scale: &Scale, targ
             let names = [format!("{count} repositories, first time"), format!("{count} repositories, again")];
             show(contestants, scale, &names.each_ref().map(String::as_str), loads).await;
         }
-        Case::Blob | Case::Steady | Case::Names | Case::Instance => {}
+        Case::Blob | Case::Steady | Case::Names | Case::Instance | Case::Outage => {}
     }
 }
 

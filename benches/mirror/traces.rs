@@ -6,7 +6,7 @@ use crate::load::{Load, Until};
 use crate::rounds::{Turn, median, turn_of, warm};
 use crate::table::{Table, milliseconds};
 use crate::targets::Targets;
-use crate::upstream::invented;
+use crate::upstream::{Upstream, invented};
 use hyper::StatusCode;
 use rusqlite::{Connection, OpenFlags};
 use std::path::Path;
@@ -72,6 +72,31 @@ pub async fn names(contestants: &[Contestant], scale: &Scale, targets: &mut Targ
         if contestant.name == MIRROR {
             targets.at_most("warm p50 after invented names, against before", 1.1, after / before, "");
         }
+    }
+    table.print();
+}
+
+/// A tag that is known, while nobody answers upstream. Nothing can be measured after it.
+pub async fn outage(contestants: &[Contestant], upstream: &Upstream, scale: &Scale, targets: &mut Targets) {
+    let mut table = Table::new(&["upstream off", "req/s", "p50 ms", "p99 ms"]);
+    let caching: Vec<_> = contestants.iter().filter(|contestant| contestant.name == CACHING).collect();
+    let load = warm(scale.connections, Until::Time(scale.round));
+    for contestant in &caching {
+        load.run(contestant.address).await;
+    }
+    tokio::time::sleep(SETTLE).await;
+    upstream.stop();
+    for contestant in caching {
+        eprintln!("outage: {}", contestant.name);
+        let outcome = load.run(contestant.address).await;
+        let (p50, p99) = (outcome.latency(0.50).as_secs_f64(), outcome.latency(0.99).as_secs_f64());
+        table.row(vec![
+            contestant.name.clone(),
+            format!("{:.0}", outcome.rate()),
+            milliseconds(p50),
+            milliseconds(p99),
+        ]);
+        targets.at_most("known tag with the upstream off, p50", 5.0, p50 * 1e3, "ms");
     }
     table.print();
 }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use tokio::net::TcpListener;
+use tokio::task::{JoinHandle, JoinSet};
 
 pub const WARM: &str = "/v2/bench/warm/manifests/latest";
 pub const REDIRECT: &str = "/v2/bench/redirect/blobs/sha256:\
@@ -25,6 +26,15 @@ pub const PING: &str = "/v2/";
 /// A repository that exists, as every name does but the invented ones.
 pub fn repository(name: &str) -> String {
     format!("/v2/bench/{name}/manifests/latest")
+}
+
+/// The manifest that every tag points at.
+pub fn by_digest() -> String {
+    format!("/v2/bench/warm/manifests/{}", digest())
+}
+
+fn digest() -> String {
+    format!("sha256:{:x}", Sha256::digest(manifest()))
 }
 
 /// A repository that doesn't.
@@ -48,10 +58,11 @@ pub struct Counts {
     pub tokens: AtomicU64,
 }
 
-/// A registry on a port of its own, for as long as the runtime lives.
+/// A registry on a port of its own, until it is stopped.
 pub struct Upstream {
     pub address: SocketAddr,
     pub counts: Arc<Counts>,
+    serving: JoinHandle<()>,
 }
 
 struct Registry {
@@ -74,17 +85,18 @@ impl Upstream {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let counts = Arc::default();
-        let manifest = manifest();
         let registry = Arc::new(Registry {
             address,
             guarded,
             blob,
-            digest: format!("sha256:{:x}", Sha256::digest(&manifest)),
-            manifest,
+            digest: digest(),
+            manifest: manifest(),
             token: format!(r#"{{"token":"{}","expires_in":300}}"#, "t".repeat(TOKEN)).into(),
             counts: Arc::clone(&counts),
         });
-        tokio::spawn(async move {
+        let serving = tokio::spawn(async move {
+            // They end with this task.
+            let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 let _ = stream.set_nodelay(true);
                 let registry = Arc::clone(&registry);
@@ -93,10 +105,15 @@ impl Upstream {
                     async move { Ok::<_, Infallible>(answer) }
                 });
                 let connection = hyper::server::conn::http1::Builder::new();
-                tokio::spawn(connection.serve_connection(TokioIo::new(stream), service));
+                connections.spawn(connection.serve_connection(TokioIo::new(stream), service));
             }
         });
-        Self { address, counts }
+        Self { address, counts, serving }
+    }
+
+    /// From now on nobody answers there.
+    pub fn stop(&self) {
+        self.serving.abort();
     }
 }
 
