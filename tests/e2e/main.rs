@@ -20,6 +20,7 @@ mod pull;
 mod quirks;
 mod recipes;
 mod refusals;
+mod soak;
 mod specification;
 mod tls;
 mod tokens;

@@ -2,8 +2,9 @@
 
 use std::fmt::Display;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -28,12 +29,39 @@ pub struct Request {
     request: hyper::http::request::Builder,
     host: Option<String>,
     body: Bytes,
+    settling: Option<Settling>,
+}
+
+/// Where each request has an instance of its own, the next one knows of it what is in the store, and that is written after
+/// the answer, before the line of the log.
+#[derive(Clone, Default)]
+pub struct Settling {
+    pub log: Arc<Mutex<Vec<String>>>,
+    answered: Arc<AtomicUsize>,
+}
+
+impl Settling {
+    /// Returns once the log has a line for each answer so far. A host that answers by itself writes none.
+    async fn settle(&self) {
+        let answered = self.answered.fetch_add(1, Ordering::SeqCst) + 1;
+        let deadline = Instant::now() + Duration::from_secs(2);
+        let lines = || self.log.lock().expect("the log").iter().filter(|line| line.contains("hammal method=")).count();
+        while lines() < answered && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
 }
 
 impl Request {
     pub fn new(address: SocketAddr, method: &str, target: &str) -> Self {
         let request = hyper::Request::builder().method(method).uri(target);
-        Self { address, tls: None, request, host: None, body: Bytes::new() }
+        Self { address, tls: None, request, host: None, body: Bytes::new(), settling: None }
+    }
+
+    /// The answer is whole once what the mirror does after it is done too.
+    pub fn settling(mut self, settling: Settling) -> Self {
+        self.settling = Some(settling);
+        self
     }
 
     /// A GET of an absolute http URL whose host is an address, as it stands in a `Location`.
@@ -80,9 +108,13 @@ impl Request {
 
     /// The answer, or how the exchange broke off.
     pub async fn try_send(self) -> Result<Answer, Error> {
+        let settling = self.settling.clone();
         let exchange = async {
             let (head, body) = self.open().await?.into_parts();
             let body = body.collect().await?.to_bytes();
+            if let Some(settling) = settling {
+                settling.settle().await;
+            }
             Ok(Answer { status: head.status, headers: head.headers, body })
         };
         tokio::time::timeout(PATIENCE, exchange).await?

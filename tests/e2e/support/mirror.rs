@@ -5,13 +5,13 @@ use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
 use super::ca::Ca;
-use super::client::Request;
+use super::client::{Request, Settling};
 use super::process::Process;
 use super::wait_for;
 
@@ -93,7 +93,7 @@ pub struct Mirror {
     options: Options,
     files: TempDir,
     running: Option<Running>,
-    log: Arc<Mutex<Vec<String>>>,
+    settling: Settling,
 }
 
 struct Running {
@@ -104,7 +104,7 @@ struct Running {
 impl Mirror {
     pub async fn start(options: Options) -> Self {
         let files = tempfile::tempdir().expect("a temporary directory");
-        let mut mirror = Self { options, files, running: None, log: Arc::default() };
+        let mut mirror = Self { options, files, running: None, settling: Settling::default() };
         mirror.run().await;
         mirror
     }
@@ -133,12 +133,13 @@ impl Mirror {
     }
 
     pub fn request(&self, method: &str, target: &str) -> Request {
-        Request::new(self.address(), method, target)
+        let request = Request::new(self.address(), method, target);
+        if is_wasip2() { request.settling(self.settling.clone()) } else { request }
     }
 
     /// Everything that was written to stderr so far.
     pub fn stderr(&self) -> Vec<String> {
-        self.log.lock().expect("the log").clone()
+        self.settling.log.lock().expect("the log").clone()
     }
 
     /// The request lines of the log, from `hammal method=` on, once there are at least `count`.
@@ -156,6 +157,14 @@ impl Mirror {
         self.running.take().is_none_or(|mut running| running.process.stop())
     }
 
+    /// Bytes of memory that the process has.
+    pub fn resident(&self) -> u64 {
+        let id = self.running.as_ref().expect("the mirror runs").process.id();
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("a process");
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
+        resident.and_then(|kibibytes| kibibytes.parse::<u64>().ok()).expect("a size") * 1024
+    }
+
     /// Where the key-value store is.
     pub fn state_dir(&self) -> PathBuf {
         self.files.path().join("state")
@@ -164,7 +173,7 @@ impl Mirror {
     async fn run(&mut self) {
         build_the_component();
         let mut command = self.command();
-        let mut process = Process::spawn_logging(&mut command, Arc::clone(&self.log));
+        let mut process = Process::spawn_logging(&mut command, Arc::clone(&self.settling.log));
         let deadline = Instant::now() + START;
         let address = loop {
             if let Some(address) = announced(&process.stdout()) {

@@ -32,6 +32,10 @@ impl Process {
         Self { child, stdout, stderr: log }
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn stdout(&self) -> String {
         self.stdout.lock().expect("stdout").join("\n")
     }
