@@ -14,6 +14,7 @@ mod log;
 mod naming;
 mod newer_clients;
 mod original;
+mod outage;
 mod page;
 mod privacy;
 mod pull;
