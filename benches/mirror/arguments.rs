@@ -51,6 +51,10 @@ pub struct Arguments {
     #[arg(long, value_name = "NAME=MANIFEST", value_parser = parse_beside)]
     pub beside: Vec<(String, PathBuf)>,
 
+    /// Measure the WASIp2 builds of the mirror and of the forwarder
+    #[arg(long)]
+    pub wasip2: bool,
+
     /// Don't build: take the host and the components as they are
     #[arg(long)]
     pub no_build: bool,
@@ -98,6 +102,11 @@ pub struct Scale {
     pub steady: u64,
     pub names: u64,
     pub instances: usize,
+    /// What the mirror's rate of warm requests must be at least, by that of the forwarder: each request of the WASIp2 build
+    /// reads from the store, since no instance lives on.
+    pub warm: f64,
+    /// MiB by which the host's memory may grow while it streams.
+    pub growth: f64,
 }
 
 impl Arguments {
@@ -105,9 +114,15 @@ impl Arguments {
         self.cases.is_empty() || self.cases.contains(&case)
     }
 
+    /// The file name of the manifests of what is measured.
+    pub fn manifest(&self) -> &'static str {
+        if self.wasip2 { "spin.wasip2.toml" } else { "spin.toml" }
+    }
+
     pub fn scale(&self) -> Scale {
         let connections = usize::from(self.connections);
         let (rounds, round) = (self.rounds, self.seconds);
+        let (warm, growth) = if self.wasip2 { (0.85, 64.0) } else { (0.90, 32.0) };
         if self.quick {
             Scale {
                 connections,
@@ -118,6 +133,8 @@ impl Arguments {
                 steady: 1_000,
                 names: 1_000,
                 instances: 1,
+                warm,
+                growth,
             }
         } else {
             Scale {
@@ -129,6 +146,8 @@ impl Arguments {
                 steady: 10_000,
                 names: 100_000,
                 instances: 20,
+                warm,
+                growth,
             }
         }
     }

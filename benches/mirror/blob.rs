@@ -54,7 +54,7 @@ pub async fn measure(contestants: &[Contestant], scale: &Scale, targets: &mut Ta
     table.print();
     let mirror = of(MIRROR);
     targets.at_least("blob, bytes/s against direct", 0.90, ratio(mirror, of(DIRECT)), "");
-    targets.at_most("blob, growth of the host's memory", 32.0, growth(mirror), "MiB");
+    targets.at_most("blob, growth of the host's memory", scale.growth, growth(mirror), "MiB");
 }
 
 async fn stream(contestant: &Contestant, size: u64) -> Streamed {

@@ -4,8 +4,8 @@ use crate::arguments::Arguments;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The components' manifests, from the repository's root.
-const MANIFESTS: [&str; 2] = ["spin.toml", "benches/forwarder/spin.toml"];
+/// Where the components are, from the repository's root.
+const COMPONENTS: [&str; 2] = ["", "benches/forwarder"];
 
 pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -16,11 +16,11 @@ pub fn components(arguments: &Arguments) {
     if arguments.no_build {
         return;
     }
-    for file in MANIFESTS {
-        let path = repository().join(file);
+    for folder in COMPONENTS {
+        let path = repository().join(folder).join(arguments.manifest());
         let component = component(&path);
         let command = component["build"]["command"].as_str().expect("a build command");
-        eprintln!("building the component of {file}");
+        eprintln!("building the component of {}", path.display());
         // The manifest names a file in the default target folder.
         run(Command::new("sh")
             .args(["-c", command])

@@ -53,10 +53,10 @@ impl Contestant {
             Some(nginx) => contestants.push(start_nginx(&nginx, open).await),
             None => eprintln!("nginx is not installed: measured without it"),
         }
-        let forwarder = repository().join("benches/forwarder/spin.toml");
+        let forwarder = repository().join("benches/forwarder").join(arguments.manifest());
         let url = format!("upstream=http://{}", open.address);
         contestants.push(start_component(&host, FORWARDER, &forwarder, &[url], open).await);
-        let own = repository().join("spin.toml");
+        let own = repository().join(arguments.manifest());
         let mirrors = [(MIRROR, &own, "off"), (CACHING, &own, "on")];
         let beside = arguments.beside.iter().map(|(name, manifest)| (&**name, manifest, "off"));
         for (name, manifest, cache) in mirrors.into_iter().chain(beside) {

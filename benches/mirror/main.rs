@@ -76,7 +76,7 @@ async fn measure(arguments: &Arguments) {
             _ => requests::measure(case, &contestants, &scale, &mut targets).await,
         }
     }
-    let size = build::size(&build::repository().join("spin.toml")) as f64 / 1e6;
+    let size = build::size(&build::repository().join(arguments.manifest())) as f64 / 1e6;
     targets.at_most("size of the component", 1.0, size, "MB");
     targets.print();
 }

@@ -26,7 +26,7 @@ pub async fn measure(case: Case, contestants: &[Contestant], scale: &Scale, targ
             let turns = compare(contestants, scale, &["warm manifest"], load).await.remove(0);
             turns.print();
             let rate = turns.mirror_against_forwarder(|turn| turn.rate);
-            targets.at_least("warm manifest, req/s against the forwarder", 0.90, rate, "");
+            targets.at_least("warm manifest, req/s against the forwarder", scale.warm, rate, "");
             let p99 = turns.mirror_against_forwarder(|turn| turn.p99.as_secs_f64());
             targets.at_most("warm manifest, p99 against the forwarder", 1.25, p99, "");
         }
