@@ -90,9 +90,14 @@ impl Default for Counts {
 }
 
 impl Counts {
-    /// Counts a request of `client`. Returns how long to wait where it is one too many.
-    pub async fn add<P: Platform>(&self, context: &Context<'_, P>, client: IpAddr) -> Result<(), Duration> {
-        let limit = context.config.access.client_limit;
+    /// Counts a request with these headers, if there is a limit. Returns how long to wait where it is one too many.
+    pub async fn add<P: Platform>(&self, context: &Context<'_, P>, headers: &HeaderMap) -> Result<(), Duration> {
+        let Access { client_limit: limit, trusted_proxies, .. } = context.config.access;
+        if limit == 0 {
+            return Ok(());
+        }
+        // Where the platform does not say whom it is connected to, there is nobody to count.
+        let Some(client) = client(headers, trusted_proxies) else { return Ok(()) };
         let now = context.platform.now();
         let minute = now.as_secs().checked_div(MINUTE).unwrap_or_default();
         let rest = Duration::from_secs(MINUTE.saturating_sub(now.as_secs().checked_rem(MINUTE).unwrap_or_default()));
@@ -114,7 +119,7 @@ impl Counts {
 
 /// The address of the client: the one that Spin is connected to, or behind `trusted_proxies` the one that the outermost of
 /// them saw. An IPv6 address stands for its /64, which is what one user has.
-pub fn client(headers: &HeaderMap, trusted_proxies: u32) -> Option<IpAddr> {
+fn client(headers: &HeaderMap, trusted_proxies: u32) -> Option<IpAddr> {
     let connected = headers.get_all(CLIENT_ADDRESS).iter().next_back()?.to_str().ok()?;
     let connected = connected.parse::<SocketAddr>().map(|address| address.ip()).or_else(|_| connected.parse()).ok()?;
     let forwarded: Vec<&str> = headers

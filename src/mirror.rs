@@ -1,6 +1,6 @@
 //! The story of a request.
 
-use crate::access::{self, Counts};
+use crate::access::Counts;
 use crate::address::Address;
 use crate::auth::Auth;
 use crate::cache::Store;
@@ -134,11 +134,7 @@ impl<P: Platform> Mirror<P> {
         permitted.map_err(Refusal::closed_repository)?;
         let (hops, cost) = (Hops::of(request.headers())?, &known.cost);
         let context = Context { platform: &self.platform, store: &self.store, config: &config, hops, cost };
-        if config.access.client_limit > 0
-            && let Some(client) = access::client(request.headers(), config.access.trusted_proxies)
-        {
-            self.counts.add(&context, client).await.map_err(Refusal::over_client_limit)?;
-        }
+        self.counts.add(&context, request.headers()).await.map_err(Refusal::over_client_limit)?;
 
         // Is it known, or else ask upstream.
         let headers = forward::request_headers(request.headers());
