@@ -156,6 +156,7 @@ impl Permitted {
             Scheme::Http => uri::Scheme::HTTP,
             Scheme::Https => uri::Scheme::HTTPS,
         };
+        // Every host and port that was parsed can be written so; no other is contacted.
         let authority = origin.authority().try_into().map_err(|_| Denied::PrivateName)?;
         Ok(Permitted(Rc::new(Contacted { text: origin.to_string(), origin, scheme, authority })))
     }

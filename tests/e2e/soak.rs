@@ -160,7 +160,7 @@ impl Stage {
         Self { hub, images, tally: Arc::default() }
     }
 
-    /// As clients pull: the tag, the manifest of a platform, its blobs; now and then also what they look at only.
+    /// As clients pull: the tag, the manifest of a platform, its blobs; and a look at the tag's manifest by its digest.
     async fn pull(&self, mirror: &Mirror, number: usize) {
         let moves = number == IMAGES - 1;
         let possible = [&self.images[number], &self.images[number - usize::from(moves)]];
@@ -231,17 +231,14 @@ fn fault(tally: &Tally, place: Place, seen: &Seen) -> Option<Reply> {
         return None;
     }
     tally.faults.fetch_add(1, Ordering::Relaxed);
-    let broken = |length: &str, sent: &str| {
-        let body = Pieces::default().data(sent.to_owned()).then_break();
-        Reply::streamed(200, &[("content-type", OCI.index), ("content-length", length)], body)
-    };
+    let half = Pieces::default().data("{\"schemaVersion\":2").then_break();
     Some(match (random / FAULTS) % 10 {
         0 => Reply::new(500, &[], "no"),
         1 => Reply::new(503, &[("retry-after", "1")], "later"),
         2 => Reply::new(429, &[("retry-after", "1")], "too many"),
         3 => Reply::Close,
         4 => Reply::Hang,
-        5 => broken("5000", "{\"schemaVersion\":2"),
+        5 => Reply::streamed(200, &[("content-type", OCI.index), ("content-length", "5000")], half),
         6 => Reply::new(200, &[("content-type", OCI.index)], "{\"of\":\"another\"}"),
         7 => Reply::new(200, &[("content-type", "text/html")], "<html>log in</html>"),
         8 if place == Place::Registry => Reply::new(401, &[], ""),
