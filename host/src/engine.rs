@@ -11,7 +11,9 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::time::Sleep;
 use wasmtime::component::{Component, GuestTaskId, Linker};
-use wasmtime::{Cache, CacheConfig, Config, Engine, Store, StoreContextMut};
+use wasmtime::{
+    Cache, CacheConfig, Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store, StoreContextMut,
+};
 use wasmtime_wasi_http::handler::{
     HandlerState, Instance, Proxy, ProxyHandler, ProxyPre, ShouldAccept, WorkerExpiration, WorkerState, WorkerStatus,
 };
@@ -20,6 +22,13 @@ use wasmtime_wasi_http::{WasiHttpView as _, p2, p3};
 /// How many requests one instance of a WASIp3 component serves in its life, and at one time; as in Spin.
 const REUSE: usize = 128;
 const CONCURRENT: usize = 16;
+
+/// How many instances there may be at one time: a WASIp2 component has one for each download, until its end.
+const INSTANCES: u32 = 4_000;
+
+/// How many bytes of an ended instance's memory, and of its tables, stay mapped for the next one, as in Spin.
+const KEPT_MEMORY: usize = 2 * 1024 * 1024;
+const KEPT_TABLE: usize = 512 * 1024;
 
 /// How long an idle instance is kept, as in Spin.
 const IDLE: Duration = Duration::from_secs(1);
@@ -61,7 +70,13 @@ pub fn load(file: &Path, shared: Shared) -> Result<Handler> {
         Ok(cache) => drop(config.cache(Some(cache))),
         Err(error) => note(&format!("compiled code is not kept for the next start: {error:#}")),
     }
-    let engine = Engine::new(&config)?;
+    // As in Spin: mapping the memory of each new instance takes the kernel longer than many a request takes.
+    config.allocation_strategy(pool());
+    let engine = Engine::new(&config).or_else(|_| {
+        // A machine without address space enough for the pool.
+        config.allocation_strategy(InstanceAllocationStrategy::OnDemand);
+        Engine::new(&config)
+    })?;
     let component = announced("Compiling the component to machine code, once after each change of it...", || {
         Component::from_binary(&engine, &bytes)
     });
@@ -97,6 +112,22 @@ pub fn load(file: &Path, shared: Shared) -> Result<Handler> {
         }
     });
     Ok(ProxyHandler::new(Instances { engine, pre, shared }))
+}
+
+/// Where instances are made. It reserves addresses; memory is taken when it is used.
+fn pool() -> PoolingAllocationConfig {
+    let mut pool = PoolingAllocationConfig::default();
+    pool.total_component_instances(INSTANCES)
+        .total_core_instances(4 * INSTANCES)
+        .total_memories(INSTANCES)
+        .total_tables(2 * INSTANCES)
+        .total_stacks(INSTANCES)
+        .table_elements(100_000)
+        .max_component_instance_size(10 * 1024 * 1024)
+        .max_core_instance_size(10 * 1024 * 1024)
+        .linear_memory_keep_resident(KEPT_MEMORY)
+        .table_keep_resident(KEPT_TABLE);
+    pool
 }
 
 /// Runs `work`; if that takes long, says on stderr what is going on.
