@@ -90,8 +90,7 @@ impl<P: Platform> Mirror<P> {
             took: self.platform.now().saturating_sub(begun),
             refusal: refusal.as_ref(),
         };
-        let (platform, line) = (self.platform.clone(), line.write());
-        self.platform.defer(async move { platform.log(&line) });
+        self.platform.log(&line.write());
         response
     }
 

@@ -1,6 +1,8 @@
 //! The platform that is Spin, and the entry point that it calls: WASIp3 for Spin 4.1 and later, WASIp2 for every Spin
 //! since 3.0. A component can be only one of them; a feature of Cargo says which.
 
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use std::io::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -18,9 +20,31 @@ fn now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-fn log(line: &str) {
-    // One write: pieces of lines of requests that run at the same time would mix.
-    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
+/// Writes whole lines, all at once: pieces of lines of requests that run at the same time would mix.
+fn log(lines: &str) {
+    let _ = std::io::stderr().write_all(lines.as_bytes());
+}
+
+/// The headers that a host has, as it hands them over. Their values are taken, not copied.
+fn header_map(entries: Vec<(String, Vec<u8>)>) -> Option<HeaderMap> {
+    let mut headers = HeaderMap::with_capacity(entries.len());
+    for (name, value) in entries {
+        let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+        let value = HeaderValue::from_maybe_shared(Bytes::from(value)).ok()?;
+        headers.try_append(name, value).ok()?;
+    }
+    Some(headers)
+}
+
+/// Those of a request. Of what Spin tells in headers, only where the client is gets any further.
+fn request_headers(mut entries: Vec<(String, Vec<u8>)>) -> Option<HeaderMap> {
+    entries.retain(|(name, _)| !name.starts_with("spin-") || name == "spin-client-addr");
+    header_map(entries)
+}
+
+/// Headers, as a host takes them.
+fn entries(headers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
+    headers.iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect()
 }
 
 fn nanoseconds(duration: Duration) -> u64 {

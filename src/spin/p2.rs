@@ -4,7 +4,7 @@ use super::{alike, nanoseconds};
 use crate::mirror::Mirror;
 use crate::platform::{Fault, Platform, ReadFault, StoreFault, Timeouts, VariableFault};
 use crate::reply::Body;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::HeaderMap;
 use spin_executor::{CancelOnDropToken, push_waker_and_get_token};
 use spin_sdk_wasip2::key_value::{self, Store};
 use spin_sdk_wasip2::variables;
@@ -174,7 +174,7 @@ impl Platform for Spin {
         let response = response.map_err(|()| Fault::Broken)?.map_err(fault)?;
         let mut head = http::Response::new(());
         *head.status_mut() = http::StatusCode::from_u16(response.status()).map_err(|_| Fault::Broken)?;
-        *head.headers_mut() = header_map(&response.headers()).ok_or(Fault::Broken)?;
+        *head.headers_mut() = super::header_map(response.headers().entries()).ok_or(Fault::Broken)?;
         Ok(head.map(|()| response))
     }
 
@@ -238,7 +238,8 @@ impl Platform for Spin {
     }
 
     fn log(&self, line: &str) {
-        super::log(line);
+        let line = format!("{line}\n");
+        self.defer(async move { super::log(&line) });
     }
 }
 
@@ -268,7 +269,7 @@ fn incoming(request: &IncomingRequest) -> Option<http::Request<()>> {
     let mut incoming = http::Request::new(());
     *incoming.method_mut() = incoming_method(request.method())?;
     *incoming.uri_mut() = uri.build().ok()?;
-    *incoming.headers_mut() = header_map(&request.headers())?;
+    *incoming.headers_mut() = super::request_headers(request.headers().entries())?;
     Some(incoming)
 }
 
@@ -307,16 +308,7 @@ fn outgoing(request: http::Request<()>) -> Result<OutgoingRequest, ()> {
 }
 
 fn fields(headers: &HeaderMap) -> Result<Fields, ErrorCode> {
-    let entries: Vec<_> = headers.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect();
-    Fields::from_list(&entries).map_err(|error| ErrorCode::InternalError(Some(error.to_string())))
-}
-
-fn header_map(fields: &Fields) -> Option<HeaderMap> {
-    let mut headers = HeaderMap::new();
-    for (name, value) in fields.entries() {
-        headers.append(name.parse::<HeaderName>().ok()?, HeaderValue::from_bytes(&value).ok()?);
-    }
-    Some(headers)
+    Fields::from_list(&super::entries(headers)).map_err(|error| ErrorCode::InternalError(Some(error.to_string())))
 }
 
 alike!(ErrorCode, key_value::Error, RequestOptions);

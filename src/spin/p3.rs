@@ -16,18 +16,24 @@ use spin_sdk::wasip3::http::types::{
 };
 use spin_sdk::wasip3::{self, spawn, wit_future, wit_stream};
 use spin_sdk::wit_bindgen::{FutureReader, StreamResult, StreamWriter};
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
 /// A body is read in pieces of this many bytes.
 const PIECE: usize = 16 * 1024;
 
+/// How long a line of the log waits for those of other requests: to write them all takes a host hardly longer than to
+/// write one, and to write one takes it longer than many a step of a request.
+const GATHERING: Duration = Duration::from_millis(5);
+
 thread_local! {
     /// An instance answers up to 128 requests, 16 at a time: this lives as long as it does.
     static MIRROR: Rc<Mirror<Spin>> = Rc::new(Mirror::new(Spin));
     static STORE: OnceCell<Rc<Store>> = const { OnceCell::new() };
     static OPTIONS: OnceCell<(Timeouts, RequestOptions)> = const { OnceCell::new() };
+    /// Lines of the log, not yet written.
+    static LINES: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
 struct Component;
@@ -56,7 +62,7 @@ impl Guest for Component {
 fn incoming(request: &Request) -> Option<http::Request<()>> {
     let mut incoming = http::Request::new(());
     *incoming.method_mut() = request.get_method().try_into().ok()?;
-    *incoming.headers_mut() = request.get_headers().try_into().ok()?;
+    *incoming.headers_mut() = super::request_headers(request.get_headers().copy_all())?;
     let mut uri = http::Uri::builder().path_and_query(request.get_path_with_query().unwrap_or_default());
     if !incoming.headers().contains_key(HOST)
         && let Some(authority) = request.get_authority()
@@ -69,7 +75,7 @@ fn incoming(request: &Request) -> Option<http::Request<()>> {
 
 /// The body is offered before the head leaves, so that both can go out in one piece.
 fn own(headers: HeaderMap, bytes: Vec<u8>) -> Result<Response, HeaderError> {
-    let headers = Fields::try_from(headers)?;
+    let headers = Fields::from_list(&super::entries(&headers))?;
     if bytes.is_empty() {
         return Ok(Response::new(headers, None, no_trailers()).0);
     }
@@ -86,7 +92,7 @@ fn own(headers: HeaderMap, bytes: Vec<u8>) -> Result<Response, HeaderError> {
 fn spliced(headers: HeaderMap, upstream: Response) -> Result<Response, HeaderError> {
     let (_, received) = wit_future::new(|| Ok(()));
     let (body, trailers) = Response::consume_body(upstream, received);
-    Ok(Response::new(Fields::try_from(headers)?, Some(body), trailers).0)
+    Ok(Response::new(Fields::from_list(&super::entries(&headers))?, Some(body), trailers).0)
 }
 
 fn no_trailers() -> FutureReader<Result<Option<Trailers>, ErrorCode>> {
@@ -105,7 +111,7 @@ impl Platform for Spin {
         let response = client::send(request).await.map_err(fault)?;
         let mut head = http::Response::new(());
         *head.status_mut() = http::StatusCode::from_u16(response.get_status_code()).map_err(|_| Fault::Broken)?;
-        *head.headers_mut() = response.get_headers().try_into().map_err(|_| Fault::Broken)?;
+        *head.headers_mut() = super::header_map(response.get_headers().copy_all()).ok_or(Fault::Broken)?;
         Ok(head.map(|()| response))
     }
 
@@ -162,13 +168,34 @@ impl Platform for Spin {
     }
 
     fn log(&self, line: &str) {
-        super::log(line);
+        let is_first = LINES.with_borrow_mut(|lines| {
+            let is_first = lines.is_empty();
+            lines.push_str(line);
+            lines.push('\n');
+            is_first
+        });
+        if is_first {
+            let gathered = Gathered;
+            spawn(async move {
+                monotonic_clock::wait_for(nanoseconds(GATHERING)).await;
+                drop(gathered);
+            });
+        }
+    }
+}
+
+/// Writes the lines that have gathered: when it is dropped, so that none is lost where its request goes away.
+struct Gathered;
+
+impl Drop for Gathered {
+    fn drop(&mut self) {
+        super::log(&LINES.take());
     }
 }
 
 fn outgoing(request: http::Request<()>, timeouts: &Timeouts) -> Result<Request, ()> {
     let (head, ()) = request.into_parts();
-    let headers = Fields::try_from(head.headers).map_err(drop)?;
+    let headers = Fields::from_list(&super::entries(&head.headers)).map_err(drop)?;
     let (request, _sent) = Request::new(headers, None, no_trailers(), Some(same_options(timeouts)));
     if head.method != http::Method::GET {
         request.set_method(&Method::from(&head.method))?;
