@@ -7,8 +7,9 @@
 use crate::platform::{self, Platform};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
 use sha2::{Digest as _, Sha256};
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -52,14 +53,16 @@ struct Remembered<T> {
 
 /// A value in the store: the newest entry first.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Bucket(Vec<Entry>);
+struct Bucket<'a>(#[serde(borrow)] Vec<Entry<'a>>);
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Entry {
-    identity: String,
+struct Entry<'a> {
+    identity: Cow<'a, str>,
     /// Seconds since the Unix epoch.
     expires: u64,
-    value: Value,
+    /// Not read where it is the entry of another identity.
+    #[serde(borrow)]
+    value: &'a RawValue,
 }
 
 impl<P: Platform> Store<P> {
@@ -88,14 +91,13 @@ impl<P: Platform> Store<P> {
         }
         let platform = self.platform.clone();
         self.platform.defer(async move {
-            let outcome = match platform.load(&key).await {
-                Ok(value) => match change(value) {
-                    Some(value) => platform.save(&key, value).await,
-                    None => Ok(()),
-                },
-                Err(fault) => Err(fault),
-            };
-            if let Err(fault) = outcome {
+            // What can't be read is written over: it would never be of use again.
+            let value = platform.load(&key).await.unwrap_or_else(|fault| {
+                platform.log(&format!("hammal store=failed reading={key} reason={:?}", fault.0));
+                None
+            });
+            let Some(value) = change(value) else { return };
+            if let Err(fault) = platform.save(&key, value).await {
                 platform.log(&format!("hammal store=failed writing={key} reason={:?}", fault.0));
             }
         });
@@ -129,7 +131,7 @@ impl<T: Serialize + DeserializeOwned> Cache<T> {
         let now = store.platform.now();
         let mut entries = Bucket::parse(&bytes).0.into_iter();
         let entry = entries.find(|entry| entry.identity == identity && now.as_secs() < entry.expires)?;
-        let value = Rc::new(serde_json::from_value(entry.value).ok()?);
+        let value = Rc::new(serde_json::from_str(entry.value.get()).ok()?);
         self.put(identity, Rc::clone(&value), now, entry.expires);
         Some(value)
     }
@@ -143,13 +145,14 @@ impl<T: Serialize + DeserializeOwned> Cache<T> {
     pub fn keep<P: Platform>(&self, store: &Store<P>, identity: &str, value: impl Into<Rc<T>>, life: Duration) {
         let now = store.platform.now();
         let (value, expires) = (value.into(), now.saturating_add(life).as_secs());
-        let (most, written) = (self.shape.entries, serde_json::to_value(&*value));
+        let (most, written) = (self.shape.entries, to_raw_value(&*value));
         self.put(identity, value, now, expires);
         let Ok(value) = written else { return };
-        let entry = Entry { identity: identity.to_owned(), expires, value };
-        store.update(self.key(identity), move |bytes| {
-            let mut bucket = Bucket::parse(&bytes.unwrap_or_default());
-            bucket.put(entry, now, most);
+        let identity = identity.to_owned();
+        store.update(self.key(&identity), move |bytes| {
+            let bytes = bytes.unwrap_or_default();
+            let mut bucket = Bucket::parse(&bytes);
+            bucket.put(Entry { identity: identity.into(), expires, value: &value }, now, most);
             bucket.into_bytes()
         });
     }
@@ -174,15 +177,15 @@ impl<T: Serialize + DeserializeOwned> Cache<T> {
     }
 }
 
-impl Bucket {
+impl<'a> Bucket<'a> {
     /// What is no bucket is an empty one.
-    fn parse(bytes: &[u8]) -> Bucket {
+    fn parse(bytes: &'a [u8]) -> Bucket<'a> {
         serde_json::from_slice(bytes).unwrap_or_default()
     }
 
     /// Takes an entry in, in the place of the one that it is newer than, of those whose end has come, and of the oldest
     /// where there are `most` already.
-    fn put(&mut self, entry: Entry, now: Duration, most: usize) {
+    fn put(&mut self, entry: Entry<'a>, now: Duration, most: usize) {
         self.0.retain(|held| held.identity != entry.identity && now.as_secs() < held.expires);
         self.0.insert(0, entry);
         self.0.truncate(most);
