@@ -208,7 +208,7 @@ impl<'a> Bucket<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scripted::Scripted;
+    use crate::scripted::{Scripted, StoreIs};
     use futures_util::future::FutureExt;
     use proptest::prelude::*;
 
@@ -255,6 +255,19 @@ mod tests {
         keep("e", LIFE);
         assert_eq!(held(), "ade");
         assert_eq!(platform.store().len(), 1);
+    }
+
+    #[test]
+    fn a_key_that_cannot_be_read_is_written_over() {
+        let platform = Scripted::default();
+        let store = Store::new(platform.clone());
+        let found = || Cache::<i32>::new("x", ONE).stored(&store, "a").now_or_never().unwrap().as_deref().copied();
+        platform.set_store(StoreIs::Unreadable);
+        Cache::new("x", ONE).keep(&store, "a", 1, LIFE);
+        platform.settle().now_or_never().unwrap();
+        assert_eq!(platform.log(), [r#"hammal store=failed reading=x-0 reason="malformed""#]);
+        platform.set_store(StoreIs::Well);
+        assert_eq!(found(), Some(1));
     }
 
     #[test]

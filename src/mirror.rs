@@ -203,7 +203,7 @@ impl<P: Platform> Mirror<P> {
         wanted: &Wanted,
         is_known: bool,
     ) -> Result<Response<Body<P::Body>>, Refusal> {
-        let Errand { context, asked, here, .. } = *errand;
+        let Errand { context, asked, here, answered_by, .. } = *errand;
         let policy = &context.config.policy;
         if is_known && !asked.head_only {
             let look = Question { method: Method::HEAD, ..question.clone() };
@@ -218,12 +218,22 @@ impl<P: Platform> Mirror<P> {
                 }
             }
         }
-        let response = reply::pass_on(asked, self.ask(errand, &question).await?, here, policy)?;
-        if asked.head_only {
-            self.manifests.pointed(context, wanted, response.headers()).await;
-            return Ok(response);
+        let mut left = errand.upstreams.to_vec();
+        loop {
+            let errand = Errand { upstreams: &left, ..*errand };
+            let response = reply::pass_on(asked, self.ask(&errand, &question).await?, here, policy)?;
+            if asked.head_only {
+                self.manifests.pointed(context, wanted, response.headers()).await;
+                return Ok(response);
+            }
+            let taken = self.manifests.take_in(context, asked, wanted, response).await;
+            // Where it was broken off, or is another one, the next upstream may have it whole.
+            left.retain(|upstream| Some(upstream) != answered_by.borrow().as_ref());
+            match taken {
+                Err(refusal) if refusal.upstream_failed && !left.is_empty() => {}
+                taken => return taken,
+            }
         }
-        self.manifests.take_in(context, asked, wanted, response).await
     }
 
     /// Asks the upstreams one after the other, until one can help.

@@ -32,6 +32,8 @@ pub enum StoreIs {
     #[default]
     Well,
     Broken,
+    /// What it holds can't be read; it can be written over.
+    Unreadable,
     Hanging,
 }
 
@@ -104,10 +106,12 @@ impl Scripted {
         self.0.log.borrow().clone()
     }
 
-    async fn call_store(&self) -> Result<(), StoreFault> {
+    async fn call_store(&self, reads: bool) -> Result<(), StoreFault> {
         self.0.store_calls.set(self.0.store_calls.get() + 1);
         match self.0.store_is.get() {
             StoreIs::Well => Ok(()),
+            StoreIs::Unreadable if !reads => Ok(()),
+            StoreIs::Unreadable => Err(StoreFault("malformed".to_owned())),
             StoreIs::Broken => Err(StoreFault("disk full".to_owned())),
             StoreIs::Hanging => std::future::pending().await,
         }
@@ -131,12 +135,12 @@ impl Platform for Scripted {
     }
 
     async fn load(&self, key: &str) -> Result<Option<Vec<u8>>, StoreFault> {
-        self.call_store().await?;
+        self.call_store(true).await?;
         Ok(self.0.store.borrow().get(key).cloned())
     }
 
     async fn save(&self, key: &str, value: Vec<u8>) -> Result<(), StoreFault> {
-        self.call_store().await?;
+        self.call_store(false).await?;
         self.0.store.borrow_mut().insert(key.to_owned(), value);
         Ok(())
     }

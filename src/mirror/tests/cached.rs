@@ -40,6 +40,22 @@ fn caching(answers: impl IntoIterator<Item = Exchanged>) -> (Scripted, Mirror<Sc
 }
 
 #[tokio::test]
+async fn the_next_upstream_is_asked_where_one_sends_another_manifest_than_the_digest_names() {
+    let (platform, mirror) = caching([sends(NEW), sends(OLD)]);
+    platform.set_variable("upstream", "first.example, docker.io");
+    let seen = ask(&mirror, get(&by_digest(OLD))).await;
+    assert_eq!((seen.status(), seen.text().as_str()), (200, OLD));
+    let path = by_digest(OLD);
+    assert_eq!(platform.asked(), [format!("GET https://first.example{path}"), format!("GET {HUB}{path}")]);
+
+    // Where none has it, the last one is told of, once.
+    let (platform, mirror) = caching([sends(NEW), sends(NEW)]);
+    platform.set_variable("upstream", "first.example, docker.io");
+    assert_eq!(ask(&mirror, get(&by_digest(OLD))).await.status(), 502);
+    assert_eq!(platform.asked().len(), 2);
+}
+
+#[tokio::test]
 async fn what_a_digest_names_is_asked_for_once() {
     let (platform, mirror) = caching([sends(OLD)]);
     let path = by_digest(OLD);
