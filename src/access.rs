@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 /// Where Spin says whom it is connected to. A client's own copies of the header come first, so the last one is Spin's.
-const CLIENT_ADDRESS: HeaderName = HeaderName::from_static("spin-client-addr");
+pub const CLIENT_ADDRESS: HeaderName = HeaderName::from_static("spin-client-addr");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// The span in which a client's requests are counted.
 const MINUTE: u64 = 60;

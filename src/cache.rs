@@ -17,16 +17,17 @@ use std::time::Duration;
 
 /// A store that takes longer to answer a read is left alone.
 const STORE_PATIENCE: Duration = Duration::from_millis(500);
-/// How long it is left alone after a fault.
+/// How long it is left alone. After a fault it is only not read: what can't be read can be written over.
 const STORE_REST: Duration = Duration::from_secs(5);
 /// Platforms allow 1 MB; a larger value is kept in memory only.
 const MAX_VALUE: usize = 900_000;
 
-/// The key-value store, left alone for a while after a fault.
+/// The key-value store, left alone for a while where it is slow, and not read for a while after a fault.
 #[derive(Debug)]
 pub struct Store<P> {
     platform: P,
-    rests_until: Cell<Duration>,
+    unread_until: Cell<Duration>,
+    unwritten_until: Cell<Duration>,
 }
 
 /// Entries of one kind, each with an identity and an end: in the store as many as all buckets hold, in memory too.
@@ -57,6 +58,7 @@ struct Bucket<'a>(#[serde(borrow)] Vec<Entry<'a>>);
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Entry<'a> {
+    #[serde(borrow)]
     identity: Cow<'a, str>,
     /// Seconds since the Unix epoch.
     expires: u64,
@@ -67,41 +69,53 @@ struct Entry<'a> {
 
 impl<P: Platform> Store<P> {
     pub fn new(platform: P) -> Store<P> {
-        Store { platform, rests_until: Cell::new(Duration::ZERO) }
+        Store { platform, unread_until: Cell::default(), unwritten_until: Cell::default() }
     }
 
     async fn load(&self, key: &str) -> Option<Vec<u8>> {
-        if self.platform.now() < self.rests_until.get() {
+        if self.platform.now() < self.unread_until.get() {
             return None;
         }
-        let fault = match platform::within(&self.platform, STORE_PATIENCE, self.platform.load(key)).await {
+        let loaded = platform::within(&self.platform, STORE_PATIENCE, self.platform.load(key)).await;
+        let rested = self.platform.now().saturating_add(STORE_REST);
+        let reason = match loaded {
             Some(Ok(value)) => return value,
             Some(Err(fault)) => fault.0,
-            None => "too slow".to_owned(),
+            None => {
+                self.unwritten_until.set(rested);
+                "too slow".to_owned()
+            }
         };
-        self.rests_until.set(self.platform.now().saturating_add(STORE_REST));
-        self.platform.log(&format!("hammal store=failed reading={key} reason={fault:?}"));
+        self.unread_until.set(rested);
+        self.platform.log(&failed("reading", key, &reason));
         None
     }
 
-    /// Changes the value of `key`, after the answer has left. Who changes it at the same time may be overwritten.
+    /// Changes the value of `key`, after the answer has left. Who changes it at the same time may be overwritten, and so is
+    /// what can't be read: nobody can say whether it ever can be again, and what it held costs speed only.
     fn update(&self, key: String, change: impl FnOnce(Option<Vec<u8>>) -> Option<Vec<u8>> + 'static) {
-        if self.platform.now() < self.rests_until.get() {
+        if self.platform.now() < self.unwritten_until.get() {
             return;
         }
         let platform = self.platform.clone();
         self.platform.defer(async move {
-            // What can't be read is written over: it would never be of use again.
-            let value = platform.load(&key).await.unwrap_or_else(|fault| {
-                platform.log(&format!("hammal store=failed reading={key} reason={:?}", fault.0));
-                None
-            });
-            let Some(value) = change(value) else { return };
+            let (loaded, unreadable) = match platform.load(&key).await {
+                Ok(value) => (value, None),
+                Err(fault) => (None, Some(fault)),
+            };
+            let Some(value) = change(loaded) else { return };
             if let Err(fault) = platform.save(&key, value).await {
-                platform.log(&format!("hammal store=failed writing={key} reason={:?}", fault.0));
+                platform.log(&failed("writing", &key, &fault.0));
+            } else if let Some(fault) = unreadable {
+                platform.log(&failed("reading", &key, &fault.0));
             }
         });
     }
+}
+
+/// A line of the log.
+fn failed(doing: &str, key: &str, reason: &str) -> String {
+    format!("hammal store=failed {doing}={key} reason={reason:?}")
 }
 
 impl<T: Serialize + DeserializeOwned> Cache<T> {
@@ -263,10 +277,12 @@ mod tests {
         let store = Store::new(platform.clone());
         let found = || Cache::<i32>::new("x", ONE).stored(&store, "a").now_or_never().unwrap().as_deref().copied();
         platform.set_store(StoreIs::Unreadable);
+        assert_eq!(found(), None);
         Cache::new("x", ONE).keep(&store, "a", 1, LIFE);
         platform.settle().now_or_never().unwrap();
-        assert_eq!(platform.log(), [r#"hammal store=failed reading=x-0 reason="malformed""#]);
+        assert_eq!(platform.log(), [r#"hammal store=failed reading=x-0 reason="malformed""#; 2]);
         platform.set_store(StoreIs::Well);
+        platform.pass(STORE_REST);
         assert_eq!(found(), Some(1));
     }
 

@@ -38,8 +38,8 @@ pub struct Mirror<P: Platform> {
 struct Known {
     asked: Option<Asked>,
     upstream: Option<Upstream>,
-    /// The last one that was asked.
-    answered_by: RefCell<Option<Upstream>>,
+    /// Those that were asked, in this order.
+    tried: RefCell<Vec<Upstream>>,
     cost: Cost,
 }
 
@@ -50,7 +50,7 @@ struct Errand<'a, P: Platform> {
     here: &'a Address,
     /// In the operator's order.
     upstreams: &'a [Upstream],
-    answered_by: &'a RefCell<Option<Upstream>>,
+    tried: &'a RefCell<Vec<Upstream>>,
 }
 
 impl<P: Platform> Mirror<P> {
@@ -80,11 +80,11 @@ impl<P: Platform> Mirror<P> {
                 (response, Some(refusal))
             }
         };
-        let answered_by = known.answered_by.take();
+        let tried = known.tried.take();
         let line = Line {
             method: request.method(),
             route: known.asked.as_ref().map(|asked| &asked.route),
-            upstream: answered_by.as_ref().or(known.upstream.as_ref()),
+            upstream: tried.last().or(known.upstream.as_ref()),
             status: response.status(),
             cost: &known.cost,
             took: self.platform.now().saturating_sub(begun),
@@ -139,8 +139,7 @@ impl<P: Platform> Mirror<P> {
         let headers = forward::request_headers(request.headers());
         let headers = headers.map_err(|failure| Refusal::of_failure(failure, &asked.route))?;
         let question = Question { method: request.method().clone(), route: &asked.route, query: &asked.query, headers };
-        let answered_by = &known.answered_by;
-        let errand = Errand { context: &context, asked, here: &here, upstreams, answered_by };
+        let errand = Errand { context: &context, asked, here: &here, upstreams, tried: &known.tried };
         let wanted = match &asked.route {
             Route::Repository(name, Resource::Manifest(reference))
                 if config.manifest_cache && asked.query.is_empty() =>
@@ -203,7 +202,7 @@ impl<P: Platform> Mirror<P> {
         wanted: &Wanted,
         is_known: bool,
     ) -> Result<Response<Body<P::Body>>, Refusal> {
-        let Errand { context, asked, here, answered_by, .. } = *errand;
+        let Errand { context, asked, here, tried, .. } = *errand;
         let policy = &context.config.policy;
         if is_known && !asked.head_only {
             let look = Question { method: Method::HEAD, ..question.clone() };
@@ -227,10 +226,14 @@ impl<P: Platform> Mirror<P> {
                 return Ok(response);
             }
             let taken = self.manifests.take_in(context, asked, wanted, response).await;
-            // Where it was broken off, or is another one, the next upstream may have it whole.
-            left.retain(|upstream| Some(upstream) != answered_by.borrow().as_ref());
+            left.retain(|upstream| !tried.borrow().contains(upstream));
             match taken {
-                Err(refusal) if refusal.upstream_failed && !left.is_empty() => {}
+                // It is broken off, too large or another one: the next upstream may have it whole.
+                Err(refusal) if refusal.upstream_failed && !left.is_empty() => {
+                    if let Some(upstream) = tried.borrow().last() {
+                        self.health.failed(context, upstream);
+                    }
+                }
                 taken => return taken,
             }
         }
@@ -242,7 +245,7 @@ impl<P: Platform> Mirror<P> {
         let order = self.health.order(context, errand.upstreams).await;
         let mut outcome = Err(Refusal::malformed_upstream());
         for upstream in &order {
-            *errand.answered_by.borrow_mut() = Some(upstream.clone());
+            errand.tried.borrow_mut().push(upstream.clone());
             let answer = match context.config.blob_delivery {
                 Delivery::Stream if question.route.is_blob() => {
                     delivery::stream(context, &self.auth, upstream, question).await

@@ -47,7 +47,7 @@ pub trait Platform: Clone + 'static {
     /// Does some work after the answer has left.
     fn defer(&self, work: impl Future<Output = ()> + 'static);
 
-    /// Writes a line to the log, after the answer has left where there is one to leave.
+    /// Writes a line to the log, soon: no answer waits for it.
     fn log(&self, line: &str);
 }
 

@@ -22,6 +22,7 @@ struct World {
     store: RefCell<HashMap<String, Vec<u8>>>,
     store_calls: Cell<usize>,
     store_is: Cell<StoreIs>,
+    next_body_breaks: Cell<bool>,
     deferred: RefCell<Vec<LocalBoxFuture<'static, ()>>>,
     log: RefCell<Vec<String>>,
     now: Cell<Duration>,
@@ -57,6 +58,11 @@ impl Scripted {
 
     pub fn set_store(&self, state: StoreIs) {
         self.0.store_is.set(state);
+    }
+
+    /// The next body that is read breaks off.
+    pub fn will_break(&self) {
+        self.0.next_body_breaks.set(true);
     }
 
     pub fn pass(&self, time: Duration) {
@@ -131,6 +137,9 @@ impl Platform for Scripted {
     }
 
     async fn read(&self, body: Vec<u8>, limit: usize) -> Result<Vec<u8>, ReadFault> {
+        if self.0.next_body_breaks.take() {
+            return Err(ReadFault::Broken(Fault::Broken));
+        }
         if body.len() > limit { Err(ReadFault::TooLarge) } else { Ok(body) }
     }
 

@@ -72,8 +72,9 @@ pub fn load(file: &Path, shared: Shared) -> Result<Handler> {
     }
     // As in Spin: mapping the memory of each new instance takes the kernel longer than many a request takes.
     config.allocation_strategy(pool());
-    let engine = Engine::new(&config).or_else(|_| {
+    let engine = Engine::new(&config).or_else(|error| {
         // A machine without address space enough for the pool.
+        note(&format!("instances are made without a pool, which is slower: {error:#}"));
         config.allocation_strategy(InstanceAllocationStrategy::OnDemand);
         Engine::new(&config)
     })?;

@@ -108,7 +108,7 @@ impl Server {
             Ok(Ok(response)) => response,
             Ok(Err(error)) if error.is::<InstantiationError<()>>() => {
                 note(&format!("the component can't be instantiated: {error:#}"));
-                plain(StatusCode::SERVICE_UNAVAILABLE, "the component can't be instantiated\n")
+                plain(StatusCode::SERVICE_UNAVAILABLE, "no instance of the component can be made now\n")
             }
             Ok(Err(error)) if !error.is::<ExpirationError>() => {
                 note(&format!("the component failed to answer: {error:#}"));

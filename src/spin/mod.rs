@@ -1,6 +1,7 @@
 //! The platform that is Spin, and the entry point that it calls: WASIp3 for Spin 4.1 and later, WASIp2 for every Spin
 //! since 3.0. A component can be only one of them; a feature of Cargo says which.
 
+use crate::access::CLIENT_ADDRESS;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::io::Write as _;
@@ -20,14 +21,14 @@ fn now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// Writes whole lines, all at once: pieces of lines of requests that run at the same time would mix.
+/// Writes whole lines, at once: pieces of lines of requests that run at the same time would mix.
 fn log(lines: &str) {
     let _ = std::io::stderr().write_all(lines.as_bytes());
 }
 
 /// The headers that a host has, as it hands them over. Their values are taken, not copied.
 fn header_map(entries: Vec<(String, Vec<u8>)>) -> Option<HeaderMap> {
-    let mut headers = HeaderMap::with_capacity(entries.len());
+    let mut headers = HeaderMap::try_with_capacity(entries.len()).ok()?;
     for (name, value) in entries {
         let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
         let value = HeaderValue::from_maybe_shared(Bytes::from(value)).ok()?;
@@ -36,9 +37,9 @@ fn header_map(entries: Vec<(String, Vec<u8>)>) -> Option<HeaderMap> {
     Some(headers)
 }
 
-/// Those of a request. Of what Spin tells in headers, only where the client is gets any further.
+/// Those of a request. Of Spin's own only the client's address is ever read.
 fn request_headers(mut entries: Vec<(String, Vec<u8>)>) -> Option<HeaderMap> {
-    entries.retain(|(name, _)| !name.starts_with("spin-") || name == "spin-client-addr");
+    entries.retain(|(name, _)| !name.starts_with("spin-") || CLIENT_ADDRESS == name.as_str());
     header_map(entries)
 }
 

@@ -26,6 +26,8 @@ const PIECE: usize = 16 * 1024;
 /// How long a line of the log waits for those of other requests: to write them all takes a host hardly longer than to
 /// write one, and to write one takes it longer than many a step of a request.
 const GATHERING: Duration = Duration::from_millis(5);
+/// Bytes of lines that are written at once: a host takes no more in one call, and would cut a line in two.
+const MOST_LINES: usize = 4096;
 
 thread_local! {
     /// An instance answers up to 128 requests, 16 at a time: this lives as long as it does.
@@ -169,6 +171,9 @@ impl Platform for Spin {
 
     fn log(&self, line: &str) {
         let is_first = LINES.with_borrow_mut(|lines| {
+            if lines.len().saturating_add(line.len()) >= MOST_LINES {
+                super::log(&std::mem::take(lines));
+            }
             let is_first = lines.is_empty();
             lines.push_str(line);
             lines.push('\n');
@@ -184,7 +189,8 @@ impl Platform for Spin {
     }
 }
 
-/// Writes the lines that have gathered: when it is dropped, so that none is lost where its request goes away.
+/// Writes the lines that have gathered, when it is dropped: a request that is cancelled meanwhile must not leave them
+/// there, since only the first line of many sees to it that they are written.
 struct Gathered;
 
 impl Drop for Gathered {

@@ -39,20 +39,37 @@ fn caching(answers: impl IntoIterator<Item = Exchanged>) -> (Scripted, Mirror<Sc
     (platform.clone(), Mirror::new(platform))
 }
 
-#[tokio::test]
-async fn the_next_upstream_is_asked_where_one_sends_another_manifest_than_the_digest_names() {
-    let (platform, mirror) = caching([sends(NEW), sends(OLD)]);
+fn caching_from_two(answers: impl IntoIterator<Item = Exchanged>) -> (Scripted, Mirror<Scripted>) {
+    let (platform, mirror) = caching(answers);
     platform.set_variable("upstream", "first.example, docker.io");
-    let seen = ask(&mirror, get(&by_digest(OLD))).await;
-    assert_eq!((seen.status(), seen.text().as_str()), (200, OLD));
-    let path = by_digest(OLD);
-    assert_eq!(platform.asked(), [format!("GET https://first.example{path}"), format!("GET {HUB}{path}")]);
+    (platform, mirror)
+}
 
-    // Where none has it, the last one is told of, once.
-    let (platform, mirror) = caching([sends(NEW), sends(NEW)]);
-    platform.set_variable("upstream", "first.example, docker.io");
-    assert_eq!(ask(&mirror, get(&by_digest(OLD))).await.status(), 502);
-    assert_eq!(platform.asked().len(), 2);
+#[tokio::test]
+async fn the_next_upstream_is_asked_where_a_manifest_breaks_off_is_too_large_or_another_one() {
+    let path = by_digest(OLD);
+    let large = " ".repeat(crate::manifests::MAX_MANIFEST + 1);
+    for (sent, breaks) in [(NEW, false), (OLD, true), (&large, false)] {
+        let (platform, mirror) = caching_from_two([sends(sent), sends(OLD), sends(NEW)]);
+        if breaks {
+            platform.will_break();
+        }
+        let seen = ask(&mirror, get(&path)).await;
+        assert_eq!((seen.status(), seen.text().as_str()), (200, OLD));
+        assert_eq!(platform.asked(), [format!("GET https://first.example{path}"), format!("GET {HUB}{path}")]);
+        // The one that failed is asked last for a while.
+        ask(&mirror, get(&by_digest(NEW))).await;
+        assert_eq!(platform.asked(), [format!("GET {HUB}{}", by_digest(NEW))]);
+    }
+}
+
+#[tokio::test]
+async fn no_upstream_is_asked_twice_where_none_has_a_manifest() {
+    for first in [sends(NEW), answer(500, &[], "")] {
+        let (platform, mirror) = caching_from_two([first, sends(NEW)]);
+        assert_eq!(ask(&mirror, get(&by_digest(OLD))).await.status(), 502);
+        assert_eq!(platform.asked().len(), 2);
+    }
 }
 
 #[tokio::test]
