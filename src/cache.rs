@@ -76,17 +76,17 @@ impl<P: Platform> Store<P> {
         if self.platform.now() < self.unread_until.get() {
             return None;
         }
-        let loaded = platform::within(&self.platform, STORE_PATIENCE, self.platform.load(key)).await;
-        let rested = self.platform.now().saturating_add(STORE_REST);
-        let reason = match loaded {
+        let fault = match platform::within(&self.platform, STORE_PATIENCE, self.platform.load(key)).await {
             Some(Ok(value)) => return value,
-            Some(Err(fault)) => fault.0,
-            None => {
-                self.unwritten_until.set(rested);
-                "too slow".to_owned()
-            }
+            Some(Err(fault)) => Some(fault.0),
+            None => None,
         };
+        let rested = self.platform.now().saturating_add(STORE_REST);
         self.unread_until.set(rested);
+        let reason = fault.unwrap_or_else(|| {
+            self.unwritten_until.set(rested);
+            "too slow".to_owned()
+        });
         self.platform.log(&failed("reading", key, &reason));
         None
     }

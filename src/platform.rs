@@ -47,7 +47,7 @@ pub trait Platform: Clone + 'static {
     /// Does some work after the answer has left.
     fn defer(&self, work: impl Future<Output = ()> + 'static);
 
-    /// Writes a line to the log, soon: no answer waits for it.
+    /// Writes a line to the log, at once or soon after.
     fn log(&self, line: &str);
 }
 

@@ -38,7 +38,7 @@ fn header_map(entries: Vec<(String, Vec<u8>)>) -> Option<HeaderMap> {
 }
 
 /// Those of a request. Of Spin's own only the client's address is ever read.
-fn request_headers(mut entries: Vec<(String, Vec<u8>)>) -> Option<HeaderMap> {
+fn incoming_headers(mut entries: Vec<(String, Vec<u8>)>) -> Option<HeaderMap> {
     entries.retain(|(name, _)| !name.starts_with("spin-") || CLIENT_ADDRESS == name.as_str());
     header_map(entries)
 }

@@ -269,7 +269,7 @@ fn incoming(request: &IncomingRequest) -> Option<http::Request<()>> {
     let mut incoming = http::Request::new(());
     *incoming.method_mut() = incoming_method(request.method())?;
     *incoming.uri_mut() = uri.build().ok()?;
-    *incoming.headers_mut() = super::request_headers(request.headers().entries())?;
+    *incoming.headers_mut() = super::incoming_headers(request.headers().entries())?;
     Some(incoming)
 }
 

@@ -64,7 +64,7 @@ impl Guest for Component {
 fn incoming(request: &Request) -> Option<http::Request<()>> {
     let mut incoming = http::Request::new(());
     *incoming.method_mut() = request.get_method().try_into().ok()?;
-    *incoming.headers_mut() = super::request_headers(request.get_headers().copy_all())?;
+    *incoming.headers_mut() = super::incoming_headers(request.get_headers().copy_all())?;
     let mut uri = http::Uri::builder().path_and_query(request.get_path_with_query().unwrap_or_default());
     if !incoming.headers().contains_key(HOST)
         && let Some(authority) = request.get_authority()
@@ -77,7 +77,7 @@ fn incoming(request: &Request) -> Option<http::Request<()>> {
 
 /// The body is offered before the head leaves, so that both can go out in one piece.
 fn own(headers: HeaderMap, bytes: Vec<u8>) -> Result<Response, HeaderError> {
-    let headers = Fields::from_list(&super::entries(&headers))?;
+    let headers = fields(&headers)?;
     if bytes.is_empty() {
         return Ok(Response::new(headers, None, no_trailers()).0);
     }
@@ -94,7 +94,11 @@ fn own(headers: HeaderMap, bytes: Vec<u8>) -> Result<Response, HeaderError> {
 fn spliced(headers: HeaderMap, upstream: Response) -> Result<Response, HeaderError> {
     let (_, received) = wit_future::new(|| Ok(()));
     let (body, trailers) = Response::consume_body(upstream, received);
-    Ok(Response::new(Fields::from_list(&super::entries(&headers))?, Some(body), trailers).0)
+    Ok(Response::new(fields(&headers)?, Some(body), trailers).0)
+}
+
+fn fields(headers: &HeaderMap) -> Result<Fields, HeaderError> {
+    Fields::from_list(&super::entries(headers))
 }
 
 fn no_trailers() -> FutureReader<Result<Option<Trailers>, ErrorCode>> {
@@ -201,7 +205,7 @@ impl Drop for Gathered {
 
 fn outgoing(request: http::Request<()>, timeouts: &Timeouts) -> Result<Request, ()> {
     let (head, ()) = request.into_parts();
-    let headers = Fields::from_list(&super::entries(&head.headers)).map_err(drop)?;
+    let headers = fields(&head.headers).map_err(drop)?;
     let (request, _sent) = Request::new(headers, None, no_trailers(), Some(same_options(timeouts)));
     if head.method != http::Method::GET {
         request.set_method(&Method::from(&head.method))?;
