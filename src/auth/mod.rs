@@ -21,7 +21,6 @@ use crate::origin::Target;
 use crate::platform::Platform;
 use crate::upstream::Upstream;
 use serde::{Deserialize, Serialize};
-use std::cell::OnceCell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -38,10 +37,12 @@ pub struct Auth<P: Platform> {
     flights: Flights<P, Result<(Token, TokenFrom), Failure>>,
 }
 
-/// A token that was fetched before.
+/// A token that was fetched before, and from whom: a new instance finds in one key of the store all that it needs to ask
+/// for a repository again.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Kept {
     token: Token,
+    grantor: Grantor,
     /// When it had better be fetched anew, in seconds since the Unix epoch.
     refresh: u64,
 }
@@ -61,16 +62,13 @@ pub enum Demand {
 }
 
 /// Who grants tokens for an upstream, and what is asked of them.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Grantor {
     #[serde(with = "realm")]
     realm: Target,
     service: Option<String>,
     /// The same scopes for every repository (public.ecr.aws: `aws`); none where each repository has its own.
     fixed: Option<Vec<Scope>>,
-    /// What is common to the identities of all its tokens, once it was needed.
-    #[serde(skip)]
-    identity: OnceCell<String>,
 }
 
 /// What a request was sent with.
@@ -105,15 +103,34 @@ impl<P: Platform> Default for Auth<P> {
 impl<P: Platform> Auth<P> {
     /// What to send with the first request for `subject`.
     pub async fn beforehand(&self, context: &Context<'_, P>, subject: &Subject<'_>) -> Result<Credential, Failure> {
-        let identity = subject.upstream.as_str();
-        let Some(demand) = self.demands.find(context.store, identity).await else {
-            return Ok(Credential::None { refused: None });
+        let upstream = subject.upstream.as_str();
+        let known = match self.demands.remembered(upstream, context.platform.now()) {
+            None => match self.recalled(context, subject).await {
+                Some(credential) => return Ok(credential),
+                None => self.demands.find(context.store, upstream).await,
+            },
+            known => known,
         };
+        let Some(demand) = known else { return Ok(Credential::None { refused: None }) };
         let obtained = self.obtain(context, subject, demand, None, true).await;
         if obtained.as_ref().is_err_and(Failure::may_be_of_an_old_realm) {
-            self.demands.remember(identity, Demand::Nothing, context.platform.now(), DEMAND_LIFE);
+            self.demands.remember(upstream, Demand::Nothing, context.platform.now(), DEMAND_LIFE);
         }
         obtained
+    }
+
+    /// A token of the store, where this instance does not know yet what the upstream asks for; it does from then on.
+    async fn recalled(&self, context: &Context<'_, P>, subject: &Subject<'_>) -> Option<Credential> {
+        let own = identity(subject.upstream, &own_scopes(subject.name));
+        let kept = self.tokens.stored(context.store, &own).await?;
+        let now = context.platform.now();
+        let demand = Rc::new(Demand::Bearer(kept.grantor.clone()));
+        self.demands.remember(subject.upstream.as_str(), Rc::clone(&demand), now, DEMAND_LIFE);
+        if !kept.is_fresh(now) {
+            return None;
+        }
+        context.cost.token.set(Some(TokenFrom::Store));
+        Some(Credential::Token { token: kept.token.clone(), from: TokenFrom::Store, demand, remembered: true })
     }
 
     /// The upstream took what it was sent.
@@ -157,20 +174,19 @@ impl<P: Platform> Auth<P> {
             return Ok(Credential::None { refused });
         };
         let scopes = grantor.scopes(subject.name);
-        let identity = grantor.identity(subject.upstream, &scopes);
+        let identity = identity(subject.upstream, &scopes);
         let now = context.platform.now();
-        let usable = |kept: &Rc<Kept>| Some(&kept.token) != refused.as_ref();
-        let is_fresh = |kept: &Kept| now.as_secs() < kept.refresh;
+        let usable = |kept: &Rc<Kept>| Some(&kept.token) != refused.as_ref() && kept.grantor.is_like(grantor);
         let in_memory = self.tokens.remembered(&identity, now).filter(usable);
         let (token, from) = match in_memory {
-            Some(kept) if is_fresh(&kept) => (kept.token.clone(), TokenFrom::Memory),
+            Some(kept) if kept.is_fresh(now) => (kept.token.clone(), TokenFrom::Memory),
             old => {
                 // Who was refused a token waits for another fetch than who just needs one.
                 let flight = if refused.is_some() { format!("{identity}\nanew") } else { identity.clone() };
                 let fetch = async || {
                     let stored = self.tokens.stored(context.store, &identity).await.filter(usable);
                     let old = match stored {
-                        Some(kept) if is_fresh(&kept) => return Ok((kept.token.clone(), TokenFrom::Store)),
+                        Some(kept) if kept.is_fresh(now) => return Ok((kept.token.clone(), TokenFrom::Store)),
                         stored => stored.or_else(|| old.clone()),
                     };
                     let (upstream, service) = (subject.upstream.origin(), grantor.service.as_deref());
@@ -179,7 +195,7 @@ impl<P: Platform> Auth<P> {
                         Err(failure) => return old.map(|kept| (kept.token.clone(), TokenFrom::Store)).ok_or(failure),
                     };
                     let refresh = context.platform.now().saturating_add(granted.fresh).as_secs();
-                    let kept = Kept { token: granted.token.clone(), refresh };
+                    let kept = Kept { token: granted.token.clone(), grantor: grantor.clone(), refresh };
                     self.tokens.keep(context.store, &identity, kept, granted.life);
                     Ok((granted.token, TokenFrom::Fetched))
                 };
@@ -188,6 +204,12 @@ impl<P: Platform> Auth<P> {
         };
         context.cost.token.set(Some(from));
         Ok(Credential::Token { token, from, demand, remembered })
+    }
+}
+
+impl Kept {
+    fn is_fresh(&self, now: Duration) -> bool {
+        now.as_secs() < self.refresh
     }
 }
 
@@ -214,13 +236,13 @@ impl Demand {
             None => false,
         };
         let fixed = if scopes.is_empty() || of_this_repository { None } else { Some(scopes) };
-        Demand::Bearer(Grantor { realm, service, fixed, identity: OnceCell::new() })
+        Demand::Bearer(Grantor { realm, service, fixed })
     }
 
     /// Whether both name the same token server.
     fn is_like(&self, other: &Demand) -> bool {
         match (self, other) {
-            (Demand::Bearer(one), Demand::Bearer(other)) => one.realm == other.realm && one.service == other.service,
+            (Demand::Bearer(one), Demand::Bearer(other)) => one.is_like(other),
             (Demand::Nothing, Demand::Nothing) => true,
             _ => false,
         }
@@ -230,21 +252,24 @@ impl Demand {
 impl Grantor {
     /// A challenge without a scope is for what was asked for: the clients of registries take it so too.
     fn scopes(&self, name: Option<&Name>) -> Vec<Scope> {
-        match &self.fixed {
-            Some(scopes) => scopes.clone(),
-            None => name.map(Scope::pull).into_iter().collect(),
-        }
+        self.fixed.clone().unwrap_or_else(|| own_scopes(name))
     }
 
-    /// What a token is kept under. It goes only to the upstream, and for the scopes, that it was fetched for.
-    fn identity(&self, upstream: &Upstream, scopes: &[Scope]) -> String {
-        let common = self.identity.get_or_init(|| {
-            let service = self.service.as_deref().unwrap_or_default();
-            format!("{}\n{}\n{service:?}", upstream.as_str(), self.realm)
-        });
-        let scopes = scopes.iter().flat_map(|scope| ["\n", scope.as_str()]);
-        std::iter::once(common.as_str()).chain(scopes).collect()
+    /// Whether both are the same token server.
+    fn is_like(&self, other: &Grantor) -> bool {
+        self.realm == other.realm && self.service == other.service
     }
+}
+
+/// Those of each repository on its own.
+fn own_scopes(name: Option<&Name>) -> Vec<Scope> {
+    name.map(Scope::pull).into_iter().collect()
+}
+
+/// What a token is kept under. It goes only to the upstream, and for the scopes, that it was fetched for.
+fn identity(upstream: &Upstream, scopes: &[Scope]) -> String {
+    let scopes = scopes.iter().flat_map(|scope| ["\n", scope.as_str()]);
+    std::iter::once(upstream.as_str()).chain(scopes).collect()
 }
 
 /// A realm in the store is text, and is parsed again when it is read.

@@ -61,12 +61,36 @@ async fn an_upstream_without_authentication_is_asked_once_always() {
 }
 
 #[tokio::test]
-async fn a_new_instance_takes_the_token_from_the_store() {
+async fn a_new_instance_finds_all_that_it_needs_in_one_key_of_the_store() {
     let (platform, _) = warm().await;
+    let store_calls = platform.store_calls();
     platform.will_answer([manifest()]);
     ask(&Mirror::new(platform.clone()), get(MANIFEST)).await;
     assert_eq!(platform.asked(), [format!("GET {HUB}{MANIFEST} Bearer one")]);
     assert!(platform.log()[1].contains("token=store"));
+    assert_eq!(platform.store_calls(), store_calls + 1);
+}
+
+#[tokio::test]
+async fn a_new_instance_refreshes_a_token_that_is_near_its_end() {
+    let (platform, _) = warm().await;
+    platform.pass(Duration::from_secs(280));
+    platform.will_answer([token("two"), manifest()]);
+    ask(&Mirror::new(platform.clone()), get(MANIFEST)).await;
+    assert_eq!(platform.asked(), [format!("GET {TOKEN_URL}"), format!("GET {HUB}{MANIFEST} Bearer two")]);
+}
+
+#[tokio::test]
+async fn a_token_of_the_former_token_server_is_not_used() {
+    let (platform, mirror) = warm().await;
+    let moved = || challenge_of("https://auth.example/token", "grafana/grafana");
+    platform.will_answer([token("other"), moved(), moved(), token("new"), manifest()]);
+    ask(&mirror, get("/v2/grafana/grafana/manifests/latest")).await;
+    platform.asked();
+    platform.will_answer([token("two"), manifest()]);
+    ask(&mirror, get(MANIFEST)).await;
+    let realm = TOKEN_URL.replace("auth.docker.io", "auth.example");
+    assert_eq!(platform.asked(), [format!("GET {realm}"), format!("GET {HUB}{MANIFEST} Bearer two")]);
 }
 
 #[tokio::test]
