@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::support::hub::{Hub, Place};
-use crate::support::image::{Content, digest};
+use crate::support::image::{Content, INDEX, digest};
 use crate::support::mirror::Options;
 use crate::support::server::{Pieces, Reply, Server};
 use crate::support::world::{NAME, World};
@@ -175,4 +177,27 @@ async fn an_empty_blob_has_a_length_of_zero() {
     world.hub.push_blob(NAME, &empty);
     let answer = world.mirror.get(&world.blob(&empty.digest)).send().await.expect(200);
     assert_eq!(answer.header("content-length"), Some("0"));
+}
+
+/// In two pieces, the second waits for the client's delayed acknowledgement of the first where the server does not turn
+/// Nagle's algorithm off: 40 ms on a real Spin.
+#[tokio::test]
+async fn the_head_and_the_body_of_a_manifest_leave_in_one_piece() {
+    let world = World::start().await;
+    let address = world.mirror.address();
+    let request = format!("GET {} HTTP/1.1\r\nhost: {address}\r\naccept: {INDEX}\r\n\r\n", world.manifest());
+    let mut connection = TcpStream::connect(address).await.expect("a connection");
+    let mut whole = 0;
+    for _ in 0..40 {
+        connection.write_all(request.as_bytes()).await.expect("written");
+        let mut answer = Vec::with_capacity(64 * 1024);
+        let mut pieces = 0;
+        while !answer.ends_with(&world.image.index.bytes) {
+            let read = tokio::time::timeout(Duration::from_secs(10), connection.read_buf(&mut answer)).await;
+            assert_ne!(read.expect("an answer in time").expect("no fault"), 0, "{}", String::from_utf8_lossy(&answer));
+            pieces += 1;
+        }
+        whole += usize::from(pieces == 1);
+    }
+    assert!(whole > 20, "{whole} of 40 answers came in one piece");
 }
