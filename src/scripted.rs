@@ -19,6 +19,7 @@ struct World {
     answers: RefCell<VecDeque<Exchanged>>,
     asked: RefCell<Vec<http::Request<()>>>,
     variables: RefCell<HashMap<String, String>>,
+    variables_fail: Cell<bool>,
     store: RefCell<HashMap<String, Vec<u8>>>,
     store_calls: Cell<usize>,
     store_is: Cell<StoreIs>,
@@ -54,6 +55,10 @@ impl Scripted {
 
     pub fn set_variable(&self, name: &str, value: &str) {
         self.0.variables.borrow_mut().insert(name.to_owned(), value.to_owned());
+    }
+
+    pub fn let_variables_fail(&self) {
+        self.0.variables_fail.set(true);
     }
 
     pub fn set_store(&self, state: StoreIs) {
@@ -155,6 +160,9 @@ impl Platform for Scripted {
     }
 
     async fn variable(&self, name: &str) -> Result<Option<String>, VariableFault> {
+        if self.0.variables_fail.get() {
+            return Err(VariableFault);
+        }
         Ok(self.0.variables.borrow().get(name).cloned())
     }
 

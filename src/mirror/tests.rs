@@ -150,6 +150,16 @@ async fn a_mistake_in_a_variable_is_named_but_not_shown() {
 }
 
 #[tokio::test]
+async fn nothing_is_served_while_the_variables_cannot_be_read() {
+    let platform = Scripted::new([]);
+    platform.let_variables_fail();
+    let seen = ask(&Mirror::new(platform.clone()), get(MANIFEST)).await;
+    assert_eq!((seen.status(), seen.code().as_str()), (500, "UNKNOWN"));
+    assert!(seen.text().contains("the variable upstream of this mirror must be readable"));
+    assert!(platform.log()[0].contains("its provider failed"));
+}
+
+#[tokio::test]
 async fn a_closed_mirror_shows_itself_to_who_knows_the_secret() {
     let platform = Scripted::new([]);
     platform.set_variable("secret", "0123456789abcdef");
