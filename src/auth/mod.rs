@@ -37,8 +37,9 @@ pub struct Auth<P: Platform> {
     flights: Flights<P, Result<(Token, TokenFrom), Failure>>,
 }
 
-/// A token that was fetched before, and from whom: a new instance finds in one key of the store all that it needs to ask
-/// for a repository again.
+/// A token that was fetched before, and from whom: where each repository has a scope of its own, a new instance finds in
+/// one key of the store all that it needs to ask for one again. In exchange it reads a key more where tokens are not a
+/// repository's own, or not needed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Kept {
     token: Token,
@@ -119,18 +120,20 @@ impl<P: Platform> Auth<P> {
         obtained
     }
 
-    /// A token of the store, where this instance does not know yet what the upstream asks for; it does from then on.
+    /// A token of this very repository, where this instance does not know what the upstream asks for. It says nothing of
+    /// other repositories: what is known of those may be newer.
     async fn recalled(&self, context: &Context<'_, P>, subject: &Subject<'_>) -> Option<Credential> {
         let own = identity(subject.upstream, &own_scopes(subject.name));
-        let kept = self.tokens.stored(context.store, &own).await?;
-        let now = context.platform.now();
-        let demand = Rc::new(Demand::Bearer(kept.grantor.clone()));
-        self.demands.remember(subject.upstream.as_str(), Rc::clone(&demand), now, DEMAND_LIFE);
-        if !kept.is_fresh(now) {
+        let (kept, from) = match self.tokens.remembered(&own, context.platform.now()) {
+            Some(kept) => (kept, TokenFrom::Memory),
+            None => (self.tokens.stored(context.store, &own).await?, TokenFrom::Store),
+        };
+        if !kept.is_fresh(context.platform.now()) {
             return None;
         }
-        context.cost.token.set(Some(TokenFrom::Store));
-        Some(Credential::Token { token: kept.token.clone(), from: TokenFrom::Store, demand, remembered: true })
+        context.cost.token.set(Some(from));
+        let demand = Rc::new(Demand::Bearer(Grantor { fixed: None, ..kept.grantor.clone() }));
+        Some(Credential::Token { token: kept.token.clone(), from, demand, remembered: true })
     }
 
     /// The upstream took what it was sent.
@@ -182,7 +185,8 @@ impl<P: Platform> Auth<P> {
             Some(kept) if kept.is_fresh(now) => (kept.token.clone(), TokenFrom::Memory),
             old => {
                 // Who was refused a token waits for another fetch than who just needs one.
-                let flight = if refused.is_some() { format!("{identity}\nanew") } else { identity.clone() };
+                let anew = if refused.is_some() { "anew" } else { "" };
+                let flight = format!("{identity}\n{}\n{:?}\n{anew}", grantor.realm, grantor.service);
                 let fetch = async || {
                     let stored = self.tokens.stored(context.store, &identity).await.filter(usable);
                     let old = match stored {

@@ -90,8 +90,8 @@ async fn own(headers: HeaderMap, bytes: Vec<u8>) -> Result<Response, HeaderError
     let mut offered = Box::pin(async move { drop(writer.write_all(bytes).await) });
     if poll_fn(|context| Poll::Ready(offered.as_mut().poll(context))).await.is_pending() {
         spawn(offered);
-        // Where all of an instance's spawned tasks wait, wit-bindgen's executor yields once more to a host that has the
-        // head by now, and not yet the body. It does not where the last of them is done.
+        // Where a request's tasks all wait, the list of them (`FuturesUnordered`, futures-rs#2333) yields once more to a host
+        // that has the head by then, and not yet the body. It does not where the last of them is done.
         spawn(ready(()));
     }
     Ok(response)

@@ -64,11 +64,30 @@ async fn an_upstream_without_authentication_is_asked_once_always() {
 async fn a_new_instance_finds_all_that_it_needs_in_one_key_of_the_store() {
     let (platform, _) = warm().await;
     let store_calls = platform.store_calls();
-    platform.will_answer([manifest()]);
-    ask(&Mirror::new(platform.clone()), get(MANIFEST)).await;
-    assert_eq!(platform.asked(), [format!("GET {HUB}{MANIFEST} Bearer one")]);
-    assert!(platform.log()[1].contains("token=store"));
-    assert_eq!(platform.store_calls(), store_calls + 1);
+    let mirror = Mirror::new(platform.clone());
+    for token in ["token=store", "token=memory"] {
+        platform.will_answer([manifest()]);
+        ask(&mirror, get(MANIFEST)).await;
+        assert_eq!(platform.asked(), [format!("GET {HUB}{MANIFEST} Bearer one")]);
+        assert!(platform.log().last().unwrap().contains(token));
+        assert_eq!(platform.store_calls(), store_calls + 1);
+    }
+}
+
+#[tokio::test]
+async fn a_stored_token_says_nothing_of_other_repositories() {
+    let (platform, mirror) = warm().await;
+    let moved = || challenge_of("https://auth.example/token", "grafana/grafana");
+    platform.will_answer([token("other"), moved(), moved(), token("new"), manifest()]);
+    ask(&mirror, get("/v2/grafana/grafana/manifests/latest")).await;
+    platform.settle().await;
+    platform.asked();
+    let mirror = Mirror::new(platform.clone());
+    platform.will_answer([manifest(), token("third"), manifest()]);
+    ask(&mirror, get(MANIFEST)).await;
+    ask(&mirror, get("/v2/library/debian/manifests/latest")).await;
+    let realm = TOKEN_URL.replace("auth.docker.io", "auth.example").replace("alpine", "debian");
+    assert_eq!(platform.asked()[1], format!("GET {realm}"));
 }
 
 #[tokio::test]
