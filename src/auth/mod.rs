@@ -136,9 +136,9 @@ impl<P: Platform> Auth<P> {
         Some(Credential::Token { token: kept.token.clone(), from, demand, remembered: true })
     }
 
-    /// The upstream took what it was sent.
+    /// The upstream took what it was sent. What it asks for as a whole, as for its catalog, tells nothing of its repositories.
     pub fn accepted(&self, context: &Context<'_, P>, subject: &Subject<'_>, sent: &Credential) {
-        if matches!(sent, Credential::None { .. }) {
+        if subject.name.is_some() && matches!(sent, Credential::None { .. }) {
             let identity = subject.upstream.as_str();
             self.demands.remember(identity, Demand::Nothing, context.platform.now(), DEMAND_LIFE);
         }
@@ -153,11 +153,13 @@ impl<P: Platform> Auth<P> {
         challenge: Option<Challenge>,
     ) -> Result<Option<Credential>, Failure> {
         let asks = challenge.map(|challenge| Demand::of_challenge(challenge, subject.name));
-        match Step::after_refusal(sent, asks) {
+        match Step::after_refusal(sent, asks, subject.name) {
             Step::Give => Ok(None),
             Step::AskBare { refused } => Ok(Some(Credential::None { refused: Some(refused) })),
             Step::Fetch { demand, refused } => {
-                self.demands.keep(context.store, subject.upstream.as_str(), Rc::clone(&demand), DEMAND_LIFE);
+                if subject.name.is_some() {
+                    self.demands.keep(context.store, subject.upstream.as_str(), Rc::clone(&demand), DEMAND_LIFE);
+                }
                 self.obtain(context, subject, demand, refused, false).await.map(Some)
             }
         }
@@ -218,14 +220,18 @@ impl Kept {
 }
 
 impl Step {
-    fn after_refusal(sent: Credential, asks: Option<Demand>) -> Step {
+    fn after_refusal(sent: Credential, asks: Option<Demand>, name: Option<&Name>) -> Step {
         match (sent, asks) {
             (Credential::None { refused }, Some(asks)) => Step::Fetch { demand: Rc::new(asks), refused },
             (Credential::None { .. }, None) => Step::Give,
-            (Credential::Token { token, from, demand, .. }, Some(asks)) if asks.is_like(&demand) => match from {
-                TokenFrom::Fetched => Step::Give,
-                TokenFrom::Memory | TokenFrom::Store => Step::Fetch { demand: Rc::new(asks), refused: Some(token) },
-            },
+            (Credential::Token { token, from, demand, remembered }, Some(asks)) if asks.is_like(&demand) => {
+                // A new token is worth another one only where it was for a scope that is remembered, and no longer asked for.
+                let is_outdated = remembered && !asks.has_scopes_of(&demand, name);
+                match from {
+                    TokenFrom::Fetched if !is_outdated => Step::Give,
+                    _ => Step::Fetch { demand: Rc::new(asks), refused: Some(token) },
+                }
+            }
             (Credential::Token { token, remembered: true, .. }, _) => Step::AskBare { refused: token },
             (Credential::Token { .. }, _) => Step::Give,
         }
@@ -248,6 +254,14 @@ impl Demand {
         match (self, other) {
             (Demand::Bearer(one), Demand::Bearer(other)) => one.is_like(other),
             (Demand::Nothing, Demand::Nothing) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether both ask for the same scopes where `name` is asked for.
+    fn has_scopes_of(&self, other: &Demand, name: Option<&Name>) -> bool {
+        match (self, other) {
+            (Demand::Bearer(one), Demand::Bearer(other)) => one.scopes(name) == other.scopes(name),
             _ => false,
         }
     }

@@ -107,11 +107,86 @@ async fn a_new_instance_refreshes_a_token_that_is_near_its_end() {
 
 #[tokio::test]
 async fn a_token_of_the_former_token_server_is_not_used() {
-    let (platform, mirror) = moved().await;
-    platform.will_answer([token("two"), manifest()]);
-    ask(&mirror, get(MANIFEST)).await;
-    let realm = TOKEN_URL.replace("auth.docker.io", "auth.example");
-    assert_eq!(platform.asked(), [format!("GET {realm}"), format!("GET {HUB}{MANIFEST} Bearer two")]);
+    for is_new_instance in [false, true] {
+        let (platform, mut mirror) = moved().await;
+        if is_new_instance {
+            // It has heard of the new one, and finds the old token in the store.
+            mirror = Mirror::new(platform.clone());
+            platform.will_answer([token("three"), manifest()]);
+            ask(&mirror, get("/v2/library/debian/manifests/latest")).await;
+            platform.asked();
+        }
+        platform.will_answer([token("two"), manifest()]);
+        ask(&mirror, get(MANIFEST)).await;
+        let realm = TOKEN_URL.replace("auth.docker.io", "auth.example");
+        assert_eq!(platform.asked(), [format!("GET {realm}"), format!("GET {HUB}{MANIFEST} Bearer two")]);
+    }
+}
+
+#[tokio::test]
+async fn what_a_catalog_asks_for_is_not_asked_for_repositories() {
+    let catalog = || {
+        answer(
+            401,
+            &[("www-authenticate", r#"Bearer realm="https://auth.example/token",scope="registry:catalog:*""#)],
+            "",
+        )
+    };
+    let list = || answer(200, &[("content-type", "application/json")], "{}");
+    let tags = "/v2/a/tags/list?upstream=registry.example";
+    let own = || {
+        answer(
+            401,
+            &[("www-authenticate", r#"Bearer realm="https://auth.example/token",scope="repository:a:pull""#)],
+            "",
+        )
+    };
+    for catalogs in [vec![catalog(), token("catalog"), list()], vec![list()]] {
+        let platform = Scripted::new([own(), token("one"), list()]);
+        let mirror = Mirror::new(platform.clone());
+        assert_eq!(ask(&mirror, get(tags)).await.status(), 200);
+        platform.will_answer(catalogs);
+        assert_eq!(ask(&mirror, get("/v2/_catalog?upstream=registry.example")).await.status(), 200);
+        platform.pass(Duration::from_secs(301));
+        platform.asked();
+        for mirror in [mirror, Mirror::new(platform.clone())] {
+            platform.will_answer([token("two"), list()]);
+            assert_eq!(ask(&mirror, get(tags)).await.status(), 200);
+            assert_eq!(
+                platform.asked(),
+                [
+                    "GET https://auth.example/token?scope=repository%3Aa%3Apull",
+                    "GET https://registry.example/v2/a/tags/list Bearer two"
+                ]
+            );
+            platform.pass(Duration::from_secs(301));
+        }
+    }
+}
+
+/// A registry that knows its repositories by other names than it is asked for.
+#[tokio::test]
+async fn a_new_token_for_a_scope_of_another_repository_is_not_the_last_word() {
+    let other_name = |repository: &str| challenge_of("https://auth.example/token", repository);
+    let (platform, mirror) = warm().await;
+    platform.will_answer([token("a"), other_name("other/a"), other_name("other/a"), token("b"), manifest()]);
+    assert_eq!(ask(&mirror, get("/v2/library/a/manifests/latest")).await.status(), 200);
+    platform.pass(Duration::from_secs(301));
+    platform.asked();
+    platform.will_answer([token("old"), other_name("other/b"), token("new"), manifest()]);
+    assert_eq!(ask(&mirror, get("/v2/library/b/manifests/latest")).await.status(), 200);
+    let realm = |repository: &str| {
+        format!(
+            "GET https://auth.example/token?service=registry.docker.io&scope=repository%3Aother%2F{repository}%3Apull"
+        )
+    };
+    let asked = |token: &str| format!("GET {HUB}/v2/library/b/manifests/latest Bearer {token}");
+    assert_eq!(platform.asked(), [realm("a"), asked("old"), realm("b"), asked("new")]);
+    platform.pass(Duration::from_secs(301));
+    // It is where the scope is the very one that was asked for.
+    platform.will_answer([token("newer"), other_name("other/b")]);
+    assert_eq!(ask(&mirror, get("/v2/library/b/manifests/latest")).await.status(), 403);
+    assert_eq!(platform.asked(), [realm("b"), asked("newer")]);
 }
 
 #[tokio::test]
