@@ -85,9 +85,14 @@ async fn own(headers: HeaderMap, bytes: Vec<u8>) -> Result<Response, HeaderError
         return Ok(Response::new(headers, None, no_trailers()).0);
     }
     let (mut writer, reader) = wit_stream::new();
-    let (response, _sent) = Response::new(headers, Some(reader), no_trailers());
-    // What is left unwritten is what the client did not wait for.
-    let mut offered = Box::pin(async move { drop(writer.write_all(bytes).await) });
+    let (trailers, no_trailers) = wit_future::new(|| Ok(None));
+    let (response, _sent) = Response::new(headers, Some(reader), no_trailers);
+    let mut offered = Box::pin(async move {
+        // What is left unwritten is what the client did not wait for.
+        drop(writer.write_all(bytes).await);
+        // The trailers too are written when the host waits for them.
+        drop((writer, trailers));
+    });
     if poll_fn(|context| Poll::Ready(offered.as_mut().poll(context))).await.is_pending() {
         spawn(offered);
         // Where a request's tasks all wait, the list of them (`FuturesUnordered`, futures-rs#2333) yields once more to a host
@@ -99,8 +104,10 @@ async fn own(headers: HeaderMap, bytes: Vec<u8>) -> Result<Response, HeaderError
 
 /// Hands the unread body on with another head: the host moves its bytes, they never come in here.
 fn spliced(headers: HeaderMap, upstream: Response) -> Result<Response, HeaderError> {
-    let (_, received) = wit_future::new(|| Ok(()));
+    let (sent, received) = wit_future::new(|| Ok(()));
     let (body, trailers) = Response::consume_body(upstream, received);
+    // Written when the host waits for it: written before, it would wake this task when it is taken.
+    drop(sent);
     Ok(Response::new(fields(&headers)?, Some(body), trailers).0)
 }
 
