@@ -21,7 +21,7 @@ pub const MAX_HEADER: usize = 8 * 1024;
 
 /// What of a client's headers goes to an upstream; `Accept` as often as it was sent. Everything else stays here,
 /// credentials above all.
-const REQUEST_HEADERS: [HeaderName; 7] = [
+static REQUEST_HEADERS: [HeaderName; 7] = [
     header::ACCEPT,
     header::RANGE,
     header::IF_RANGE,
@@ -95,13 +95,11 @@ impl From<Unsent> for Failure {
 /// Picks from a client's headers what an upstream may see.
 pub fn request_headers(from: &HeaderMap) -> Result<HeaderMap, Failure> {
     let mut headers = HeaderMap::new();
-    for name in REQUEST_HEADERS {
-        for value in from.get_all(&name) {
-            if value.len() > MAX_HEADER {
-                return Err(Failure::HeaderTooLong);
-            }
-            headers.append(name.clone(), value.clone());
+    for (name, value) in from.iter().filter(|(name, _)| REQUEST_HEADERS.contains(name)) {
+        if value.len() > MAX_HEADER {
+            return Err(Failure::HeaderTooLong);
         }
+        headers.append(name.clone(), value.clone());
     }
     Ok(headers)
 }

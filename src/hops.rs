@@ -8,7 +8,7 @@ pub const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
 /// One mirror behind another is somebody's design, and so may be a third.
 pub const MAX_HOPS: usize = 3;
 /// What a mirror tells the next, by how many there were before it.
-const NAMES: [HeaderValue; MAX_HOPS] = [
+static NAMES: [HeaderValue; MAX_HOPS] = [
     HeaderValue::from_static("hammal"),
     HeaderValue::from_static("hammal, hammal"),
     HeaderValue::from_static("hammal, hammal, hammal"),

@@ -14,7 +14,7 @@ use crate::reply::{Body, CONTENT_DIGEST};
 use crate::route::Asked;
 use crate::upstream::Upstream;
 use http::header::{ACCEPT, AGE, CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response};
 use serde::{Deserialize, Serialize};
 use std::rc::Rc;
 use std::time::Duration;
@@ -82,8 +82,9 @@ pub enum Hit {
 /// What is known of a wanted manifest.
 #[derive(Clone, Debug)]
 pub struct Known {
-    pointer: Rc<Pointer>,
-    by_tag: bool,
+    digest: Digest,
+    /// None where it is asked for by its digest.
+    pointer: Option<Rc<Pointer>>,
     content: Option<Rc<Content>>,
 }
 
@@ -97,14 +98,14 @@ impl Wanted {
     /// `None` for a request with conditions or a range: those are the upstream's to judge.
     pub fn new(upstream: &Upstream, name: &Name, reference: &Reference, headers: &HeaderMap) -> Option<Wanted> {
         headers.keys().all(|header| header == ACCEPT).then(|| Wanted {
-            place: format!("{}\n{name}", upstream.as_str()),
+            place: [upstream.as_str(), "\n", name.as_str()].concat(),
             reference: reference.clone(),
             accept: Accept::of(headers),
         })
     }
 
     fn content_identity(&self, digest: &Digest) -> String {
-        format!("{}\n{digest}", self.place)
+        [self.place.as_str(), "\n", digest.as_str()].concat()
     }
 
     /// What a tag points at depends on what the client takes: an index, or the manifest of one platform.
@@ -119,14 +120,11 @@ impl Manifests {
         match &wanted.reference {
             Reference::Digest(digest) => {
                 let content = self.content(context, wanted, digest).await?;
-                let (media_type, length) = (content.media_type.clone(), content.text.len());
-                let pointer = Pointer::new(digest.clone(), media_type, length, context.platform.now());
-                Some(Known { pointer: Rc::new(pointer), by_tag: false, content: Some(content) })
+                Some(Known { digest: digest.clone(), pointer: None, content: Some(content) })
             }
             Reference::Tag(_) => {
                 let pointer = self.tags.find(context.store, &wanted.tag_identity()).await?;
-                let content = self.content(context, wanted, &pointer.digest).await;
-                Some(Known { pointer, by_tag: true, content })
+                Some(self.pointed_at(context, wanted, pointer).await)
             }
         }
     }
@@ -145,8 +143,12 @@ impl Manifests {
         let media_type = header(headers, CONTENT_TYPE)?.to_owned();
         let pointer = Rc::new(Pointer::new(digest, media_type, length(headers)?, context.platform.now()));
         self.point(context, wanted, Rc::clone(&pointer));
+        Some(self.pointed_at(context, wanted, pointer).await)
+    }
+
+    async fn pointed_at<P: Platform>(&self, context: &Context<'_, P>, wanted: &Wanted, pointer: Rc<Pointer>) -> Known {
         let content = self.content(context, wanted, &pointer.digest).await;
-        Some(Known { pointer, by_tag: true, content })
+        Known { digest: pointer.digest.clone(), pointer: Some(pointer), content }
     }
 
     /// Reads a manifest that an upstream sent, and keeps it if it is what its digest names.
@@ -278,13 +280,13 @@ impl Known {
     }
 
     /// Whether it may answer without asking upstream; what a digest names always may.
-    pub fn is_fresh(&self, now: Duration, tag_ttl: Duration) -> bool {
-        !self.by_tag || self.pointer.age(now) < tag_ttl
+    pub fn is_fresh<P: Platform>(&self, context: &Context<'_, P>) -> bool {
+        self.pointer.as_ref().is_none_or(|pointer| pointer.age(context.platform.now()) < context.config.tag_ttl)
     }
 
     /// Whether it may answer where the upstream can't be asked.
-    pub fn may_be_stale(&self, now: Duration, max_stale: Duration) -> bool {
-        !self.by_tag || self.pointer.age(now) < max_stale
+    pub fn may_be_stale<P: Platform>(&self, context: &Context<'_, P>) -> bool {
+        self.pointer.as_ref().is_none_or(|pointer| pointer.age(context.platform.now()) < context.config.max_stale)
     }
 
     /// `None` where the content is missing, or what came from the store is no header.
@@ -294,19 +296,20 @@ impl Known {
         head_only: bool,
         hit: Hit,
     ) -> Option<Response<Body<P::Body>>> {
-        let body = match &self.content {
-            Some(content) => content.text.clone().into_bytes(),
-            None if head_only => Vec::new(),
-            None => return None,
+        let (media_type, length, text) = match (&self.content, &self.pointer) {
+            (Some(content), _) => (&content.media_type, content.text.len(), content.text.as_str()),
+            (None, Some(pointer)) if head_only => (&pointer.media_type, pointer.length, ""),
+            _ => return None,
         };
-        let mut response = Body::respond(StatusCode::OK, body, head_only);
+        let body = if head_only { Vec::new() } else { text.into() };
+        let mut response = Response::new(Body::Own(body));
         let headers = response.headers_mut();
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(self.pointer.length));
-        headers.insert(CONTENT_TYPE, HeaderValue::from_str(&self.pointer.media_type).ok()?);
-        headers.insert(CONTENT_DIGEST, HeaderValue::from_str(self.pointer.digest.as_str()).ok()?);
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_str(media_type).ok()?);
+        headers.insert(CONTENT_DIGEST, HeaderValue::from_str(self.digest.as_str()).ok()?);
         headers.insert(CACHE_STATUS, HeaderValue::from_static(hit.cache_status()));
-        if self.by_tag {
-            headers.insert(AGE, HeaderValue::from(self.pointer.age(context.platform.now()).as_secs()));
+        if let Some(pointer) = &self.pointer {
+            headers.insert(AGE, HeaderValue::from(pointer.age(context.platform.now()).as_secs()));
         }
         context.cost.cache.set(Some(hit));
         Some(response)

@@ -173,8 +173,8 @@ impl<P: Platform> Mirror<P> {
         let copy = self.manifests.find(context, wanted).await;
         let from_copy = |hit: Hit| {
             let copy = copy.as_ref().filter(|copy| match hit {
-                Hit::Fresh => copy.is_fresh(context.platform.now(), context.config.tag_ttl),
-                _ => copy.may_be_stale(context.platform.now(), context.config.max_stale),
+                Hit::Fresh => copy.is_fresh(context),
+                _ => copy.may_be_stale(context),
             });
             copy.and_then(|copy| copy.respond(context, asked.head_only, hit))
         };

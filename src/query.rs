@@ -1,5 +1,7 @@
 //! The query of a request line.
 
+use std::borrow::Cow;
+
 /// The pairs of a query, each as it was written, so that what is passed on stays as it was.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Query<'a>(Vec<&'a str>);
@@ -48,12 +50,12 @@ impl std::fmt::Display for Query<'_> {
 
 /// Decodes `+` and percent-escapes as HTML forms write them; what is no escape stays as it is.
 fn decode(text: &str) -> String {
-    decode_percent(&text.replace('+', " "))
+    decode_percent(&text.replace('+', " ")).into_owned()
 }
 
 /// Decodes percent-escapes; what is no escape, or no UTF-8 afterwards, becomes what no grammar here accepts.
-pub fn decode_percent(text: &str) -> String {
-    percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
+pub fn decode_percent(text: &str) -> Cow<'_, str> {
+    percent_encoding::percent_decode_str(text).decode_utf8_lossy()
 }
 
 #[cfg(test)]

@@ -79,7 +79,7 @@ impl Asked {
     pub fn parse(method: &Method, path: &str, query: Option<&str>) -> Result<Asked, Refused> {
         // Some clients escape the colon of a digest. What an escaped slash or dot makes of the path is judged like any
         // other path: what goes upstream is written anew from the parsed parts.
-        let path = decode_percent(path);
+        let path = &*decode_percent(path);
         if !matches!(*method, Method::GET | Method::HEAD) {
             return Err(Refused::Method);
         }
