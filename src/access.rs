@@ -77,21 +77,20 @@ impl fmt::Debug for Secret {
 /// How many requests each client has made in this minute. Instances of the component don't live long, so counts are
 /// handed on through the store; each instance hands on every eighth part of the limit, and counts of instances that run
 /// at the same time are not added up: the limit holds roughly.
-#[derive(Debug)]
-pub struct Counts(Cache<Count>);
+pub struct Counts<P: Platform>(Cache<P, Count>);
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Count(u32);
 
-impl Default for Counts {
+impl<P: Platform> Default for Counts<P> {
     fn default() -> Self {
         Counts(Cache::new("l", COUNTS))
     }
 }
 
-impl Counts {
+impl<P: Platform> Counts<P> {
     /// Counts a request with these headers, if there is a limit. Returns how long to wait where it is one too many.
-    pub async fn add<P: Platform>(&self, context: &Context<'_, P>, headers: &HeaderMap) -> Result<(), Duration> {
+    pub async fn add(&self, context: &Context<'_, P>, headers: &HeaderMap) -> Result<(), Duration> {
         let Access { client_limit: limit, trusted_proxies, .. } = context.config.access;
         if limit == 0 {
             return Ok(());

@@ -4,6 +4,7 @@
 //! identity falls into, and a full bucket loses its oldest entry. An entry repeats its identity and its end, and is checked
 //! against both when it is read. A store that fails, or is slow, costs speed and nothing else.
 
+use crate::flight::Flights;
 use crate::platform::{self, Platform};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -31,11 +32,12 @@ pub struct Store<P> {
 }
 
 /// Entries of one kind, each with an identity and an end: in the store as many as all buckets hold, in memory too.
-#[derive(Debug)]
-pub struct Cache<T> {
+pub struct Cache<P: Platform, T> {
     kind: &'static str,
     shape: Shape,
     memory: RefCell<HashMap<String, Remembered<T>>>,
+    /// A new instance is asked by many at once, and often for the same.
+    reads: Flights<P, Option<Rc<T>>>,
 }
 
 /// How many buckets, each a key in the store, and how many entries in each.
@@ -118,14 +120,14 @@ fn failed(doing: &str, key: &str, reason: &str) -> String {
     format!("hammal store=failed {doing}={key} reason={reason:?}")
 }
 
-impl<T: Serialize + DeserializeOwned> Cache<T> {
+impl<P: Platform, T: Serialize + DeserializeOwned> Cache<P, T> {
     /// `kind` begins the keys in the store: letters and digits.
-    pub fn new(kind: &'static str, shape: Shape) -> Cache<T> {
-        Cache { kind, shape, memory: RefCell::default() }
+    pub fn new(kind: &'static str, shape: Shape) -> Cache<P, T> {
+        Cache { kind, shape, memory: RefCell::default(), reads: Flights::default() }
     }
 
     /// What this instance remembers, or else the store.
-    pub async fn find<P: Platform>(&self, store: &Store<P>, identity: &str) -> Option<Rc<T>> {
+    pub async fn find(&self, store: &Store<P>, identity: &str) -> Option<Rc<T>> {
         match self.remembered(identity, store.platform.now()) {
             Some(value) => Some(value),
             None => self.stored(store, identity).await,
@@ -140,14 +142,23 @@ impl<T: Serialize + DeserializeOwned> Cache<T> {
     }
 
     /// What the store remembers; this instance remembers it too from then on.
-    pub async fn stored<P: Platform>(&self, store: &Store<P>, identity: &str) -> Option<Rc<T>> {
-        let bytes = store.load(&self.key(identity)).await?;
-        let now = store.platform.now();
-        let mut entries = Bucket::parse(&bytes).0.into_iter();
-        let entry = entries.find(|entry| entry.identity == identity && now.as_secs() < entry.expires)?;
-        let value = Rc::new(serde_json::from_str(entry.value.get()).ok()?);
-        self.put(identity, Rc::clone(&value), now, entry.expires);
-        Some(value)
+    pub async fn stored(&self, store: &Store<P>, identity: &str) -> Option<Rc<T>> {
+        self.stored_if(store, identity, |_| true).await
+    }
+
+    /// What the store remembers, if it is right: otherwise this instance must not remember it either.
+    pub async fn stored_if(&self, store: &Store<P>, identity: &str, is_right: impl Fn(&T) -> bool) -> Option<Rc<T>> {
+        let read = async || {
+            let bytes = store.load(&self.key(identity)).await?;
+            let now = store.platform.now();
+            let mut entries = Bucket::parse(&bytes).0.into_iter();
+            let entry = entries.find(|entry| entry.identity == identity && now.as_secs() < entry.expires)?;
+            let value = serde_json::from_str(entry.value.get()).ok().filter(&is_right)?;
+            let value = Rc::new(value);
+            self.put(identity, Rc::clone(&value), now, entry.expires);
+            Some(value)
+        };
+        self.reads.share(&store.platform, identity, read).await
     }
 
     /// Remembers in this instance only.
@@ -156,7 +167,7 @@ impl<T: Serialize + DeserializeOwned> Cache<T> {
     }
 
     /// Remembers in this instance now and in the store after the answer has left.
-    pub fn keep<P: Platform>(&self, store: &Store<P>, identity: &str, value: impl Into<Rc<T>>, life: Duration) {
+    pub fn keep(&self, store: &Store<P>, identity: &str, value: impl Into<Rc<T>>, life: Duration) {
         let now = store.platform.now();
         let (value, expires) = (value.into(), now.saturating_add(life).as_secs());
         let (most, written) = (self.shape.entries, to_raw_value(&*value));
@@ -233,10 +244,10 @@ mod tests {
     fn found(identity: &str, change: impl Fn(&mut Vec<u8>)) -> Option<String> {
         let platform = Scripted::default();
         let store = Store::new(platform.clone());
-        Cache::<String>::new("x", ONE).keep(&store, "mine", "value".to_owned(), LIFE);
+        Cache::<_, String>::new("x", ONE).keep(&store, "mine", "value".to_owned(), LIFE);
         platform.settle().now_or_never().unwrap();
         platform.change_store(change);
-        Cache::<String>::new("x", ONE).stored(&store, identity).now_or_never().unwrap().as_deref().cloned()
+        Cache::<_, String>::new("x", ONE).stored(&store, identity).now_or_never().unwrap().as_deref().cloned()
     }
 
     #[test]
@@ -250,12 +261,12 @@ mod tests {
         let platform = Scripted::default();
         let store = Store::new(platform.clone());
         let keep = |identity: &str, life| {
-            Cache::<String>::new("x", ONE).keep(&store, identity, identity.to_owned(), life);
+            Cache::<_, String>::new("x", ONE).keep(&store, identity, identity.to_owned(), life);
             platform.settle().now_or_never().unwrap();
         };
         let held = || {
             let stored = |identity: &&&str| {
-                Cache::<String>::new("x", ONE).stored(&store, identity).now_or_never().unwrap().is_some()
+                Cache::<_, String>::new("x", ONE).stored(&store, identity).now_or_never().unwrap().is_some()
             };
             ["a", "b", "c", "d", "e"].iter().filter(stored).copied().collect::<String>()
         };
@@ -275,7 +286,7 @@ mod tests {
     fn a_key_that_cannot_be_read_is_written_over() {
         let platform = Scripted::default();
         let store = Store::new(platform.clone());
-        let found = || Cache::<i32>::new("x", ONE).stored(&store, "a").now_or_never().unwrap().as_deref().copied();
+        let found = || Cache::<_, i32>::new("x", ONE).stored(&store, "a").now_or_never().unwrap().as_deref().copied();
         platform.set_store(StoreIs::Unreadable);
         assert_eq!(found(), None);
         Cache::new("x", ONE).keep(&store, "a", 1, LIFE);
@@ -289,23 +300,38 @@ mod tests {
     #[test]
     fn what_is_too_large_for_the_store_is_kept_in_memory_only() {
         let platform = Scripted::default();
-        let (store, cache) = (Store::new(platform.clone()), Cache::<String>::new("x", ONE));
+        let (store, cache) = (Store::new(platform.clone()), Cache::<_, String>::new("x", ONE));
         for (identity, length) in [("a", MAX_VALUE / 2), ("b", 10), ("c", MAX_VALUE / 2), ("d", MAX_VALUE)] {
             cache.keep(&store, identity, "x".repeat(length), LIFE);
             platform.settle().now_or_never().unwrap();
             assert!(cache.remembered(identity, platform.now()).is_some());
         }
         let stored = |identity| {
-            let found = Cache::<String>::new("x", ONE).stored(&store, identity).now_or_never().unwrap();
+            let found = Cache::<_, String>::new("x", ONE).stored(&store, identity).now_or_never().unwrap();
             found.is_some()
         };
         assert_eq!(["a", "b", "c", "d"].map(stored), [false, true, true, false]);
     }
 
     #[test]
+    fn many_that_ask_for_the_same_share_one_read() {
+        let platform = Scripted::default();
+        let (store, cache) = (Store::new(platform.clone()), Cache::<_, i32>::new("x", ONE));
+        platform.set_store(StoreIs::Hanging);
+        let mut asked: Vec<_> = ["a", "a", "b", "a"].map(|identity| Box::pin(cache.find(&store, identity))).into();
+        assert!(asked.iter_mut().all(|found| found.now_or_never().is_none()));
+        assert_eq!(platform.store_calls(), 2);
+        // Who reads goes away, and another reads.
+        drop(asked.remove(0));
+        platform.set_store(StoreIs::Well);
+        assert_eq!(asked.remove(0).now_or_never(), Some(None));
+        assert_eq!(platform.store_calls(), 3);
+    }
+
+    #[test]
     fn memory_does_not_grow() {
         let platform = Scripted::default();
-        let cache = Cache::<i32>::new("x", ONE);
+        let cache = Cache::<Scripted, i32>::new("x", ONE);
         for number in 0..100 {
             cache.remember(&number.to_string(), number, platform.now(), LIFE);
             assert!(cache.memory.borrow().len() <= 3);

@@ -13,18 +13,17 @@ const TRUST: Duration = Duration::from_secs(60);
 /// Keys in the store.
 const SHAPE: Shape = Shape { buckets: 16, entries: 4 };
 
-#[derive(Debug)]
-pub struct Health(Cache<bool>);
+pub struct Health<P: Platform>(Cache<P, bool>);
 
-impl Default for Health {
+impl<P: Platform> Default for Health<P> {
     fn default() -> Self {
         Health(Cache::new("h", SHAPE))
     }
 }
 
-impl Health {
+impl<P: Platform> Health<P> {
     /// Whether `upstream` has failed lately.
-    pub async fn rests<P: Platform>(&self, context: &Context<'_, P>, upstream: &Upstream) -> bool {
+    pub async fn rests(&self, context: &Context<'_, P>, upstream: &Upstream) -> bool {
         let identity = upstream.as_str();
         match self.0.find(context.store, identity).await {
             Some(rests) => *rests,
@@ -36,7 +35,7 @@ impl Health {
     }
 
     /// Whether there is none that has not failed lately.
-    pub async fn all_rest<P: Platform>(&self, context: &Context<'_, P>, upstreams: &[Upstream]) -> bool {
+    pub async fn all_rest(&self, context: &Context<'_, P>, upstreams: &[Upstream]) -> bool {
         for upstream in upstreams {
             if !self.rests(context, upstream).await {
                 return false;
@@ -45,12 +44,12 @@ impl Health {
         true
     }
 
-    pub fn failed<P: Platform>(&self, context: &Context<'_, P>, upstream: &Upstream) {
+    pub fn failed(&self, context: &Context<'_, P>, upstream: &Upstream) {
         self.0.keep(context.store, upstream.as_str(), true, REST);
     }
 
     /// Those that have not failed lately first, else in the operator's order.
-    pub async fn order<P: Platform>(&self, context: &Context<'_, P>, upstreams: &[Upstream]) -> Vec<Upstream> {
+    pub async fn order(&self, context: &Context<'_, P>, upstreams: &[Upstream]) -> Vec<Upstream> {
         if let [only] = upstreams {
             return vec![only.clone()];
         }

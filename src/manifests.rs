@@ -35,10 +35,9 @@ const WRITE_PAUSE: Duration = Duration::from_secs(60);
 /// RFC 9211
 pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
-#[derive(Debug)]
-pub struct Manifests {
-    contents: Cache<Content>,
-    tags: Cache<Pointer>,
+pub struct Manifests<P: Platform> {
+    contents: Cache<P, Content>,
+    tags: Cache<P, Pointer>,
 }
 
 /// A request for a manifest that could be answered from here.
@@ -88,7 +87,7 @@ pub struct Known {
     content: Option<Rc<Content>>,
 }
 
-impl Default for Manifests {
+impl<P: Platform> Default for Manifests<P> {
     fn default() -> Self {
         Manifests { contents: Cache::new("m", CONTENTS), tags: Cache::new("g", TAGS) }
     }
@@ -115,8 +114,8 @@ impl Wanted {
     }
 }
 
-impl Manifests {
-    pub async fn find<P: Platform>(&self, context: &Context<'_, P>, wanted: &Wanted) -> Option<Known> {
+impl<P: Platform> Manifests<P> {
+    pub async fn find(&self, context: &Context<'_, P>, wanted: &Wanted) -> Option<Known> {
         match &wanted.reference {
             Reference::Digest(digest) => {
                 let content = self.content(context, wanted, digest).await?;
@@ -130,12 +129,7 @@ impl Manifests {
     }
 
     /// What the tag points at now, if the answer to a `HEAD` says so.
-    pub async fn pointed<P: Platform>(
-        &self,
-        context: &Context<'_, P>,
-        wanted: &Wanted,
-        headers: &HeaderMap,
-    ) -> Option<Known> {
+    pub async fn pointed(&self, context: &Context<'_, P>, wanted: &Wanted, headers: &HeaderMap) -> Option<Known> {
         if !matches!(wanted.reference, Reference::Tag(_)) {
             return None;
         }
@@ -146,13 +140,13 @@ impl Manifests {
         Some(self.pointed_at(context, wanted, pointer).await)
     }
 
-    async fn pointed_at<P: Platform>(&self, context: &Context<'_, P>, wanted: &Wanted, pointer: Rc<Pointer>) -> Known {
+    async fn pointed_at(&self, context: &Context<'_, P>, wanted: &Wanted, pointer: Rc<Pointer>) -> Known {
         let content = self.content(context, wanted, &pointer.digest).await;
         Known { digest: pointer.digest.clone(), pointer: Some(pointer), content }
     }
 
     /// Reads a manifest that an upstream sent, and keeps it if it is what its digest names.
-    pub async fn take_in<P: Platform>(
+    pub async fn take_in(
         &self,
         context: &Context<'_, P>,
         asked: &Asked,
@@ -196,14 +190,7 @@ impl Manifests {
         Ok(Response::from_parts(head, Body::Own(body)))
     }
 
-    fn keep<P: Platform>(
-        &self,
-        context: &Context<'_, P>,
-        wanted: &Wanted,
-        digest: &Digest,
-        media_type: &str,
-        body: &[u8],
-    ) {
+    fn keep(&self, context: &Context<'_, P>, wanted: &Wanted, digest: &Digest, media_type: &str, body: &[u8]) {
         let Ok(text) = std::str::from_utf8(body) else { return };
         if body.len() > MAX_KEPT {
             return;
@@ -219,7 +206,7 @@ impl Manifests {
 
     /// The store is told of a change, and now and then that there is none: it would be written to with every pull
     /// otherwise.
-    fn point<P: Platform>(&self, context: &Context<'_, P>, wanted: &Wanted, pointer: Rc<Pointer>) {
+    fn point(&self, context: &Context<'_, P>, wanted: &Wanted, pointer: Rc<Pointer>) {
         let life = context.config.max_stale.max(context.config.tag_ttl);
         let (identity, now) = (wanted.tag_identity(), context.platform.now());
         match self.tags.remembered(&identity, now) {
@@ -231,20 +218,14 @@ impl Manifests {
         }
     }
 
-    async fn content<P: Platform>(
-        &self,
-        context: &Context<'_, P>,
-        wanted: &Wanted,
-        digest: &Digest,
-    ) -> Option<Rc<Content>> {
+    async fn content(&self, context: &Context<'_, P>, wanted: &Wanted, digest: &Digest) -> Option<Rc<Content>> {
         let identity = wanted.content_identity(digest);
         let content = match self.contents.remembered(&identity, context.platform.now()) {
             Some(content) => content,
+            // What is read from the store is not believed.
             None => {
-                let content = self.contents.stored(context.store, &identity).await?;
-                // What is read from the store is not believed.
-                digest.verify(content.text.as_bytes()).ok()?;
-                content
+                let is_right = |content: &Content| digest.verify(content.text.as_bytes()).is_ok();
+                self.contents.stored_if(context.store, &identity, is_right).await?
             }
         };
         wanted.accept.takes(&content.media_type).then_some(content)

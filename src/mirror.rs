@@ -4,9 +4,10 @@ use crate::access::Counts;
 use crate::address::Address;
 use crate::auth::Auth;
 use crate::cache::Store;
-use crate::config::Config;
+use crate::config::{Config, Mistake};
 use crate::context::{Context, Cost};
 use crate::delivery::{self, Delivery};
+use crate::flight::Flights;
 use crate::forward::{self, Answer, Question};
 use crate::health::Health;
 use crate::hops::Hops;
@@ -27,10 +28,11 @@ pub struct Mirror<P: Platform> {
     platform: P,
     store: Store<P>,
     auth: Auth<P>,
-    counts: Counts,
-    health: Health,
-    manifests: Manifests,
+    counts: Counts<P>,
+    health: Health<P>,
+    manifests: Manifests<P>,
     config: RefCell<Option<Rc<Config>>>,
+    reading: Flights<P, Result<Rc<Config>, Mistake>>,
 }
 
 /// What became known of a request while it was answered: for the log.
@@ -64,6 +66,7 @@ impl<P: Platform> Mirror<P> {
             health: Health::default(),
             manifests: Manifests::default(),
             config: RefCell::default(),
+            reading: Flights::default(),
         }
     }
 
@@ -277,7 +280,8 @@ impl<P: Platform> Mirror<P> {
         if let Some(config) = self.config.borrow().as_ref() {
             return Ok(config.clone());
         }
-        let config = Rc::new(Config::read(&self.platform).await?);
+        let read = async || Config::read(&self.platform).await.map(Rc::new);
+        let config = self.reading.share(&self.platform, "", read).await?;
         *self.config.borrow_mut() = Some(config.clone());
         Ok(config)
     }

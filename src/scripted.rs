@@ -20,6 +20,7 @@ struct World {
     asked: RefCell<Vec<http::Request<()>>>,
     variables: RefCell<HashMap<String, String>>,
     variables_fail: Cell<bool>,
+    variables_read: Cell<usize>,
     store: RefCell<HashMap<String, Vec<u8>>>,
     store_calls: Cell<usize>,
     store_is: Cell<StoreIs>,
@@ -59,6 +60,10 @@ impl Scripted {
 
     pub fn let_variables_fail(&self) {
         self.0.variables_fail.set(true);
+    }
+
+    pub fn variables_read(&self) -> usize {
+        self.0.variables_read.get()
     }
 
     pub fn set_store(&self, state: StoreIs) {
@@ -160,6 +165,8 @@ impl Platform for Scripted {
     }
 
     async fn variable(&self, name: &str) -> Result<Option<String>, VariableFault> {
+        self.0.variables_read.set(self.0.variables_read.get() + 1);
+        tokio::task::yield_now().await;
         if self.0.variables_fail.get() {
             return Err(VariableFault);
         }

@@ -32,8 +32,8 @@ const TOKENS: Shape = Shape { buckets: 400, entries: 8 };
 
 /// What is remembered about upstreams and their tokens.
 pub struct Auth<P: Platform> {
-    demands: Cache<Demand>,
-    tokens: Cache<Kept>,
+    demands: Cache<P, Demand>,
+    tokens: Cache<P, Kept>,
     flights: Flights<P, Result<(Token, TokenFrom), Failure>>,
 }
 

@@ -230,3 +230,12 @@ async fn heads_have_the_length_of_what_a_get_would_bring_and_no_body() {
         assert_eq!(got.response.status() == StatusCode::OK, path != "/nothing");
     }
 }
+
+#[tokio::test]
+async fn simultaneous_first_requests_share_one_reading_of_the_variables() {
+    let platform = Scripted::default();
+    let mirror = Mirror::new(platform.clone());
+    let seen = futures_util::future::join_all((0..16).map(|_| ask(&mirror, get("/v2/")))).await;
+    assert!(seen.iter().all(|seen| seen.status() == 200));
+    assert_eq!(platform.variables_read(), crate::config::VARIABLES.len());
+}

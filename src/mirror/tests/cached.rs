@@ -171,8 +171,13 @@ async fn content_that_is_not_what_its_digest_names_is_refused_and_not_kept() {
     platform.change_store(|value| {
         *value = String::from_utf8(value.clone()).unwrap().replace("manifests", "malicious").into_bytes()
     });
-    platform.will_answer([sends(OLD)]);
-    assert_eq!(ask(&Mirror::new(platform.clone()), get(&by_digest(OLD))).await.text(), OLD);
+    let mirror = Mirror::new(platform.clone());
+    for answers in [vec![Err(Fault::Connect)], vec![Err(Fault::Connect)], vec![sends(OLD)]] {
+        let expected = if answers[0].is_ok() { 200 } else { 502 };
+        platform.will_answer(answers);
+        assert_eq!(ask(&mirror, get(&by_digest(OLD))).await.status(), expected);
+    }
+    assert_eq!(ask(&mirror, get(&by_digest(OLD))).await.text(), OLD);
 }
 
 #[tokio::test]
