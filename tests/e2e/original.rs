@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::support::hub::{Hub, Place};
 use crate::support::image::Image;
-use crate::support::mirror::{Options, is_wasip2};
+use crate::support::mirror::{Options, is_spin, is_wasip2};
 use crate::support::server::{Reply, Server, nobody};
 use crate::support::world::{NAME, TAG, World};
 
@@ -89,8 +89,9 @@ async fn forty_simultaneous_first_requests_do_not_fetch_forty_tokens() {
         asked.await.expect("a task").expect(200);
     }
     let fetched = hub.seen(Place::Tokens).len();
-    // How many instances the platform starts meanwhile differs from run to run: 18 to 38 in Spin 4.1.
-    assert!(fetched < 40, "{fetched} tokens for 40 requests");
+    // How many instances Spin 4.1 starts meanwhile differs from run to run: 17 to 38 were seen.
+    let limit = if is_spin() { 40 } else { 30 };
+    assert!(fetched < limit, "{fetched} tokens for 40 requests");
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! The mirror under test: a child process, its address, its variables, the lines that it logs.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -252,7 +253,7 @@ fn announced(stdout: &str) -> Option<SocketAddr> {
 }
 
 fn program() -> PathBuf {
-    if let Some(spin) = std::env::var_os("HAMMAL_TEST_SPIN") {
+    if let Some(spin) = spin() {
         return spin.into();
     }
     let test = std::env::current_exe().expect("the test's own path");
@@ -268,6 +269,15 @@ fn program() -> PathBuf {
 /// `spin.toml`, or the one that `HAMMAL_TEST_MANIFEST` names: the tests are the same for both builds of the component.
 fn manifest() -> String {
     std::env::var("HAMMAL_TEST_MANIFEST").unwrap_or_else(|_| "spin.toml".to_owned())
+}
+
+/// Whether a real Spin runs the mirror, and not the embedded host.
+pub fn is_spin() -> bool {
+    spin().is_some()
+}
+
+fn spin() -> Option<OsString> {
+    std::env::var_os("HAMMAL_TEST_SPIN")
 }
 
 /// Whether each request has an instance of its own.
