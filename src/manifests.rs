@@ -14,7 +14,7 @@ use crate::reply::{Body, CONTENT_DIGEST};
 use crate::route::Asked;
 use crate::upstream::Upstream;
 use http::header::{ACCEPT, AGE, CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
-use http::{HeaderMap, HeaderValue, Response};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use std::rc::Rc;
 use std::time::Duration;
@@ -282,8 +282,7 @@ impl Known {
             (None, Some(pointer)) if head_only => (&pointer.media_type, pointer.length, ""),
             _ => return None,
         };
-        let body = if head_only { Vec::new() } else { text.into() };
-        let mut response = Response::new(Body::Own(body));
+        let mut response = Body::respond(StatusCode::OK, text.into(), head_only);
         let headers = response.headers_mut();
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         headers.insert(CONTENT_TYPE, HeaderValue::from_str(media_type).ok()?);

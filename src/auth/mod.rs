@@ -226,7 +226,7 @@ impl Step {
             (Credential::None { .. }, None) => Step::Give,
             (Credential::Token { token, from, demand, remembered }, Some(asks)) if asks.is_like(&demand) => {
                 // A new token is worth another one only where it was for a scope that is remembered, and no longer asked for.
-                let is_outdated = remembered && !asks.has_scopes_of(&demand, name);
+                let is_outdated = remembered && asks.scopes(name) != demand.scopes(name);
                 match from {
                     TokenFrom::Fetched if !is_outdated => Step::Give,
                     _ => Step::Fetch { demand: Rc::new(asks), refused: Some(token) },
@@ -258,11 +258,10 @@ impl Demand {
         }
     }
 
-    /// Whether both ask for the same scopes where `name` is asked for.
-    fn has_scopes_of(&self, other: &Demand, name: Option<&Name>) -> bool {
-        match (self, other) {
-            (Demand::Bearer(one), Demand::Bearer(other)) => one.scopes(name) == other.scopes(name),
-            _ => false,
+    fn scopes(&self, name: Option<&Name>) -> Vec<Scope> {
+        match self {
+            Demand::Bearer(grantor) => grantor.scopes(name),
+            Demand::Nothing => Vec::new(),
         }
     }
 }

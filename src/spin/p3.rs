@@ -85,13 +85,13 @@ async fn own(headers: HeaderMap, bytes: Vec<u8>) -> Result<Response, HeaderError
         return Ok(Response::new(headers, None, no_trailers()).0);
     }
     let (mut writer, reader) = wit_stream::new();
-    let (trailers, no_trailers) = wit_future::new(|| Ok(None));
-    let (response, _sent) = Response::new(headers, Some(reader), no_trailers);
+    let (no_trailers, trailers) = wit_future::new(|| Ok(None));
+    let (response, _sent) = Response::new(headers, Some(reader), trailers);
     let mut offered = Box::pin(async move {
         // What is left unwritten is what the client did not wait for.
         drop(writer.write_all(bytes).await);
         // The trailers too are written when the host waits for them.
-        drop((writer, trailers));
+        drop((writer, no_trailers));
     });
     if poll_fn(|context| Poll::Ready(offered.as_mut().poll(context))).await.is_pending() {
         spawn(offered);

@@ -125,24 +125,14 @@ async fn a_token_of_the_former_token_server_is_not_used() {
 
 #[tokio::test]
 async fn what_a_catalog_asks_for_is_not_asked_for_repositories() {
-    let catalog = || {
-        answer(
-            401,
-            &[("www-authenticate", r#"Bearer realm="https://auth.example/token",scope="registry:catalog:*""#)],
-            "",
-        )
+    let asks_for = |scope: &str| {
+        let challenge = format!(r#"Bearer realm="https://auth.example/token",scope="{scope}""#);
+        answer(401, &[("www-authenticate", &challenge)], "")
     };
     let list = || answer(200, &[("content-type", "application/json")], "{}");
     let tags = "/v2/a/tags/list?upstream=registry.example";
-    let own = || {
-        answer(
-            401,
-            &[("www-authenticate", r#"Bearer realm="https://auth.example/token",scope="repository:a:pull""#)],
-            "",
-        )
-    };
-    for catalogs in [vec![catalog(), token("catalog"), list()], vec![list()]] {
-        let platform = Scripted::new([own(), token("one"), list()]);
+    for catalogs in [vec![asks_for("registry:catalog:*"), token("catalog"), list()], vec![list()]] {
+        let platform = Scripted::new([asks_for("repository:a:pull"), token("one"), list()]);
         let mirror = Mirror::new(platform.clone());
         assert_eq!(ask(&mirror, get(tags)).await.status(), 200);
         platform.will_answer(catalogs);
