@@ -3,7 +3,8 @@
 
 use crate::access::CLIENT_ADDRESS;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::header::HOST;
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use std::io::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -41,6 +42,18 @@ fn header_map(entries: Vec<(String, Vec<u8>)>) -> Option<HeaderMap> {
 fn incoming_headers(mut entries: Vec<(String, Vec<u8>)>) -> Option<HeaderMap> {
     entries.retain(|(name, _)| !name.starts_with("spin-") || CLIENT_ADDRESS == name.as_str());
     header_map(entries)
+}
+
+/// Which path a request is for, and at which authority, where no header says that: each of them is a call of the host.
+fn uri(headers: &HeaderMap, path: Option<String>, authority: impl FnOnce() -> Option<String>) -> Option<Uri> {
+    let uri = Uri::builder().path_and_query(path.unwrap_or_default());
+    let authority = if headers.contains_key(HOST) { None } else { authority() };
+    match authority {
+        Some(authority) => uri.scheme("http").authority(authority),
+        None => uri,
+    }
+    .build()
+    .ok()
 }
 
 /// Headers, as a host takes them.

@@ -258,18 +258,10 @@ async fn ready<T>(mut check: impl FnMut() -> Option<T>, subscribe: impl Fn() -> 
 }
 
 fn incoming(request: &IncomingRequest) -> Option<http::Request<()>> {
-    let mut uri = http::Uri::builder();
-    if let (Some(scheme), Some(authority)) = (request.scheme(), request.authority()) {
-        uri = uri.scheme(if matches!(scheme, Scheme::Https) { "https" } else { "http" });
-        uri = uri.authority(authority);
-    }
-    if let Some(path) = request.path_with_query() {
-        uri = uri.path_and_query(path);
-    }
     let mut incoming = http::Request::new(());
     *incoming.method_mut() = incoming_method(request.method())?;
-    *incoming.uri_mut() = uri.build().ok()?;
     *incoming.headers_mut() = super::incoming_headers(request.headers().entries())?;
+    *incoming.uri_mut() = super::uri(incoming.headers(), request.path_with_query(), || request.authority())?;
     Some(incoming)
 }
 

@@ -4,7 +4,6 @@ use super::{alike, nanoseconds};
 use crate::mirror::Mirror;
 use crate::platform::{Fault, Platform, ReadFault, StoreFault, Timeouts, VariableFault};
 use crate::reply::Body;
-use http::header::HOST;
 use http::{HeaderMap, StatusCode};
 use spin_sdk::key_value::{self, Store};
 use spin_sdk::variables;
@@ -67,13 +66,7 @@ fn incoming(request: &Request) -> Option<http::Request<()>> {
     let mut incoming = http::Request::new(());
     *incoming.method_mut() = request.get_method().try_into().ok()?;
     *incoming.headers_mut() = super::incoming_headers(request.get_headers().copy_all())?;
-    let mut uri = http::Uri::builder().path_and_query(request.get_path_with_query().unwrap_or_default());
-    if !incoming.headers().contains_key(HOST)
-        && let Some(authority) = request.get_authority()
-    {
-        uri = uri.scheme("http").authority(authority);
-    }
-    *incoming.uri_mut() = uri.build().ok()?;
+    *incoming.uri_mut() = super::uri(incoming.headers(), request.get_path_with_query(), || request.get_authority())?;
     Some(incoming)
 }
 
