@@ -179,7 +179,8 @@ impl<P: Platform> Manifests<P> {
             (Some((digest, Ok(()))), _) => {
                 self.keep(context, wanted, digest, header(&head.headers, CONTENT_TYPE).unwrap_or_default(), &body);
             }
-            (Some((_, Err(Mismatch::OtherContent))), Reference::Digest(_)) => {
+            // The digest of a signed manifest of schema 1 is that of what is signed: the client takes the signatures off.
+            (Some((_, Err(Mismatch::OtherContent))), Reference::Digest(_)) if !is_signed(&head.headers) => {
                 return Err(refuse("answered with another manifest than its digest names".to_owned()));
             }
             // What an upstream says of its tag is for the client to judge, and not kept.
@@ -234,6 +235,12 @@ impl<P: Platform> Manifests<P> {
 
 fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()
+}
+
+/// Whether a manifest has its signatures in it (Docker's schema 1).
+fn is_signed(headers: &HeaderMap) -> bool {
+    let media_type = header(headers, CONTENT_TYPE).unwrap_or_default();
+    media_type.split(';').next().is_some_and(|essence| essence.trim_end().ends_with("+prettyjws"))
 }
 
 fn length(headers: &HeaderMap) -> Option<usize> {

@@ -156,6 +156,15 @@ impl Refusal {
                 Refusal::denied()
             }
             StatusCode::NOT_FOUND | StatusCode::GONE => Refusal::unknown(route),
+            // Artifactory says 406, others what they say to what they don't know.
+            StatusCode::BAD_REQUEST
+            | StatusCode::METHOD_NOT_ALLOWED
+            | StatusCode::NOT_ACCEPTABLE
+            | StatusCode::NOT_IMPLEMENTED
+                if matches!(route, Route::Repository(_, Resource::Referrers(_))) =>
+            {
+                Refusal::no_referrers()
+            }
             StatusCode::TOO_MANY_REQUESTS => Refusal::too_many(),
             StatusCode::RANGE_NOT_SATISFIABLE => {
                 Refusal::new(status, Code::RangeInvalid, "the content has no bytes in this range")
@@ -208,6 +217,12 @@ impl Refusal {
             _ => (Code::NameUnknown, "repository"),
         };
         Refusal::new(StatusCode::NOT_FOUND, code, format!("the upstream has no such {what}"))
+    }
+
+    /// The upstream does not know the endpoint. With a 404 clients go on to the tag that stands for it (OCI distribution
+    /// specification 1.1, "Unavailable Referrers API"); with a 5xx they give up.
+    pub fn no_referrers() -> Refusal {
+        Refusal::new(StatusCode::NOT_FOUND, Code::Unsupported, "the upstream does not answer for referrers")
     }
 
     /// dockerd up to 28 tries a layer again for 50 seconds after a 5xx, and goes on to Docker Hub at once after a 404; so

@@ -96,10 +96,12 @@ pub fn pass_on<B>(
     match (&asked.route, head.status) {
         (Route::Ping, StatusCode::OK) => Ok(pong(asked.head_only)),
         (route, StatusCode::OK | StatusCode::PARTIAL_CONTENT) => {
-            headers.insert(
-                header::CONTENT_TYPE,
-                content_type(route, &head.headers).ok_or_else(|| refuse("answered with no registry's content"))?,
-            );
+            let content_type = content_type(route, &head.headers).ok_or_else(|| match route {
+                // registry.k8s.io sends who asks for them to a page for people.
+                Route::Repository(_, Resource::Referrers(_)) => Refusal::no_referrers(),
+                _ => refuse("answered with no registry's content"),
+            })?;
+            headers.insert(header::CONTENT_TYPE, content_type);
             if let Some(links) = link::rewrite(&head.headers, &from, &asked.naming, here, !redirected) {
                 headers.insert(header::LINK, links);
             }
@@ -148,8 +150,9 @@ fn content_type(route: &Route, headers: &HeaderMap) -> Option<HeaderValue> {
     match route {
         Route::Repository(_, Resource::Blob(_)) => Some(HeaderValue::from_static("application/octet-stream")),
         Route::Repository(_, Resource::Tags) | Route::Catalog => {
-            let is_list =
-                headers.get(header::CONTENT_TYPE).is_none_or(|value| is_registry_type(value) || value == "text/plain");
+            // A server in Go that says nothing of the type says this.
+            let is_list = |value: &HeaderValue| is_registry_type(value) || essence(value) == "text/plain";
+            let is_list = headers.get(header::CONTENT_TYPE).is_none_or(is_list);
             is_list.then(|| HeaderValue::from_static("application/json"))
         }
         _ => headers.get(header::CONTENT_TYPE).filter(|value| is_registry_type(value)).cloned(),
@@ -157,10 +160,15 @@ fn content_type(route: &Route, headers: &HeaderMap) -> Option<HeaderValue> {
 }
 
 fn is_registry_type(value: &HeaderValue) -> bool {
-    let text = value.to_str().unwrap_or_default().to_ascii_lowercase();
-    let essence = text.split(';').next().unwrap_or_default().trim();
+    let essence = essence(value);
     essence == "application/json"
         || (essence.starts_with("application/vnd.") && (essence.ends_with("+json") || essence.ends_with("+prettyjws")))
+}
+
+/// A media type without its parameters.
+fn essence(value: &HeaderValue) -> String {
+    let text = value.to_str().unwrap_or_default();
+    text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
 /// Where the client is sent for a blob: the `Location` untouched if it is plainly absolute (a signature may cover its

@@ -172,14 +172,52 @@ async fn content_types_are_a_registrys() {
         (MANIFEST, "application/vnd.evil", None),
         (&blob, "text/html", Some("application/octet-stream")),
         ("/v2/library/alpine/tags/list", "application/json", Some("application/json")),
+        ("/v2/library/alpine/tags/list", "text/plain; charset=utf-8", Some("application/json")),
         ("/v2/library/alpine/tags/list", "text/html", None),
         (&referrers, "application/vnd.oci.image.index.v1+json", Some("application/vnd.oci.image.index.v1+json")),
-        (&referrers, "image/svg+xml", None),
     ] {
         let platform = Scripted::new([answer(200, &[("content-type", sent)], "<script>")]);
         let seen = ask(&Mirror::new(platform), get(path)).await;
         assert_eq!(seen.header("content-type"), Some(seen_type.unwrap_or("application/json")), "{path} {sent}");
         assert_eq!(seen.status(), if seen_type.is_some() { 200 } else { 502 }, "{path} {sent}");
+    }
+}
+
+#[tokio::test]
+async fn clients_can_fall_back_where_an_upstream_has_no_referrers() {
+    let referrers = format!("/v2/library/alpine/referrers/{DIGEST}");
+    for (status, content_type, seen_status) in [
+        (400, "application/json", 404),
+        (404, "application/json", 404),
+        (405, "application/json", 404),
+        (406, "application/json", 404),
+        (501, "application/json", 404),
+        (200, "text/html", 404),
+        (200, "image/svg+xml", 404),
+        (500, "application/json", 502),
+        (503, "application/json", 503),
+    ] {
+        let platform = Scripted::new([answer(status, &[("content-type", content_type)], "<script>")]);
+        let seen = ask(&Mirror::new(platform), get(&referrers)).await;
+        assert_eq!(seen.status(), seen_status, "{status} {content_type}");
+        assert_eq!(seen.header("content-type"), Some("application/json"), "{status} {content_type}");
+        assert!(!seen.text().contains("<script>"), "{status} {content_type}");
+    }
+    let platform = Scripted::new([answer(406, &[], "")]);
+    let seen = ask(&Mirror::new(platform), get("/v2/library/alpine/tags/list")).await;
+    assert_eq!(seen.status(), 502);
+}
+
+#[tokio::test]
+async fn a_signed_manifest_comes_by_the_digest_of_what_is_signed() {
+    let path = format!("/v2/library/alpine/manifests/{DIGEST}");
+    let signed = || answer(200, &[("content-type", "application/vnd.docker.distribution.manifest.v1+prettyjws")], "{}");
+    let platform = Scripted::new([signed(), signed()]);
+    let mirror = Mirror::new(platform.clone());
+    for _ in 0..2 {
+        let seen = ask(&mirror, get(&path)).await;
+        assert_eq!((seen.status(), seen.text()), (200, "{}".to_owned()));
+        assert_eq!(platform.asked().len(), 1, "it can't be verified, so it is not kept");
     }
 }
 
