@@ -98,6 +98,7 @@ impl Config {
         }
         let mut policy = Policy {
             plain_http: plain_http.iter().map(|authority| authority.on(Scheme::Http)).collect(),
+            own: Vec::new(),
             allowed_upstreams: variables.list("allowed_upstreams", hosts, HostPattern::parse)?,
             denied_upstreams: variables.list("denied_upstreams", hosts, HostPattern::parse)?,
             token_services: variables.list("token_services", hosts, HostPattern::parse)?,
@@ -110,7 +111,8 @@ impl Config {
             Ok::<_, Malformed>((Authority::parse(own.trim())?, Named::parse(registry.trim())?))
         })?;
         let named = upstreams.iter().chain(host_upstreams.iter().map(|(_, registry)| registry));
-        policy.allowed_upstreams.extend(named.map(Named::pattern));
+        policy.own = named.map(Named::pattern).collect();
+        policy.allowed_upstreams.extend_from_slice(&policy.own);
         let upstreams: Result<Vec<_>, _> = upstreams.iter().map(|upstream| upstream.permit(&policy)).collect();
         let host_upstreams = host_upstreams.into_iter().map(|(own, registry)| Ok((own, registry.permit(&policy)?)));
         let host_upstreams: Result<Vec<_>, Denied> = host_upstreams.collect();

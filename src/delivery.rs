@@ -52,7 +52,7 @@ async fn fetch<P: Platform>(
         let location = location.ok_or(Failure::Redirect(RedirectFailure::Malformed))?;
         let from = answer.upstream.target(answer.path_and_query.clone());
         let target = from.join(location).map_err(|_| Failure::Redirect(RedirectFailure::Malformed))?;
-        let permitted = context.config.policy.permit_delivery(target.origin);
+        let permitted = context.config.policy.permit_delivery(target.origin, &from.origin);
         let permitted = permitted.map_err(|denied| Failure::Redirect(RedirectFailure::Forbidden(denied)))?;
 
         count(&context.cost.requests);

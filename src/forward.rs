@@ -149,10 +149,21 @@ impl Hop {
     fn follow<P: Platform>(&self, context: &Context<'_, P>, location: &str) -> Result<Hop, RedirectFailure> {
         let base = self.upstream.target(self.path_and_query.clone());
         let target = base.join(location).map_err(|_| RedirectFailure::Malformed)?;
-        let permitted = context.config.policy.permit(target.origin).map_err(RedirectFailure::Forbidden)?;
         let route = target.path_and_query.parse::<Uri>().ok().and_then(|uri| Route::of_upstream(&uri));
+        let config = context.config;
+        let upstream = config.policy.permit(target.origin).map(Upstream::redirected);
+        let upstream = upstream.map_err(RedirectFailure::Forbidden)?;
+        // What the operator has closed is not reached by way of another registry either.
+        let permitted = match &route {
+            Some(Route::Repository(name, _)) => {
+                config.policy.permit_redirected(upstream.origin(), config.upstreams.contains(&upstream), name)
+            }
+            Some(Route::Catalog) => config.policy.permit_catalog(),
+            _ => config.policy.permit_inside(upstream.origin(), self.upstream.origin()),
+        };
+        permitted.map_err(RedirectFailure::Forbidden)?;
         let name = route.and_then(|route| route.name().cloned());
-        Ok(Hop { upstream: Upstream::redirected(permitted), path_and_query: target.path_and_query, name })
+        Ok(Hop { upstream, path_and_query: target.path_and_query, name })
     }
 }
 

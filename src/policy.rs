@@ -19,6 +19,8 @@ const PRIVATE_SUFFIXES: [&str; 10] =
 pub struct Policy {
     /// Reached over plain http, and possibly private.
     pub plain_http: Vec<Origin>,
+    /// The registries that the operator asks by default. What these say of the hosts in `plain_http` is followed.
+    pub own: Vec<HostPattern>,
     pub allowed_upstreams: Vec<HostPattern>,
     pub denied_upstreams: Vec<HostPattern>,
     /// Besides the upstream's own domain, where `allowed_upstreams` is closed.
@@ -50,6 +52,7 @@ pub enum Denied {
     ClosedUpstream,
     ClosedRealm,
     ClosedRepository,
+    Inner,
 }
 
 impl fmt::Display for Denied {
@@ -66,6 +69,7 @@ impl fmt::Display for Denied {
             Denied::ClosedRepository => {
                 "the mirror's operator has closed it (allowed_repositories, denied_repositories)"
             }
+            Denied::Inner => "only the operator's own registries lead there",
         })
     }
 }
@@ -79,7 +83,7 @@ impl Policy {
 
     /// May this registry be asked, because a request names it or another registry redirects to it.
     pub fn permit(&self, origin: Origin) -> Result<Permitted, Denied> {
-        let permitted = self.permit_delivery(origin)?;
+        let permitted = self.permit_host(origin)?;
         let opens = |pattern: &HostPattern| pattern.matches(permitted.origin(), Unported::SchemesOwn);
         if self.allowed_upstreams.iter().any(opens) { Ok(permitted) } else { Err(Denied::ClosedUpstream) }
     }
@@ -87,7 +91,7 @@ impl Policy {
     /// May `upstream`'s tokens come from this realm. No credential ever goes there, so any public host will do; an
     /// operator who has closed the list of upstreams has closed the realms with it.
     pub fn permit_realm(&self, realm: Origin, upstream: &Origin) -> Result<Permitted, Denied> {
-        let permitted = self.permit_delivery(realm)?;
+        let permitted = self.permit_delivery(realm, upstream)?;
         let is_open = self.allowed_upstreams.iter().any(HostPattern::is_all);
         let known = |pattern: &HostPattern| pattern.matches(permitted.origin(), Unported::SchemesOwn);
         if is_open || share_domain(permitted.origin(), upstream) || self.token_services.iter().any(known) {
@@ -97,8 +101,22 @@ impl Policy {
         }
     }
 
-    /// May content be fetched there for an upstream that was permitted: public, on https, and not denied.
-    pub fn permit_delivery(&self, origin: Origin) -> Result<Permitted, Denied> {
+    /// May content be fetched there for an upstream that was permitted.
+    pub fn permit_delivery(&self, origin: Origin, upstream: &Origin) -> Result<Permitted, Denied> {
+        self.permit_inside(&origin, upstream)?;
+        self.permit_host(origin)
+    }
+
+    /// May this registry lead there, if that is a host which only the operator can open. What is asked of it would come
+    /// out to anybody who has a registry of his own name it.
+    pub fn permit_inside(&self, origin: &Origin, upstream: &Origin) -> Result<(), Denied> {
+        let is_own = |pattern: &HostPattern| pattern.matches(upstream, Unported::SchemesOwn);
+        let may_lead = !self.is_listed(origin) || self.is_listed(upstream) || self.own.iter().any(is_own);
+        if may_lead { Ok(()) } else { Err(Denied::Inner) }
+    }
+
+    /// Public, on https, and not denied, or else listed.
+    fn permit_host(&self, origin: Origin) -> Result<Permitted, Denied> {
         if self.denied_upstreams.iter().any(|pattern| pattern.matches(&origin, Unported::Every)) {
             return Err(Denied::ClosedUpstream);
         }
@@ -122,11 +140,17 @@ impl Policy {
     /// May this repository be asked for.
     pub fn permit_repository(&self, upstream: &Origin, is_default: bool, name: &Name) -> Result<(), Denied> {
         let matches = |pattern: &RepositoryPattern| pattern.matches(upstream, is_default, name);
-        if self.allowed_repositories.iter().any(matches) && !self.denied_repositories.iter().any(matches) {
-            Ok(())
-        } else {
-            Err(Denied::ClosedRepository)
+        if !self.allowed_repositories.iter().any(matches) {
+            return Err(Denied::ClosedRepository);
         }
+        self.permit_redirected(upstream, is_default, name)
+    }
+
+    /// May a redirect of a repository that may be asked for lead to this one: registries have their own names for what
+    /// the operator has opened (lscr.io redirects to ghcr.io), but what is denied stays denied.
+    pub fn permit_redirected(&self, upstream: &Origin, is_default: bool, name: &Name) -> Result<(), Denied> {
+        let matches = |pattern: &RepositoryPattern| pattern.matches(upstream, is_default, name);
+        if self.denied_repositories.iter().any(matches) { Err(Denied::ClosedRepository) } else { Ok(()) }
     }
 
     /// May an upstream's list of all its repositories be asked for: it names those too that the operator has closed.
@@ -221,6 +245,7 @@ pub mod tests {
         let hosts = |text: &[&str]| text.iter().map(|text| HostPattern::parse(text).unwrap()).collect();
         Policy {
             plain_http: plain_http.iter().map(|text| Authority::parse(text).unwrap().on(Scheme::Http)).collect(),
+            own: hosts(&["registry-1.docker.io"]),
             allowed_upstreams: hosts(&["*"]),
             denied_upstreams: Vec::new(),
             token_services: hosts(&["auth.docker.io", "ghcr.io"]),
@@ -326,6 +351,22 @@ pub mod tests {
             assert_eq!(permitted, answer, "{realm} for {upstream}");
         }
         assert!(listing(&[]).permit_realm(origin("evil.example"), &origin("ghcr.io")).is_ok());
+    }
+
+    #[test]
+    fn only_the_operators_own_registries_lead_to_what_is_listed() {
+        let policy = listing(&["127.0.0.1:5000", "127.0.0.1:5001"]);
+        for (upstream, to, answer) in [
+            ("registry-1.docker.io", "http://127.0.0.1:5000", Ok(())),
+            ("http://127.0.0.1:5001", "http://127.0.0.1:5000", Ok(())),
+            ("evil.example", "http://127.0.0.1:5000", Err(Denied::Inner)),
+            ("evil.example", "https://127.0.0.1:5000", Err(Denied::Inner)),
+            ("registry-1.docker.io:8443", "http://127.0.0.1:5000", Err(Denied::Inner)),
+            ("evil.example", "https://cdn.example", Ok(())),
+        ] {
+            assert_eq!(policy.permit_delivery(origin(to), &origin(upstream)).map(drop), answer, "{upstream} to {to}");
+            assert_eq!(policy.permit_realm(origin(to), &origin(upstream)).map(drop), answer, "{upstream} to {to}");
+        }
     }
 
     #[test]

@@ -79,6 +79,34 @@ async fn redirects_that_lead_in_circles_or_inside_are_refused() {
 }
 
 #[tokio::test]
+async fn what_the_operator_has_closed_is_not_reached_by_a_redirect() {
+    let asked = "?upstream=evil.example";
+    for (path, location) in [
+        (MANIFEST, "http://registry.lan:5000/v2/internal/app/manifests/1"),
+        (MANIFEST, "https://registry-1.docker.io/v2/secret/app/manifests/1"),
+        ("/v2/a/tags/list", "https://ghcr.io/v2/_catalog"),
+        ("/v2/a/tags/list", "http://registry.lan:5000/api/v2.0/projects"),
+    ] {
+        let platform = Scripted::new([answer(307, &[("location", location)], ""), manifest()]);
+        platform.set_variable("plain_http_upstreams", "registry.lan:5000");
+        platform.set_variable("denied_repositories", "registry.lan:5000/internal/*, docker.io/secret/*");
+        let seen = ask(&Mirror::new(platform.clone()), get(&format!("{path}{asked}"))).await;
+        assert_eq!(seen.status(), 502, "{location}");
+        assert_eq!(platform.asked().len(), 1, "{location}");
+    }
+    // The operator's own registry leads to a listed host, and any to a repository there that is not closed.
+    for (path, location) in [
+        (MANIFEST.to_owned(), "http://registry.lan:5000/cache/1"),
+        (format!("{MANIFEST}{asked}"), "http://registry.lan:5000/v2/open/app/manifests/1"),
+    ] {
+        let platform = Scripted::new([answer(307, &[("location", location)], ""), manifest()]);
+        platform.set_variable("plain_http_upstreams", "registry.lan:5000");
+        platform.set_variable("denied_repositories", "registry.lan:5000/internal/*");
+        assert_eq!(ask(&Mirror::new(platform.clone()), get(&path)).await.status(), 200, "{location}");
+    }
+}
+
+#[tokio::test]
 async fn a_blobs_redirect_goes_back_untouched() {
     let path = format!("/v2/library/alpine/blobs/{DIGEST}");
     let signed = "https://cdn.example/blob?X-Sig=a%2Fb%3D&verify=1~2|3";

@@ -140,3 +140,19 @@ async fn streaming_goes_only_where_the_policy_lets_it() {
     assert_eq!(ask(&mirror, get(&blob())).await.status(), 404);
     assert_eq!(platform.asked().len(), 12);
 }
+
+#[tokio::test]
+async fn a_listed_host_is_not_streamed_from_where_another_registry_leads_there() {
+    let inside = || redirect("http://registry.lan:5000/anything");
+    for (path, then, status) in [
+        (blob(), answer(200, &[], "bytes"), 200),
+        // A second redirect is asked for, and no more followed than the first.
+        (format!("{}?upstream=evil.example", blob()), inside(), 404),
+    ] {
+        let (platform, mirror) = streaming([inside(), then]);
+        platform.set_variable("plain_http_upstreams", "registry.lan:5000");
+        assert_eq!(ask(&mirror, get(&path)).await.status(), status, "{path}");
+        let asked = platform.asked();
+        assert_eq!(asked.iter().any(|asked| asked.contains("registry.lan")), status == 200, "{asked:?}");
+    }
+}
