@@ -20,7 +20,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use wasmtime_wasi_http::WasiBody;
 use wasmtime_wasi_http::handler::{ExpirationError, InstantiationError};
 
@@ -54,7 +54,8 @@ impl Server {
     pub async fn serve(self: Arc<Self>, listener: TcpListener, stop: impl Future<Output = ()>) {
         let mut http = Builder::new(TokioExecutor::new());
         http.http1().timer(TokioTimer::new()).header_read_timeout(HEAD);
-        http.http2().timer(TokioTimer::new());
+        // A peer that is gone without a word does not answer it.
+        http.http2().timer(TokioTimer::new()).keep_alive_interval(HEAD);
         let connections = GracefulShutdown::new();
         tokio::pin!(stop);
         loop {
@@ -73,14 +74,17 @@ impl Server {
             // Otherwise an answer in two pieces waits 40 ms for the client's delayed acknowledgement.
             let _ = stream.set_nodelay(true);
             let server = Arc::clone(&self);
+            let begun = Arc::new(Notify::new());
+            let asked = Arc::clone(&begun);
             let service = service_fn(move |request| {
+                asked.notify_one();
                 let server = Arc::clone(&server);
                 async move { Ok::<_, Infallible>(server.answer(request, client).await) }
             });
             let connection = http.serve_connection(TokioIo::<TcpStream>::new(stream), service).into_owned();
             let connection = connections.watch(connection);
             // Errors here are the client's: gone, or not speaking HTTP.
-            tokio::spawn(async move { drop(connection.await) });
+            tokio::spawn(async move { drop(unless_silent(connection, &begun, HEAD).await) });
         }
         drop(listener);
         let _ = tokio::time::timeout(DRAIN, connections.shutdown()).await;
@@ -117,6 +121,17 @@ impl Server {
             Ok(Err(_)) | Err(_) => plain(StatusCode::GATEWAY_TIMEOUT, "the component took too long to answer\n"),
         }
     }
+}
+
+/// Lets a connection go on once its first request has `begun`, and drops it where that takes longer than `limit`: until it
+/// is clear which HTTP it speaks, no time-out of hyper's holds. `None` where it is dropped.
+async fn unless_silent<T>(connection: impl Future<Output = T>, begun: &Notify, limit: Duration) -> Option<T> {
+    tokio::pin!(connection);
+    tokio::select! {
+        ended = &mut connection => return Some(ended),
+        begun = tokio::time::timeout(limit, begun.notified()) => begun.ok()?,
+    }
+    Some(connection.await)
 }
 
 /// An answer of the host itself.
@@ -225,6 +240,15 @@ mod tests {
         ] {
             assert!(prepared(request, "/...").is_err());
         }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_never_asks_is_dropped_and_one_that_asked_is_not() {
+        let (silent, asked, limit) = (Notify::new(), Notify::new(), Duration::from_millis(20));
+        assert_eq!(unless_silent(std::future::pending::<()>(), &silent, limit).await, None);
+        asked.notify_one();
+        let long = async { tokio::time::sleep(3 * limit).await };
+        assert_eq!(unless_silent(long, &asked, limit).await, Some(()));
     }
 
     #[test]
