@@ -16,6 +16,15 @@ use wasmtime_wasi_http::{DEFAULT_FORBIDDEN_HEADERS, Error, RequestOptions, WasiB
 /// For each of the three time-outs that the component doesn't set, as in Spin.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 
+/// How many bytes of an HTTP/2 response wait here for who reads it, and of all responses of a connection: a download that
+/// nobody reads must leave the others room, of which there are as many as the upstream lets be, 100 to 250 mostly.
+const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024 * 1024;
+
+/// How long an HTTP/2 connection is silent before it is tried, and how long it then has to answer. All requests to a host
+/// share it, so one on a path that went dead has to go before they reach their time-outs, 15 seconds here.
+const SILENCE: Duration = Duration::from_secs(5);
+
 /// Marks, for one moment, the headers of a request that is on its way to the component. See [`Outbound`].
 pub const INCOMING: HeaderName = HeaderName::from_static("hammal-host-incoming");
 
@@ -36,8 +45,15 @@ struct Shared {
 impl Outbound {
     /// `pooling` keeps connections for the next request.
     pub fn new(allowed: AllowedHosts, connector: Connector, pooling: bool) -> Self {
+        Self::with_silence(allowed, connector, pooling, SILENCE)
+    }
+
+    fn with_silence(allowed: AllowedHosts, connector: Connector, pooling: bool, silence: Duration) -> Self {
         let mut client = Client::builder(TokioExecutor::new());
-        client.timer(TokioTimer::new()).pool_timer(TokioTimer::new()).http2_adaptive_window(true);
+        client.timer(TokioTimer::new()).pool_timer(TokioTimer::new());
+        client.http2_initial_stream_window_size(STREAM_WINDOW);
+        client.http2_initial_connection_window_size(CONNECTION_WINDOW);
+        client.http2_keep_alive_interval(silence).http2_keep_alive_timeout(silence).http2_keep_alive_while_idle(true);
         if !pooling {
             client.pool_max_idle_per_host(0);
         }

@@ -6,13 +6,15 @@ use crate::runtime_config::ClientTls;
 use crate::tls::TlsConfigs;
 use bytes::Bytes;
 use http_body_util::Empty;
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto::Builder;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::Notify;
 
 fn outbound_with(allowed: &str, blocked: &[&str], client_tls: &[ClientTls]) -> Outbound {
     let blocked: Vec<String> = blocked.iter().map(|entry| (*entry).to_owned()).collect();
@@ -156,8 +158,9 @@ async fn an_upstream_that_closes_before_it_answers_is_a_protocol_error() {
     assert!(matches!(error, Error::HttpProtocolError), "{error:?}");
 }
 
-#[tokio::test]
-async fn a_private_ca_is_trusted_for_its_hosts_alone_and_http2_is_taken_where_offered() {
+/// An upstream that is `localhost` and `127.0.0.1`, speaks HTTP/2 and HTTP/1.1, and answers with what `body` makes of a
+/// request. Returns its port and the trust in it.
+async fn https_upstream(body: fn(Request<Incoming>) -> String) -> (u16, ClientTls, tempfile::TempDir) {
     let authority_key = rcgen::KeyPair::generate().unwrap();
     let mut authority = rcgen::CertificateParams::new(vec![]).unwrap();
     authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -169,7 +172,6 @@ async fn a_private_ca_is_trusted_for_its_hosts_alone_and_http2_is_taken_where_of
     let folder = tempfile::tempdir().unwrap();
     let roots = folder.path().join("ca.pem");
     std::fs::write(&roots, certificate.pem()).unwrap();
-
     let client_tls = ClientTls {
         component_ids: vec!["hammal".into()],
         hosts: vec!["localhost".into()],
@@ -177,7 +179,6 @@ async fn a_private_ca_is_trusted_for_its_hosts_alone_and_http2_is_taken_where_of
         ca_use_webpki_roots: None,
         ca_roots_file: Some(roots),
     };
-    let mut outbound = outbound_with("https://*:*", &[], &[client_tls]);
 
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let server = rustls::ServerConfig::builder().with_no_client_auth();
@@ -193,18 +194,79 @@ async fn a_private_ca_is_trusted_for_its_hosts_alone_and_http2_is_taken_where_of
                 let Ok(stream) = acceptor.accept(stream).await else {
                     return;
                 };
-                let service = hyper::service::service_fn(|request: Request<hyper::body::Incoming>| async move {
-                    let seen = format!("{:?} {} {:?}", request.version(), request.uri(), request.headers());
-                    Ok::<_, std::convert::Infallible>(Response::new(seen))
+                let service = hyper::service::service_fn(move |request| async move {
+                    Ok::<_, std::convert::Infallible>(Response::new(body(request)))
                 });
                 let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
             });
         }
     });
+    (port, client_tls, folder)
+}
 
+#[tokio::test]
+async fn a_private_ca_is_trusted_for_its_hosts_alone_and_http2_is_taken_where_offered() {
+    let seen =
+        |request: Request<Incoming>| format!("{:?} {} {:?}", request.version(), request.uri(), request.headers());
+    let (port, client_tls, _folder) = https_upstream(seen).await;
+    let mut outbound = outbound_with("https://*:*", &[], &[client_tls]);
     let response = send(&mut outbound, &format!("https://localhost:{port}/v2/?n=1"), None).await.unwrap();
     let seen = response.into_body().collect().await.unwrap().to_bytes();
     assert_eq!(seen, format!("HTTP/2.0 https://localhost:{port}/v2/?n=1 {{}}"));
     let error = send(&mut outbound, &format!("https://127.0.0.1:{port}/"), None).await.unwrap_err();
     assert!(matches!(error, Error::TlsProtocolError), "{error:?}");
+}
+
+#[tokio::test]
+async fn downloads_that_nobody_reads_do_not_hold_up_others_of_the_same_upstream() {
+    let (port, client_tls, _folder) = https_upstream(|_| "a".repeat(3 * STREAM_WINDOW as usize)).await;
+    let mut outbound = outbound_with("https://*:*", &[], &[client_tls]);
+    let uri = format!("https://localhost:{port}/");
+    let mut unread = Vec::new();
+    for _ in 0..10 {
+        unread.push(send(&mut outbound, &uri, None).await.unwrap());
+    }
+    let response = send(&mut outbound, &uri, limits(5_000, 5_000, 5_000)).await.unwrap();
+    let read = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(read.len(), 3 * STREAM_WINDOW as usize);
+}
+
+/// Hands on what goes between clients and `port`; those that are connected when it is told to be silent get nothing more.
+/// Counts connections.
+async fn path_to(port: u16) -> (u16, Arc<AtomicUsize>, Arc<Notify>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let here = listener.local_addr().unwrap().port();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let silence = Arc::new(Notify::new());
+    let (count, silent) = (Arc::clone(&connections), Arc::clone(&silence));
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::Relaxed);
+            let silent = Arc::clone(&silent);
+            tokio::spawn(async move {
+                let mut upstream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut client, &mut upstream) => {}
+                    () = silent.notified() => std::future::pending().await,
+                }
+            });
+        }
+    });
+    (here, connections, silence)
+}
+
+#[tokio::test]
+async fn a_connection_whose_path_went_dead_is_given_up() {
+    let (port, client_tls, _folder) = https_upstream(|_| "ok".to_owned()).await;
+    let (port, connections, silence) = path_to(port).await;
+    let connector = Connector::new(BlockedNetworks::default(), TlsConfigs::load(&[client_tls], "hammal").unwrap());
+    let allowed = AllowedHosts::parse(["https://*:*"]).unwrap();
+    let mut outbound = Outbound::with_silence(allowed, connector, true, Duration::from_millis(100));
+    let uri = format!("https://localhost:{port}/");
+    send(&mut outbound, &uri, None).await.unwrap();
+    silence.notify_waiters();
+    let held = send(&mut outbound, &uri, limits(5_000, 5_000, 5_000)).await.unwrap_err();
+    assert!(matches!(held, Error::HttpProtocolError), "{held:?}");
+    send(&mut outbound, &uri, limits(5_000, 5_000, 5_000)).await.unwrap();
+    assert_eq!(connections.load(Ordering::Relaxed), 2);
 }
