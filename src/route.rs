@@ -4,7 +4,7 @@ use crate::digest::{Digest, InvalidDigest};
 use crate::name::{InvalidName, Name};
 use crate::query::{Query, decode_percent};
 use crate::reference::{InvalidReference, Reference};
-use crate::upstream::Naming;
+use crate::upstream::{self, Naming};
 use http::{Method, Uri};
 use std::fmt;
 
@@ -104,8 +104,11 @@ impl Asked {
 
         let mut take = |parameter| query.take(parameter).map_err(|_| Refused::Ambiguous(parameter));
         let (upstream, namespace) = (take("upstream")?, take("ns")?);
-        let (route, host) =
-            parse_route(path.strip_prefix("v2").unwrap_or_default(), upstream.is_none() && prefix.is_none())?;
+        let is_host = |part: &str| {
+            let may_be = upstream.is_none() && prefix.is_none() && is_registry_host(part);
+            may_be && !namespace.as_deref().is_some_and(|namespace| is_of_name(part, namespace))
+        };
+        let (route, host) = parse_route(path.strip_prefix("v2").unwrap_or_default(), is_host)?;
         let naming = match (upstream, prefix, host, namespace) {
             (Some(upstream), ..) => Naming::Query(upstream),
             (_, Some(prefix), ..) => Naming::Path(prefix.to_owned()),
@@ -141,7 +144,7 @@ impl Route {
     pub fn of_upstream(uri: &Uri) -> Option<Route> {
         let path = decode_percent(uri.path());
         let api = path.strip_prefix('/').filter(|path| is_api(path))?;
-        let (route, _) = parse_route(api.strip_prefix("v2")?, false).ok()?;
+        let (route, _) = parse_route(api.strip_prefix("v2")?, |_| false).ok()?;
         Some(route)
     }
 
@@ -199,9 +202,15 @@ fn is_registry_host(part: &str) -> bool {
     part.contains(['.', ':'])
 }
 
-/// Parses what follows `/v2`, from the right, since a name may hold `manifests` or `blobs` too. Returns also the registry
-/// host in front of the name, where `may_name_host`.
-fn parse_route(path: &str, may_name_host: bool) -> Result<(Route, Option<String>), Refused> {
+/// Whether `part` looks like a host, but begins the name of an image at `namespace`, where containerd says that it looks
+/// for it: `gcr.io/google.com/cloudsdktool/…`. Docker Hub has no such names, nor any registry one with a colon.
+fn is_of_name(part: &str, namespace: &str) -> bool {
+    !part.contains(':') && part != namespace && !upstream::means_docker_hub(namespace)
+}
+
+/// Parses what follows `/v2`, from the right, since a name may hold `manifests` or `blobs` too. Returns also the first part
+/// of the name where it `is_host`, the registry's.
+fn parse_route(path: &str, is_host: impl Fn(&str) -> bool) -> Result<(Route, Option<String>), Refused> {
     let path = match path {
         "" | "/" => return Ok((Route::Ping, None)),
         "/_catalog" => return Ok((Route::Catalog, None)),
@@ -217,7 +226,7 @@ fn parse_route(path: &str, may_name_host: bool) -> Result<(Route, Option<String>
         _ => return Err(Refused::Endpoint),
     };
     let (host, name) = match name.split_once('/') {
-        Some((host, name)) if may_name_host && is_registry_host(host) => (Some(host.to_owned()), name),
+        Some((host, name)) if is_host(host) => (Some(host.to_owned()), name),
         _ => (None, name),
     };
     let name = Name::parse(name).map_err(Refused::Name)?;
@@ -241,11 +250,12 @@ mod tests {
 
     #[test]
     fn reads_every_endpoint_in_every_way_of_naming_an_upstream() {
-        let (query, path, name, ns) = (
+        let (query, path, name, ns, gcr) = (
             Naming::Query("quay.io".into()),
             Naming::Path("ghcr.io".into()),
             Naming::Name("ghcr.io".into()),
             Naming::Namespace("docker.io".into()),
+            Naming::Namespace("gcr.io".into()),
         );
         for (asked, upstream_path, naming, rest) in [
             ("/v2", "/v2/", Naming::Default, ""),
@@ -270,8 +280,11 @@ mod tests {
                 "artifactType=x%2Fy",
             ),
             ("/ghcr.io/v2/a/b/tags/list", "/v2/a/b/tags/list", path.clone(), ""),
-            ("/v2/ghcr.io/a/b/tags/list", "/v2/a/b/tags/list", name, ""),
+            ("/v2/ghcr.io/a/b/tags/list", "/v2/a/b/tags/list", name.clone(), ""),
             ("/v2/a/tags/list?ns=docker.io", "/v2/a/tags/list", ns, ""),
+            ("/v2/ghcr.io/a/tags/list?ns=ghcr.io", "/v2/a/tags/list", name.clone(), ""),
+            ("/v2/ghcr.io/a/tags/list?ns=docker.io", "/v2/a/tags/list", name.clone(), ""),
+            ("/v2/google.com/a/tags/list?ns=gcr.io", "/v2/google.com/a/tags/list", gcr, ""),
             ("/ghcr.io/v2/a/tags/list?upstream=quay.io&ns=docker.io", "/v2/a/tags/list", query.clone(), ""),
             ("/v2/my.app/a/tags/list?upstream=quay.io", "/v2/my.app/a/tags/list", query, ""),
             ("/v2/ghcr.io/tags/list", "/v2/ghcr.io/tags/list", Naming::Default, ""),

@@ -59,10 +59,15 @@ impl Named {
     }
 }
 
+/// Whether this is what people type for Docker Hub.
+pub fn means_docker_hub(name: &str) -> bool {
+    DOCKER_HUB_ALIASES.contains(&name)
+}
+
 /// The host that answers for what people type for Docker Hub.
 pub fn unalias(host: Host) -> Host {
     match host {
-        Host::Domain(name) if DOCKER_HUB_ALIASES.contains(&name.as_str()) => Host::Domain(DOCKER_HUB.to_owned()),
+        Host::Domain(name) if means_docker_hub(&name) => Host::Domain(DOCKER_HUB.to_owned()),
         host => host,
     }
 }
@@ -73,7 +78,7 @@ impl Naming {
     pub fn named(&self) -> Result<Option<Named>, Malformed> {
         match self {
             Naming::Default => Ok(None),
-            Naming::Namespace(host) if DOCKER_HUB_ALIASES.contains(&host.as_str()) => Ok(None),
+            Naming::Namespace(host) if means_docker_hub(host) => Ok(None),
             Naming::Query(host) | Naming::Path(host) | Naming::Name(host) | Naming::Namespace(host) => {
                 Named::parse(host).map(Some)
             }
