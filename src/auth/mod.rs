@@ -115,7 +115,8 @@ impl<P: Platform> Auth<P> {
         let Some(demand) = known else { return Ok(Credential::None { refused: None }) };
         let obtained = self.obtain(context, subject, demand, None, true).await;
         if obtained.as_ref().is_err_and(Failure::may_be_of_an_old_realm) {
-            self.demands.remember(upstream, Demand::Nothing, context.platform.now(), DEMAND_LIFE);
+            // In the store too: an instance of WASIp2 has nothing else that the next could learn it from.
+            self.demands.keep(context.store, upstream, Demand::Nothing, DEMAND_LIFE);
         }
         obtained
     }
@@ -157,10 +158,12 @@ impl<P: Platform> Auth<P> {
             Step::Give => Ok(None),
             Step::AskBare { refused } => Ok(Some(Credential::None { refused: Some(refused) })),
             Step::Fetch { demand, refused } => {
+                let credential = self.obtain(context, subject, Rc::clone(&demand), refused, false).await?;
+                // Not before: a repository whose token nobody gets must not close those that need none.
                 if subject.name.is_some() {
-                    self.demands.keep(context.store, subject.upstream.as_str(), Rc::clone(&demand), DEMAND_LIFE);
+                    self.demands.keep(context.store, subject.upstream.as_str(), demand, DEMAND_LIFE);
                 }
-                self.obtain(context, subject, demand, refused, false).await.map(Some)
+                Ok(Some(credential))
             }
         }
     }

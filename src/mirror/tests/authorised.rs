@@ -290,8 +290,28 @@ async fn an_upstream_may_change_its_mind() {
     assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 502);
     platform.asked();
     platform.will_answer([challenge_of("https://new.example/token", "library/alpine"), token("new"), manifest()]);
-    assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 200);
+    // Another instance knows it too.
+    assert_eq!(ask(&Mirror::new(platform.clone()), get(MANIFEST)).await.status(), 200);
     assert_eq!(platform.asked()[0], format!("GET {HUB}{MANIFEST}"));
+}
+
+#[tokio::test]
+async fn a_repository_that_is_closed_does_not_close_those_that_need_no_token() {
+    let platform = Scripted::new([
+        manifest(),
+        challenge_of("https://auth.example/token", "closed/app"),
+        answer(401, &[], ""),
+        manifest(),
+        manifest(),
+    ]);
+    let mirror = Mirror::new(platform.clone());
+    let (open, closed) =
+        ("/v2/open/app/manifests/1?upstream=a.example", "/v2/closed/app/manifests/1?upstream=a.example");
+    for (path, status) in [(open, 200), (closed, 403), (open, 200)] {
+        assert_eq!(ask(&mirror, get(path)).await.status(), status, "{path}");
+    }
+    assert_eq!(ask(&Mirror::new(platform.clone()), get(open)).await.status(), 200);
+    assert_eq!(platform.asked().iter().filter(|asked| asked.contains("/token")).count(), 1);
 }
 
 #[tokio::test]
@@ -348,7 +368,7 @@ async fn a_shared_fetch_that_fails_fails_all_and_the_next_request_tries_again() 
     let mirror = Mirror::new(platform.clone());
     let seen = futures_util::future::join_all((0..40).map(|_| mirror.handle(get(MANIFEST)))).await;
     assert!(seen.iter().all(|response| response.status() == 502));
-    platform.will_answer([token("one"), manifest()]);
+    platform.will_answer([challenge(), token("one"), manifest()]);
     assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 200);
 }
 
