@@ -74,9 +74,13 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// How many requests of a client an instance counts until the store hears of it: an instance of WASIp3 takes 128 of all
+/// clients, one of WASIp2 takes one.
+const MOST_UNTOLD: u32 = 16;
+
 /// How many requests each client has made in this minute. Instances of the component don't live long, so counts are
-/// handed on through the store; each instance hands on every eighth part of the limit, and counts of instances that run
-/// at the same time are not added up: the limit holds roughly.
+/// handed on through the store: by each instance with its first request of a client, then with every eighth part of the
+/// limit, or every 16th request. Counts of instances that run at the same time are not added up: the limit holds roughly.
 pub struct Counts<P: Platform>(Cache<P, Count>);
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -101,13 +105,16 @@ impl<P: Platform> Counts<P> {
         let minute = now.as_secs().checked_div(MINUTE).unwrap_or_default();
         let rest = Duration::from_secs(MINUTE.saturating_sub(now.as_secs().checked_rem(MINUTE).unwrap_or_default()));
         let identity = format!("{client}\n{minute}");
-        let before = self.0.find(context.store, &identity).await.map_or(0, |count| count.0);
+        let here = self.0.remembered(&identity, now);
+        let is_new_here = here.is_none();
+        let before = if is_new_here { self.0.stored(context.store, &identity).await } else { here };
+        let before = before.map_or(0, |count| count.0);
         if before >= limit {
             return Err(rest);
         }
         let count = before.saturating_add(1);
-        let step = limit.checked_div(8).unwrap_or_default().max(1);
-        if count == limit || count.checked_rem(step) == Some(0) {
+        let step = limit.checked_div(8).unwrap_or_default().clamp(1, MOST_UNTOLD);
+        if is_new_here || count == limit || count.checked_rem(step) == Some(0) {
             self.0.keep(context.store, &identity, Count(count), rest);
         } else {
             self.0.remember(&identity, Count(count), now, rest);

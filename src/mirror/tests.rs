@@ -212,6 +212,18 @@ async fn a_client_over_its_limit_waits_and_others_do_not() {
 }
 
 #[tokio::test]
+async fn a_limit_holds_too_where_no_instance_answers_a_second_request() {
+    let platform = Scripted::new((0..100).map(|_| manifest()));
+    platform.set_variable("client_limit", "100");
+    for asked in 1..=101 {
+        let request =
+            Request::get(format!("http://mirror.example{MANIFEST}")).header("spin-client-addr", "192.0.2.1:1");
+        let seen = ask(&Mirror::new(platform.clone()), request.body(()).unwrap()).await;
+        assert_eq!(seen.status(), if asked <= 100 { 200 } else { 429 }, "{asked}");
+    }
+}
+
+#[tokio::test]
 async fn what_the_operator_closed_is_not_asked() {
     let platform = Scripted::new([]);
     for (name, value) in [
