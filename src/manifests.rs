@@ -128,16 +128,26 @@ impl<P: Platform> Manifests<P> {
         }
     }
 
-    /// What the tag points at now, if the answer to a `HEAD` says so.
-    pub async fn pointed(&self, context: &Context<'_, P>, wanted: &Wanted, headers: &HeaderMap) -> Option<Known> {
+    /// What the tag points at now, if the answer to a `HEAD` says so. Where what it pointed at before `is_held`, it is
+    /// remembered only once the new content is there too: until then the old may be all that can be answered with.
+    pub async fn pointed(
+        &self,
+        context: &Context<'_, P>,
+        wanted: &Wanted,
+        headers: &HeaderMap,
+        is_held: bool,
+    ) -> Option<Known> {
         if !matches!(wanted.reference, Reference::Tag(_)) {
             return None;
         }
         let digest = Digest::parse(header(headers, CONTENT_DIGEST)?).ok()?;
         let media_type = header(headers, CONTENT_TYPE)?.to_owned();
         let pointer = Rc::new(Pointer::new(digest, media_type, length(headers)?, context.platform.now()));
-        self.point(context, wanted, Rc::clone(&pointer));
-        Some(self.pointed_at(context, wanted, pointer).await)
+        let known = self.pointed_at(context, wanted, Rc::clone(&pointer)).await;
+        if known.has_content() || !is_held {
+            self.point(context, wanted, pointer);
+        }
+        Some(known)
     }
 
     async fn pointed_at(&self, context: &Context<'_, P>, wanted: &Wanted, pointer: Rc<Pointer>) -> Known {

@@ -203,18 +203,18 @@ impl<P: Platform> Mirror<P> {
         errand: &Errand<'_, P>,
         question: Question<'_>,
         wanted: &Wanted,
-        is_known: bool,
+        is_held: bool,
     ) -> Result<Response<Body<P::Body>>, Refusal> {
         let Errand { context, asked, here, tried, .. } = *errand;
         let policy = &context.config.policy;
-        if is_known && !asked.head_only {
+        if is_held && !asked.head_only {
             let look = Question { method: Method::HEAD, ..question.clone() };
             let answer = self.ask(errand, &look).await?;
             let status = answer.response.status();
             // Otherwise the tag is gone, or this registry has no HEAD: a GET tells.
             if !status.is_client_error() || status == StatusCode::TOO_MANY_REQUESTS {
                 let seen = reply::pass_on(asked, answer, here, policy)?;
-                let pointed = self.manifests.pointed(context, wanted, seen.headers()).await;
+                let pointed = self.manifests.pointed(context, wanted, seen.headers(), is_held).await;
                 if let Some(response) = pointed.and_then(|copy| copy.respond(context, false, Hit::Revalidated)) {
                     return Ok(response);
                 }
@@ -225,7 +225,7 @@ impl<P: Platform> Mirror<P> {
             let errand = Errand { upstreams: &left, ..*errand };
             let response = reply::pass_on(asked, self.ask(&errand, &question).await?, here, policy)?;
             if asked.head_only {
-                self.manifests.pointed(context, wanted, response.headers()).await;
+                self.manifests.pointed(context, wanted, response.headers(), is_held).await;
                 return Ok(response);
             }
             let taken = self.manifests.take_in(context, asked, wanted, response).await;
@@ -260,7 +260,9 @@ impl<P: Platform> Mirror<P> {
                     let status = response.status();
                     let no_blob = question.route.is_blob() && status == StatusCode::NOT_FOUND;
                     let web_page = order.len() > 1 && !reply::is_of_a_registry(question.route, response);
-                    (status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS, no_blob || web_page)
+                    let unknown = status == StatusCode::NOT_IMPLEMENTED;
+                    let failed = status.is_server_error() && !unknown || status == StatusCode::TOO_MANY_REQUESTS;
+                    (failed, no_blob || web_page || unknown)
                 }
                 Err(failure) => (failure.is_of_upstream(), false),
             };

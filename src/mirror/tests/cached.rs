@@ -160,6 +160,37 @@ async fn what_is_known_of_one_place_is_not_known_of_another() {
 }
 
 #[tokio::test]
+async fn what_a_tag_pointed_at_is_answered_with_until_the_new_content_is_here() {
+    let (platform, mirror) = caching([sends(OLD)]);
+    ask(&mirror, get(MANIFEST)).await;
+    // Docker Hub counts GET, and says by HEAD all the while that the tag has moved.
+    for instance in [&mirror, &mirror, &Mirror::new(platform.clone())] {
+        platform.pass(Duration::from_secs(21));
+        platform.will_answer([points_at(NEW), points_at(NEW), answer(429, &[], "")]);
+        let head = Request::head(format!("http://mirror.example{MANIFEST}")).body(()).unwrap();
+        let seen = ask(instance, head).await;
+        assert_eq!(seen.header("docker-content-digest"), Some(Digest::of(NEW.as_bytes()).as_str()));
+        let seen = ask(instance, get(MANIFEST)).await;
+        assert_eq!((seen.status(), seen.text().as_str()), (200, OLD));
+    }
+    platform.pass(Duration::from_secs(21));
+    platform.will_answer([points_at(NEW), sends(NEW)]);
+    assert_eq!(ask(&mirror, get(MANIFEST)).await.text(), NEW);
+    platform.will_answer([points_at(NEW)]);
+    assert_eq!(ask(&mirror, get(MANIFEST)).await.text(), NEW);
+}
+
+#[tokio::test]
+async fn an_upstream_without_referrers_has_not_failed() {
+    let (platform, mirror) = caching([sends(OLD), answer(501, &[], ""), points_at(OLD)]);
+    ask(&mirror, get(MANIFEST)).await;
+    assert_eq!(ask(&mirror, get(&format!("/v2/library/alpine/referrers/{DIGEST}"))).await.status(), 404);
+    let seen = ask(&mirror, get(MANIFEST)).await;
+    assert!(seen.header("cache-status").unwrap().contains("revalidated"));
+    assert_eq!(platform.asked().len(), 3);
+}
+
+#[tokio::test]
 async fn content_that_is_not_what_its_digest_names_is_refused_and_not_kept() {
     let (platform, mirror) = caching([answer(200, &[("content-type", INDEX)], NEW), sends(OLD)]);
     let seen = ask(&mirror, get(&by_digest(OLD))).await;
