@@ -43,7 +43,7 @@ pub struct Manifests<P: Platform> {
 /// A request for a manifest that could be answered from here.
 #[derive(Clone, Debug)]
 pub struct Wanted {
-    /// The upstream and the repository: nothing of one is ever found by a request to another.
+    /// The upstreams that may answer, and the repository: nothing of one is ever found by a request to another.
     place: String,
     reference: Reference,
     accept: Accept,
@@ -95,12 +95,17 @@ impl<P: Platform> Default for Manifests<P> {
 
 impl Wanted {
     /// `None` for a request with conditions or a range: those are the upstream's to judge.
-    pub fn new(upstream: &Upstream, name: &Name, reference: &Reference, headers: &HeaderMap) -> Option<Wanted> {
-        headers.keys().all(|header| header == ACCEPT).then(|| Wanted {
-            place: [upstream.as_str(), "\n", name.as_str()].concat(),
-            reference: reference.clone(),
-            accept: Accept::of(headers),
-        })
+    pub fn new(upstreams: &[Upstream], name: &Name, reference: &Reference, headers: &HeaderMap) -> Option<Wanted> {
+        if headers.keys().any(|header| header != ACCEPT) {
+            return None;
+        }
+        let mut place = String::with_capacity(128);
+        for part in upstreams.iter().map(Upstream::as_str) {
+            place.push_str(part);
+            place.push('\n');
+        }
+        place.push_str(name.as_str());
+        Some(Wanted { place, reference: reference.clone(), accept: Accept::of(headers) })
     }
 
     fn content_identity(&self, digest: &Digest) -> String {

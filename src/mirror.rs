@@ -126,14 +126,19 @@ impl<P: Platform> Mirror<P> {
             asked.route = route;
         }
         let asked = &*asked;
-        let permitted = match &asked.route {
+        let permit = |upstream: &Upstream| match &asked.route {
             Route::Repository(name, _) => {
-                config.policy.permit_repository(first.origin(), config.upstreams.contains(first), name)
+                let there = if upstream.is_docker_hub() { name.on_docker_hub() } else { None };
+                let (name, is_default) = (there.as_ref().unwrap_or(name), config.upstreams.contains(upstream));
+                config.policy.permit_repository(upstream.origin(), is_default, name)
             }
             Route::Catalog => config.policy.permit_catalog(),
             _ => Ok(()),
         };
-        permitted.map_err(Refusal::closed_repository)?;
+        let upstreams: Vec<Upstream> = upstreams.iter().filter(|upstream| permit(upstream).is_ok()).cloned().collect();
+        if upstreams.is_empty() {
+            permit(first).map_err(Refusal::closed_repository)?;
+        }
         let (hops, cost) = (Hops::of(request.headers())?, &known.cost);
         let context = Context { platform: &self.platform, store: &self.store, config: &config, hops, cost };
         self.counts.add(&context, request.headers()).await.map_err(Refusal::over_client_limit)?;
@@ -142,12 +147,12 @@ impl<P: Platform> Mirror<P> {
         let headers = forward::request_headers(request.headers());
         let headers = headers.map_err(|failure| Refusal::of_failure(failure, &asked.route))?;
         let question = Question { method: request.method().clone(), route: &asked.route, query: &asked.query, headers };
-        let errand = Errand { context: &context, asked, here: &here, upstreams, tried: &known.tried };
+        let errand = Errand { context: &context, asked, here: &here, upstreams: &upstreams, tried: &known.tried };
         let wanted = match &asked.route {
             Route::Repository(name, Resource::Manifest(reference))
                 if config.manifest_cache && asked.query.is_empty() =>
             {
-                Wanted::new(first, name, reference, &question.headers)
+                Wanted::new(&upstreams, name, reference, &question.headers)
             }
             _ => None,
         };

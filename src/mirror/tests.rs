@@ -224,6 +224,27 @@ async fn a_limit_holds_too_where_no_instance_answers_a_second_request() {
 }
 
 #[tokio::test]
+async fn a_repository_that_is_closed_at_one_upstream_is_asked_of_the_others_only() {
+    for (denied, path, asked) in [
+        (
+            "docker.io/secret/*",
+            "/v2/secret/app/manifests/1",
+            vec!["GET https://first.example/v2/secret/app/manifests/1"],
+        ),
+        ("docker.io/library/*", "/v2/alpine/manifests/1", vec!["GET https://first.example/v2/alpine/manifests/1"]),
+        ("first.example/a/*", "/v2/a/b/manifests/1", vec!["GET https://registry-1.docker.io/v2/a/b/manifests/1"]),
+        ("library/*", "/v2/library/alpine/manifests/1", vec![]),
+    ] {
+        let platform = Scripted::new([answer(500, &[], ""), manifest()]);
+        platform.set_variable("upstream", "first.example, docker.io");
+        platform.set_variable("denied_repositories", denied);
+        let seen = ask(&Mirror::new(platform.clone()), get(path)).await;
+        assert_eq!(seen.status(), if asked.is_empty() { 403 } else { 502 }, "{denied}");
+        assert_eq!(platform.asked(), asked, "{denied}");
+    }
+}
+
+#[tokio::test]
 async fn what_the_operator_closed_is_not_asked() {
     let platform = Scripted::new([]);
     for (name, value) in [

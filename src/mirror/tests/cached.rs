@@ -160,6 +160,18 @@ async fn what_is_known_of_one_place_is_not_known_of_another() {
 }
 
 #[tokio::test]
+async fn what_one_of_several_upstreams_sent_is_no_answer_of_another() {
+    let (platform, mirror) = caching_from_two([Err(Fault::Connect), sends(OLD)]);
+    ask(&mirror, get(&by_digest(OLD))).await;
+    platform.asked();
+    assert_eq!(ask(&mirror, get(&by_digest(OLD))).await.text(), OLD);
+    assert_eq!(platform.asked(), [""; 0]);
+    platform.will_answer([answer(404, &[], "")]);
+    assert_eq!(ask(&mirror, get(&format!("{}?upstream=first.example", by_digest(OLD)))).await.status(), 404);
+    assert_eq!(platform.asked().len(), 1);
+}
+
+#[tokio::test]
 async fn what_a_tag_pointed_at_is_answered_with_until_the_new_content_is_here() {
     let (platform, mirror) = caching([sends(OLD)]);
     ask(&mirror, get(MANIFEST)).await;
