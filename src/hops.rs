@@ -33,6 +33,11 @@ impl Hops {
         NAMES.get(before).map(|name| Hops { and_this_one: name.clone() }).ok_or(Loop)
     }
 
+    /// Whether it came through no other.
+    pub fn are_none(&self) -> bool {
+        NAMES.first() == Some(&self.and_this_one)
+    }
+
     /// The header of a request that this mirror sends.
     pub fn and_this_one(&self) -> HeaderValue {
         self.and_this_one.clone()
@@ -47,6 +52,14 @@ mod tests {
     fn onward(lines: &[&str]) -> Option<String> {
         let headers = lines.iter().map(|line| (CDN_LOOP, HeaderValue::from_str(line).unwrap())).collect();
         Some(Hops::of(&headers).ok()?.and_this_one().to_str().unwrap().to_owned())
+    }
+
+    #[test]
+    fn a_client_came_through_no_mirror() {
+        let hops = |line: &str| Hops::of(&HeaderMap::from_iter([(CDN_LOOP, HeaderValue::from_str(line).unwrap())]));
+        assert!(Hops::of(&HeaderMap::new()).unwrap().are_none());
+        assert!(hops("other").unwrap().are_none());
+        assert!(!hops("other, hammal").unwrap().are_none());
     }
 
     #[test]

@@ -74,6 +74,8 @@ pub enum Hit {
     Fresh,
     /// The upstream said that the tag points there still.
     Revalidated,
+    /// Another request brought it while this one waited.
+    Collapsed,
     /// The upstream can't be asked.
     Stale,
 }
@@ -112,8 +114,8 @@ impl Wanted {
         [self.place.as_str(), "\n", digest.as_str()].concat()
     }
 
-    /// What a tag points at depends on what the client takes: an index, or the manifest of one platform.
-    fn tag_identity(&self) -> String {
+    /// What is wanted, and what the client takes: by that a tag points at an index, or the manifest of one platform.
+    pub fn identity(&self) -> String {
         let accept = Digest::of(self.accept.to_string().as_bytes());
         format!("{}\n{}\n{accept}", self.place, self.reference)
     }
@@ -127,7 +129,7 @@ impl<P: Platform> Manifests<P> {
                 Some(Known { digest: digest.clone(), pointer: None, content: Some(content) })
             }
             Reference::Tag(_) => {
-                let pointer = self.tags.find(context.store, &wanted.tag_identity()).await?;
+                let pointer = self.tags.find(context.store, &wanted.identity()).await?;
                 Some(self.pointed_at(context, wanted, pointer).await)
             }
         }
@@ -224,7 +226,7 @@ impl<P: Platform> Manifests<P> {
     /// otherwise.
     fn point(&self, context: &Context<'_, P>, wanted: &Wanted, pointer: Rc<Pointer>) {
         let life = context.config.max_stale.max(context.config.tag_ttl);
-        let (identity, now) = (wanted.tag_identity(), context.platform.now());
+        let (identity, now) = (wanted.identity(), context.platform.now());
         match self.tags.remembered(&identity, now) {
             Some(before) if before.digest == pointer.digest && before.written_within(now, WRITE_PAUSE) => {
                 let pointer = Pointer { written: before.written, ..(*pointer).clone() };
@@ -324,6 +326,7 @@ impl Hit {
         match self {
             Hit::Fresh => "hit",
             Hit::Revalidated => "revalidated",
+            Hit::Collapsed => "collapsed",
             Hit::Stale => "stale",
         }
     }
@@ -332,6 +335,7 @@ impl Hit {
         match self {
             Hit::Fresh => "hammal; hit",
             Hit::Revalidated => "hammal; fwd=stale; fwd-status=200; detail=revalidated",
+            Hit::Collapsed => "hammal; fwd=miss; collapsed",
             Hit::Stale => "hammal; hit; detail=stale",
         }
     }

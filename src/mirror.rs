@@ -31,6 +31,7 @@ pub struct Mirror<P: Platform> {
     counts: Counts<P>,
     health: Health<P>,
     manifests: Manifests<P>,
+    fetches: Flights<P, Result<(), Refusal>>,
     config: RefCell<Option<Rc<Config>>>,
     reading: Flights<P, Result<Rc<Config>, Mistake>>,
 }
@@ -65,6 +66,7 @@ impl<P: Platform> Mirror<P> {
             counts: Counts::default(),
             health: Health::default(),
             manifests: Manifests::default(),
+            fetches: Flights::default(),
             config: RefCell::default(),
             reading: Flights::default(),
         }
@@ -210,9 +212,14 @@ impl<P: Platform> Mirror<P> {
         wanted: &Wanted,
         is_held: bool,
     ) -> Result<Response<Body<P::Body>>, Refusal> {
-        let Errand { context, asked, here, tried, .. } = *errand;
+        let Errand { context, asked, here, .. } = *errand;
         let policy = &context.config.policy;
-        if is_held && !asked.head_only {
+        if asked.head_only {
+            let response = reply::pass_on(asked, self.ask(errand, &question).await?, here, policy)?;
+            self.manifests.pointed(context, wanted, response.headers(), is_held).await;
+            return Ok(response);
+        }
+        if is_held {
             let look = Question { method: Method::HEAD, ..question.clone() };
             let answer = self.ask(errand, &look).await?;
             let status = answer.response.status();
@@ -225,14 +232,43 @@ impl<P: Platform> Mirror<P> {
                 }
             }
         }
+        // What came through another mirror may be what a GET of this one leads back to, and would wait for itself.
+        if !context.hops.are_none() {
+            return self.fetch(errand, &question, wanted).await;
+        }
+        // Who asks for the same meanwhile waits for this GET: Docker Hub counts each.
+        let own = RefCell::new(None);
+        let fetch = async || {
+            let fetched = self.fetch(errand, &question, wanted).await;
+            let outcome = fetched.as_ref().map(drop).map_err(Refusal::clone);
+            own.replace(Some(fetched));
+            outcome
+        };
+        let outcome = self.fetches.share(context.platform, &wanted.identity(), fetch).await;
+        if let Some(fetched) = own.take() {
+            return fetched;
+        }
+        outcome?;
+        let copy = self.manifests.find(context, wanted).await;
+        match copy.and_then(|copy| copy.respond(context, false, Hit::Collapsed)) {
+            Some(response) => Ok(response),
+            // It is none that is kept.
+            None => self.fetch(errand, &question, wanted).await,
+        }
+    }
+
+    /// A manifest from the first upstream that has it whole.
+    async fn fetch(
+        &self,
+        errand: &Errand<'_, P>,
+        question: &Question<'_>,
+        wanted: &Wanted,
+    ) -> Result<Response<Body<P::Body>>, Refusal> {
+        let Errand { context, asked, here, tried, .. } = *errand;
         let mut left = errand.upstreams.to_vec();
         loop {
             let errand = Errand { upstreams: &left, ..*errand };
-            let response = reply::pass_on(asked, self.ask(&errand, &question).await?, here, policy)?;
-            if asked.head_only {
-                self.manifests.pointed(context, wanted, response.headers(), is_held).await;
-                return Ok(response);
-            }
+            let response = reply::pass_on(asked, self.ask(&errand, question).await?, here, &context.config.policy)?;
             let taken = self.manifests.take_in(context, asked, wanted, response).await;
             left.retain(|upstream| !tried.borrow().contains(upstream));
             match taken {

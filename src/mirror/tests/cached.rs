@@ -193,6 +193,30 @@ async fn what_a_tag_pointed_at_is_answered_with_until_the_new_content_is_here() 
 }
 
 #[tokio::test]
+async fn simultaneous_requests_for_one_manifest_share_one_get() {
+    let unkept = || answer(200, &[("content-type", INDEX)], NEW);
+    for (path, answers, status, gets) in [
+        (by_digest(OLD), vec![sends(OLD)], 200, 1),
+        (MANIFEST.to_owned(), vec![sends(OLD)], 200, 1),
+        (MANIFEST.to_owned(), vec![answer(429, &[], "")], 429, 1),
+        (MANIFEST.to_owned(), (0..16).map(|_| unkept()).collect(), 200, 16),
+    ] {
+        let (platform, mirror) = caching(answers);
+        let seen = futures_util::future::join_all((0..16).map(|_| ask(&mirror, get(&path)))).await;
+        assert!(seen.iter().all(|seen| seen.status() == status), "{path} {status}");
+        assert_eq!(platform.asked().len(), gets, "{path} {status}");
+        let waited = seen.iter().filter(|seen| seen.header("cache-status") == Some("hammal; fwd=miss; collapsed"));
+        assert_eq!(waited.count(), if (status, gets) == (200, 1) { 15 } else { 0 }, "{path} {status}");
+    }
+    // What came through a mirror may be what the GET that it would wait for leads to.
+    let (platform, mirror) = caching((0..16).map(|_| sends(OLD)));
+    let request = || Request::get(format!("http://mirror.example{MANIFEST}")).header("cdn-loop", "hammal");
+    let seen = futures_util::future::join_all((0..16).map(|_| ask(&mirror, request().body(()).unwrap()))).await;
+    assert!(seen.iter().all(|seen| seen.status() == 200));
+    assert_eq!(platform.asked().len(), 16);
+}
+
+#[tokio::test]
 async fn an_upstream_without_referrers_has_not_failed() {
     let (platform, mirror) = caching([sends(OLD), answer(501, &[], ""), points_at(OLD)]);
     ask(&mirror, get(MANIFEST)).await;
