@@ -105,10 +105,8 @@ impl<P: Platform> Counts<P> {
         let minute = now.as_secs().checked_div(MINUTE).unwrap_or_default();
         let rest = Duration::from_secs(MINUTE.saturating_sub(now.as_secs().checked_rem(MINUTE).unwrap_or_default()));
         let identity = format!("{client}\n{minute}");
-        let here = self.0.remembered(&identity, now);
-        let is_new_here = here.is_none();
-        let before = if is_new_here { self.0.stored(context.store, &identity).await } else { here };
-        let before = before.map_or(0, |count| count.0);
+        let is_new_here = self.0.remembered(&identity, now).is_none();
+        let before = self.0.find(context.store, &identity).await.map_or(0, |count| count.0);
         if before >= limit {
             return Err(rest);
         }

@@ -136,8 +136,7 @@ struct Hop {
 
 impl Hop {
     fn first(upstream: &Upstream, question: &Question<'_>) -> Hop {
-        let there = if upstream.is_docker_hub() { question.route.on_docker_hub() } else { None };
-        let route = there.as_ref().unwrap_or(question.route);
+        let route = question.route.at(upstream);
         let path = route.path();
         Hop {
             upstream: upstream.clone(),

@@ -10,7 +10,7 @@ use crate::name::Name;
 use crate::platform::{Fault, Platform, ReadFault};
 use crate::reference::Reference;
 use crate::refusal::Refusal;
-use crate::reply::{Body, CONTENT_DIGEST};
+use crate::reply::{self, Body, CONTENT_DIGEST};
 use crate::route::Asked;
 use crate::upstream::Upstream;
 use http::header::{ACCEPT, AGE, CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
@@ -256,8 +256,7 @@ fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
 
 /// Whether a manifest has its signatures in it (Docker's schema 1).
 fn is_signed(headers: &HeaderMap) -> bool {
-    let media_type = header(headers, CONTENT_TYPE).unwrap_or_default();
-    media_type.split(';').next().is_some_and(|essence| essence.trim_end().ends_with("+prettyjws"))
+    headers.get(CONTENT_TYPE).is_some_and(|media_type| reply::essence(media_type).ends_with("+prettyjws"))
 }
 
 fn length(headers: &HeaderMap) -> Option<usize> {

@@ -20,6 +20,7 @@ use crate::reply::{self, Body};
 use crate::route::{Asked, Refused, Resource, Route};
 use crate::upstream::{Naming, Upstream};
 use http::{Method, Request, Response, StatusCode};
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -122,17 +123,13 @@ impl<P: Platform> Mirror<P> {
         let upstreams = named.as_ref().map_or(config.upstreams.as_slice(), std::slice::from_ref);
         let first = upstreams.first().ok_or_else(Refusal::malformed_upstream)?;
         known.upstream = Some(first.clone());
-        if first.is_docker_hub()
-            && let Some(route) = asked.route.on_docker_hub()
-        {
+        if let Cow::Owned(route) = asked.route.at(first) {
             asked.route = route;
         }
         let asked = &*asked;
-        let permit = |upstream: &Upstream| match &asked.route {
+        let permit = |upstream: &Upstream| match &*asked.route.at(upstream) {
             Route::Repository(name, _) => {
-                let there = if upstream.is_docker_hub() { name.on_docker_hub() } else { None };
-                let (name, is_default) = (there.as_ref().unwrap_or(name), config.upstreams.contains(upstream));
-                config.policy.permit_repository(upstream.origin(), is_default, name)
+                config.policy.permit_repository(upstream.origin(), config.upstreams.contains(upstream), name)
             }
             Route::Catalog => config.policy.permit_catalog(),
             _ => Ok(()),

@@ -19,7 +19,7 @@ const PRIVATE_SUFFIXES: [&str; 10] =
 pub struct Policy {
     /// Reached over plain http, and possibly private.
     pub plain_http: Vec<Origin>,
-    /// The registries that the operator asks by default. What these say of the hosts in `plain_http` is followed.
+    /// The registries of `upstream` and `host_upstreams`. What these say of the hosts in `plain_http` is followed.
     pub own: Vec<HostPattern>,
     pub allowed_upstreams: Vec<HostPattern>,
     pub denied_upstreams: Vec<HostPattern>,

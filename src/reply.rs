@@ -165,8 +165,8 @@ fn is_registry_type(value: &HeaderValue) -> bool {
         || (essence.starts_with("application/vnd.") && (essence.ends_with("+json") || essence.ends_with("+prettyjws")))
 }
 
-/// A media type without its parameters.
-fn essence(value: &HeaderValue) -> String {
+/// A media type without its parameters, in small letters.
+pub fn essence(value: &HeaderValue) -> String {
     let text = value.to_str().unwrap_or_default();
     text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }

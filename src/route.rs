@@ -4,8 +4,9 @@ use crate::digest::{Digest, InvalidDigest};
 use crate::name::{InvalidName, Name};
 use crate::query::{Query, decode_percent};
 use crate::reference::{InvalidReference, Reference};
-use crate::upstream::{self, Naming};
+use crate::upstream::{self, Naming, Upstream};
 use http::{Method, Uri};
+use std::borrow::Cow;
 use std::fmt;
 
 /// A request line, understood.
@@ -148,11 +149,14 @@ impl Route {
         Some(route)
     }
 
-    /// What is asked for on Docker Hub, if it has another name there.
-    pub fn on_docker_hub(&self) -> Option<Route> {
+    /// What is asked of `upstream`: on Docker Hub some repositories have another name.
+    pub fn at(&self, upstream: &Upstream) -> Cow<'_, Route> {
         match self {
-            Route::Repository(name, resource) => Some(Route::Repository(name.on_docker_hub()?, resource.clone())),
-            _ => None,
+            Route::Repository(name, resource) if upstream.is_docker_hub() => match name.on_docker_hub() {
+                Some(name) => Cow::Owned(Route::Repository(name, resource.clone())),
+                None => Cow::Borrowed(self),
+            },
+            _ => Cow::Borrowed(self),
         }
     }
 
