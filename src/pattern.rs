@@ -117,7 +117,10 @@ impl RepositoryPattern {
             Registry::Default => is_default,
             Registry::Matching(pattern) => pattern.matches(origin, Unported::Every),
         };
-        registry && is_match(self.name.as_bytes(), name.as_str().as_bytes())
+        let matches = |name: &str| is_match(self.name.as_bytes(), name.as_bytes());
+        // On Docker Hub an operator may write a name as people pull it, or as the registry calls it.
+        let pulled_as = || name.as_str().strip_prefix("library/").filter(|_| upstream::is_docker_hub(origin));
+        registry && (matches(name.as_str()) || pulled_as().is_some_and(matches))
     }
 }
 
@@ -198,6 +201,10 @@ mod tests {
             ("docker.io/library/*", "registry-1.docker.io", "library/alpine", true),
             ("library/*", "registry-1.docker.io", "library/alpine", true),
             ("library/*", "ghcr.io", "library/alpine", false),
+            ("docker.io/alpine", "registry-1.docker.io", "library/alpine", true),
+            ("alpine", "registry-1.docker.io", "library/alpine", true),
+            ("alpine", "registry-1.docker.io", "team/alpine", false),
+            ("ghcr.io/alpine", "ghcr.io", "library/alpine", false),
             ("*/mirror-*-x", "registry-1.docker.io", "a/mirror-b-c-x", true),
             ("*.example.com/team/*", "r.example.com", "team/x", true),
         ] {

@@ -64,6 +64,10 @@ pub fn means_docker_hub(name: &str) -> bool {
     DOCKER_HUB_ALIASES.contains(&name)
 }
 
+pub fn is_docker_hub(origin: &Origin) -> bool {
+    matches!(&origin.host, Host::Domain(name) if name == DOCKER_HUB)
+}
+
 /// The host that answers for what people type for Docker Hub.
 pub fn unalias(host: Host) -> Host {
     match host {
@@ -110,7 +114,7 @@ impl Upstream {
     }
 
     pub fn is_docker_hub(&self) -> bool {
-        matches!(&self.origin().host, Host::Domain(name) if name == DOCKER_HUB)
+        is_docker_hub(self.origin())
     }
 
     /// The URL of `path_and_query`, which begins with `/`, on this registry.
