@@ -124,8 +124,7 @@ impl<P: Platform> Counts<P> {
 /// The address of the client: the one that Spin is connected to, or behind `trusted_proxies` the one that the outermost of
 /// them saw. An IPv6 address stands for its /64, which is what one user has.
 fn client(headers: &HeaderMap, trusted_proxies: u32) -> Option<IpAddr> {
-    let connected = headers.get_all(CLIENT_ADDRESS).iter().next_back()?.to_str().ok()?;
-    let connected = connected.parse::<SocketAddr>().map(|address| address.ip()).or_else(|_| connected.parse()).ok()?;
+    let connected = address(headers.get_all(CLIENT_ADDRESS).iter().next_back()?.to_str().ok()?)?;
     let forwarded: Vec<&str> = headers
         .get_all(FORWARDED_FOR)
         .iter()
@@ -133,11 +132,16 @@ fn client(headers: &HeaderMap, trusted_proxies: u32) -> Option<IpAddr> {
         .flat_map(|text| text.split(',').map(str::trim))
         .collect();
     let appended = trusted_proxies.checked_sub(1).and_then(|behind| usize::try_from(behind).ok());
-    let appended = appended.and_then(|behind| forwarded.iter().rev().nth(behind)).and_then(|text| text.parse().ok());
+    let appended = appended.and_then(|behind| forwarded.iter().rev().nth(behind)).and_then(|text| address(text));
     Some(match appended.unwrap_or(connected).to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
         address => address,
     })
+}
+
+/// An address with a port or without; some proxies append one (Azure Application Gateway).
+fn address(text: &str) -> Option<IpAddr> {
+    text.parse::<SocketAddr>().map(|address| address.ip()).or_else(|_| text.parse()).ok()
 }
 
 #[cfg(test)]
@@ -165,6 +169,8 @@ mod tests {
             (&["10.9.9.9:1", "192.0.2.1:5000"], &["10.9.9.9"], 0, "192.0.2.1"),
             (&["192.0.2.1:5000"], &["10.9.9.9, 198.51.100.7"], 1, "198.51.100.7"),
             (&["192.0.2.1:5000"], &["10.9.9.9", "198.51.100.7, 203.0.113.5"], 2, "198.51.100.7"),
+            (&["192.0.2.1:5000"], &["198.51.100.7:4711"], 1, "198.51.100.7"),
+            (&["192.0.2.1:5000"], &["[2001:db8:1:2:3:4:5:6]:4711"], 1, "2001:db8:1:2::"),
             (&["192.0.2.1:5000"], &["nonsense"], 1, "192.0.2.1"),
             (&["192.0.2.1:5000"], &["198.51.100.7"], 3, "192.0.2.1"),
             (&["[2001:db8:1:2:3:4:5:6]:5000"], &[], 0, "2001:db8:1:2::"),
