@@ -19,6 +19,7 @@ use crate::refusal::Refusal;
 use crate::reply::{self, Body};
 use crate::route::{Asked, Refused, Resource, Route};
 use crate::upstream::{Naming, Upstream};
+use http::header::CONTENT_TYPE;
 use http::{Method, Request, Response, StatusCode};
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -220,8 +221,14 @@ impl<P: Platform> Mirror<P> {
             let look = Question { method: Method::HEAD, ..question.clone() };
             let answer = self.ask(errand, &look).await?;
             let status = answer.response.status();
-            // Otherwise the tag is gone, or this registry has no HEAD: a GET tells.
-            if !status.is_client_error() || status == StatusCode::TOO_MANY_REQUESTS {
+            let is_unclear = match status {
+                StatusCode::OK => !answer.response.headers().contains_key(CONTENT_TYPE),
+                StatusCode::NOT_IMPLEMENTED => true,
+                StatusCode::TOO_MANY_REQUESTS => false,
+                _ => status.is_client_error(),
+            };
+            // The tag is gone, or this registry has no HEAD, or none with a type: a GET tells.
+            if !is_unclear {
                 let seen = reply::pass_on(asked, answer, here, policy)?;
                 let pointed = self.manifests.pointed(context, wanted, seen.headers(), is_held).await;
                 if let Some(response) = pointed.and_then(|copy| copy.respond(context, false, Hit::Revalidated)) {

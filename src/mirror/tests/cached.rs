@@ -308,11 +308,13 @@ async fn what_the_upstream_says_is_gone_is_gone() {
 }
 
 #[tokio::test]
-async fn a_registry_that_has_no_head_is_asked_by_get() {
-    let (platform, mirror) = caching([sends(OLD), answer(405, &[], ""), sends(NEW)]);
-    ask(&mirror, get(MANIFEST)).await;
-    assert_eq!(ask(&mirror, get(MANIFEST)).await.text(), NEW);
-    assert_eq!(platform.asked().len(), 3);
+async fn a_registry_that_has_no_head_or_none_with_a_type_is_asked_by_get() {
+    for head in [answer(405, &[], ""), answer(501, &[], ""), answer(200, &[], "")] {
+        let (platform, mirror) = caching([sends(OLD), head, sends(NEW)]);
+        ask(&mirror, get(MANIFEST)).await;
+        assert_eq!(ask(&mirror, get(MANIFEST)).await.text(), NEW);
+        assert_eq!(platform.asked().len(), 3);
+    }
 }
 
 #[tokio::test]
