@@ -16,7 +16,8 @@ pub const MAX_REDIRECTS: usize = 5;
 /// Requests to one upstream for one question: with a token that is no longer good, without one, with a new one, once
 /// more where the store held another old one, and once more where a HEAD becomes a GET.
 const MAX_ATTEMPTS: usize = 5;
-/// A longer header in bytes, in either direction, is refused.
+/// A longer header in bytes is refused, and so are a client's headers that are longer together. Over HTTP/2 an upstream
+/// may end the connection for a longer one (nginx does), and with it what everybody else has under way there.
 pub const MAX_HEADER: usize = 8 * 1024;
 
 /// What of a client's headers goes to an upstream; `Accept` as often as it was sent. Everything else stays here,
@@ -62,8 +63,8 @@ pub enum Failure {
     Redirect(RedirectFailure),
     /// The upstream redirects to where the content is not handed over.
     Delivery(StatusCode),
-    /// A header of the client is over `MAX_HEADER`.
-    HeaderTooLong,
+    /// The client's headers are over `MAX_HEADER`.
+    HeadersTooLong,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +78,9 @@ impl Failure {
     /// Whether another upstream may do better.
     pub fn is_of_upstream(&self) -> bool {
         match self {
-            Failure::Denied | Failure::HeaderTooLong | Failure::Token(auth::Failure::Refused) => false,
+            Failure::Denied
+            | Failure::HeadersTooLong
+            | Failure::Token(auth::Failure::Refused) => false,
             Failure::Fault(_) | Failure::Token(_) | Failure::Redirect(_) | Failure::Delivery(_) => true,
         }
     }
@@ -95,10 +98,10 @@ impl From<Unsent> for Failure {
 /// Picks from a client's headers what an upstream may see.
 pub fn request_headers(from: &HeaderMap) -> Result<HeaderMap, Failure> {
     let mut headers = HeaderMap::new();
+    let mut left = MAX_HEADER;
     for (name, value) in from.iter().filter(|(name, _)| REQUEST_HEADERS.contains(name)) {
-        if value.len() > MAX_HEADER {
-            return Err(Failure::HeaderTooLong);
-        }
+        let length = name.as_str().len().saturating_add(value.len());
+        left = left.checked_sub(length).ok_or(Failure::HeadersTooLong)?;
         headers.append(name.clone(), value.clone());
     }
     Ok(headers)

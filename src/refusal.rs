@@ -124,10 +124,10 @@ impl Refusal {
             Failure::Delivery(status) => {
                 Refusal::not_a_registry(route, format!("redirects to what answers with status {}", status.as_u16()))
             }
-            Failure::HeaderTooLong => Refusal::new(
+            Failure::HeadersTooLong => Refusal::new(
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 Code::Unsupported,
-                format!("a header may have {MAX_HEADER} bytes"),
+                format!("the headers that go upstream may have {MAX_HEADER} bytes together"),
             ),
         }
     }
@@ -258,6 +258,7 @@ impl From<Refused> for Refusal {
             // Such a manifest can't exist: the specification's conformance tests ask for one and expect 404.
             Refused::Reference(InvalidReference::Tag) => (StatusCode::NOT_FOUND, Code::ManifestInvalid),
             Refused::Ambiguous(_) => (StatusCode::BAD_REQUEST, Code::Unsupported),
+            Refused::Query => (StatusCode::URI_TOO_LONG, Code::Unsupported),
         };
         let allow = matches!(refused, Refused::Method).then(|| HeaderValue::from_static("GET, HEAD"));
         Refusal::new(status, code, refused).with(ALLOW, allow)

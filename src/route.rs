@@ -44,6 +44,10 @@ pub enum Resource {
     Referrers(Digest),
 }
 
+/// A longer query in bytes is refused. It is the one part of a path on a registry that no grammar bounds; where the next
+/// page of a list begins is what is longest in one. See [`crate::forward::MAX_HEADER`] for what a longer one does.
+const MAX_QUERY: usize = 4 * 1024;
+
 #[derive(Debug, PartialEq, Eq)]
 pub enum Refused {
     Method,
@@ -56,6 +60,8 @@ pub enum Refused {
     Digest(InvalidDigest),
     /// A parameter that names an upstream stands there twice.
     Ambiguous(&'static str),
+    /// It is over `MAX_QUERY`.
+    Query,
 }
 
 impl fmt::Display for Refused {
@@ -71,6 +77,7 @@ impl fmt::Display for Refused {
             Refused::Reference(invalid) => invalid.fmt(f),
             Refused::Digest(invalid) => invalid.fmt(f),
             Refused::Ambiguous(parameter) => write!(f, "{parameter}= may be given once"),
+            Refused::Query => write!(f, "what follows the question mark may have {MAX_QUERY} bytes"),
         }
     }
 }
@@ -83,6 +90,9 @@ impl Asked {
         let path = &*decode_percent(path);
         if !matches!(*method, Method::GET | Method::HEAD) {
             return Err(Refused::Method);
+        }
+        if query.is_some_and(|query| query.len() > MAX_QUERY) {
+            return Err(Refused::Query);
         }
         let mut query = Query::parse(query);
         let (prefix, path) = match path.strip_prefix('/').and_then(|path| path.split_once('/')) {
@@ -334,6 +344,8 @@ mod tests {
             assert_eq!(get(path), Err(Refused::Nothing), "{path}");
         }
         assert_eq!(get("/v2/?upstream=a.io&upstream=b.io"), Err(Refused::Ambiguous("upstream")));
+        assert_eq!(get(&format!("/v2/_catalog?last={}", "x".repeat(MAX_QUERY))), Err(Refused::Query));
+        assert!(get(&format!("/v2/_catalog?last={}", "x".repeat(MAX_QUERY - 5))).is_ok());
         for method in ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "X"] {
             let method = Method::from_bytes(method.as_bytes()).unwrap();
             assert_eq!(parse(&method, &"/v2/a/blobs/uploads/".parse().unwrap()), Err(Refused::Method));

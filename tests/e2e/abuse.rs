@@ -43,6 +43,12 @@ async fn headers_of_more_than_8_kib_are_refused_both_ways() {
         let request = mirror.get(&format!("/v2/{NAME}/manifests/latest")).header(name, &long);
         assert!(request.send().await.expect_error(431, "UNSUPPORTED").text().contains("8192 bytes"), "{name}");
     }
+    // One by one they are short enough.
+    let several = (0..5).fold(mirror.get(&format!("/v2/{NAME}/manifests/latest")), |request, _| {
+        request.header("accept", &long[..2000])
+    });
+    several.send().await.expect_error(431, "UNSUPPORTED");
+    mirror.get(&format!("/v2/{NAME}/tags/list?last={long}")).send().await.expect_error(414, "UNSUPPORTED");
     assert!(hub.lines().is_empty(), "{:?}", hub.lines());
 
     for name in ["etag", "docker-content-digest", "cache-control", "ratelimit-limit"] {
