@@ -71,6 +71,7 @@ async fn fetch<P: Platform>(
             | StatusCode::PRECONDITION_FAILED
             | StatusCode::RANGE_NOT_SATISFIABLE => return Ok(answer),
             status if forward::is_redirect(status) => {}
+            status if question.has_too_many_ranges(status) => return Err(Failure::SeveralRanges),
             status => return Err(Failure::Delivery(status)),
         }
     }

@@ -9,7 +9,7 @@ use crate::policy::Denied;
 use crate::route::Route;
 use crate::upstream::Upstream;
 use http::header::{self, HeaderName};
-use http::{HeaderMap, Method, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri};
 
 /// A longer chain of redirects is a loop.
 pub const MAX_REDIRECTS: usize = 5;
@@ -43,6 +43,16 @@ pub struct Question<'a> {
     pub headers: HeaderMap,
 }
 
+impl Question<'_> {
+    /// Whether such an answer says that several ranges are too many.
+    pub fn has_too_many_ranges(&self, status: StatusCode) -> bool {
+        let is_several = |ranges: &HeaderValue| ranges.as_bytes().contains(&b',');
+        status == StatusCode::BAD_REQUEST
+            && self.route.is_blob()
+            && self.headers.get(header::RANGE).is_some_and(is_several)
+    }
+}
+
 /// A response, and the registry and path that it came from in the end.
 #[derive(Debug)]
 pub struct Answer<B> {
@@ -65,6 +75,8 @@ pub enum Failure {
     Delivery(StatusCode),
     /// The client's headers are over `MAX_HEADER`.
     HeadersTooLong,
+    /// The client asks for several ranges of a blob, which this upstream has one at a time (Google's storage).
+    SeveralRanges,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +92,7 @@ impl Failure {
         match self {
             Failure::Denied
             | Failure::HeadersTooLong
+            | Failure::SeveralRanges
             | Failure::Token(auth::Failure::Refused) => false,
             Failure::Fault(_) | Failure::Token(_) | Failure::Redirect(_) | Failure::Delivery(_) => true,
         }
@@ -118,6 +131,9 @@ pub async fn ask<P: Platform>(
     let mut hop = Hop::first(upstream, question);
     for redirects in 0..=MAX_REDIRECTS {
         let response = ask_one(context, auth, question, &hop).await?;
+        if question.has_too_many_ranges(response.status()) {
+            return Err(Failure::SeveralRanges);
+        }
         match redirect_target(question.route, &hop, &response) {
             None => {
                 let Hop { upstream, path_and_query, .. } = hop;

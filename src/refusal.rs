@@ -124,6 +124,11 @@ impl Refusal {
             Failure::Delivery(status) => {
                 Refusal::not_a_registry(route, format!("redirects to what answers with status {}", status.as_u16()))
             }
+            // stargz-snapshotter asks for one range at a time after a 400, and for nothing more after a 404.
+            Failure::SeveralRanges => {
+                let message = "the upstream has one range at a time of this content";
+                Refusal::new(StatusCode::BAD_REQUEST, Code::RangeInvalid, message)
+            }
             Failure::HeadersTooLong => Refusal::new(
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 Code::Unsupported,

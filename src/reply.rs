@@ -96,7 +96,7 @@ pub fn pass_on<B>(
     match (&asked.route, head.status) {
         (Route::Ping, StatusCode::OK) => Ok(pong(asked.head_only)),
         (route, StatusCode::OK | StatusCode::PARTIAL_CONTENT) => {
-            let content_type = content_type(route, &head.headers).ok_or_else(|| match route {
+            let content_type = content_type(route, head.status, &head.headers).ok_or_else(|| match route {
                 // registry.k8s.io sends who asks for them to a page for people.
                 Route::Repository(_, Resource::Referrers(_)) => Refusal::no_referrers(),
                 _ => refuse("answered with no registry's content"),
@@ -142,13 +142,19 @@ pub fn seal(headers: &mut HeaderMap, naming: &Naming) {
 
 /// Whether a success has a type that can be passed on.
 pub fn is_of_a_registry<B>(route: &Route, response: &Response<B>) -> bool {
-    response.status() != StatusCode::OK || content_type(route, response.headers()).is_some()
+    response.status() != StatusCode::OK || content_type(route, response.status(), response.headers()).is_some()
 }
 
-/// Manifests and lists have a media type of a registry or are refused; a list may lack one. For blobs there is just one.
-fn content_type(route: &Route, headers: &HeaderMap) -> Option<HeaderValue> {
+/// Manifests and lists have a media type of a registry or are refused; a list may lack one. For blobs there is just one,
+/// unless several ranges of one come at once: the type says what parts them.
+fn content_type(route: &Route, status: StatusCode, headers: &HeaderMap) -> Option<HeaderValue> {
     match route {
-        Route::Repository(_, Resource::Blob(_)) => Some(HeaderValue::from_static("application/octet-stream")),
+        Route::Repository(_, Resource::Blob(_)) => {
+            let is_ranges = |value: &&HeaderValue| essence(value) == "multipart/byteranges";
+            let ranges = headers.get(header::CONTENT_TYPE).filter(|_| status == StatusCode::PARTIAL_CONTENT);
+            let ranges = ranges.filter(|value| value.len() <= MAX_HEADER).filter(is_ranges);
+            Some(ranges.cloned().unwrap_or(HeaderValue::from_static("application/octet-stream")))
+        }
         Route::Repository(_, Resource::Tags) | Route::Catalog => {
             // A server in Go that says nothing of the type says this.
             let is_list = |value: &HeaderValue| is_registry_type(value) || essence(value) == "text/plain";

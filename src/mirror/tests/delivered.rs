@@ -156,3 +156,27 @@ async fn a_listed_host_is_not_streamed_from_where_another_registry_leads_there()
         assert_eq!(asked.iter().any(|asked| asked.contains("registry.lan")), status == 200, "{asked:?}");
     }
 }
+
+#[tokio::test]
+async fn several_ranges_come_as_they_are_or_are_refused_as_too_many() {
+    let ranges = || {
+        let request = Request::get(format!("http://mirror.example{}", blob())).header("range", "bytes=0-1,4-5");
+        request.body(()).unwrap()
+    };
+    let parts = answer(206, &[("content-type", "multipart/byteranges; boundary=x")], "--x");
+    let (_, mirror) = streaming([redirect("https://cdn.example/x"), parts]);
+    let seen = ask(&mirror, ranges()).await;
+    assert_eq!(seen.header("content-type"), Some("multipart/byteranges; boundary=x"));
+
+    let refused = || answer(400, &[], "");
+    let at_the_network =
+        vec![redirect("https://cdn.example/x"), refused(), redirect("https://cdn.example/x"), refused()];
+    for refused in [vec![refused()], at_the_network] {
+        let (_, mirror) = streaming(refused);
+        let seen = ask(&mirror, ranges()).await;
+        assert_eq!((seen.status(), seen.code().as_str()), (400, "RANGE_INVALID"));
+    }
+    let (_, mirror) = streaming([answer(206, &[("content-type", "multipart/byteranges")], ""), refused()]);
+    assert_eq!(ask(&mirror, ranges()).await.status(), 206);
+    assert_eq!(ask(&mirror, get(&blob())).await.status(), 404);
+}
