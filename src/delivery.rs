@@ -2,7 +2,7 @@
 //! followed here.
 
 use crate::auth::Auth;
-use crate::context::{Context, count};
+use crate::context::Context;
 use crate::forward::{self, Answer, Failure, MAX_REDIRECTS, Question, RedirectFailure};
 use crate::outgoing;
 use crate::platform::Platform;
@@ -55,9 +55,9 @@ async fn fetch<P: Platform>(
         let permitted = context.config.policy.permit_delivery(target.origin, &from.origin);
         let permitted = permitted.map_err(|denied| Failure::Redirect(RedirectFailure::Forbidden(denied)))?;
 
-        count(&context.cost.requests);
         let (method, path, headers) = (question.method.clone(), &target.path_and_query, &question.headers);
-        let response = outgoing::send(context, &permitted, method, path, headers, None).await?;
+        let requests = &context.cost.requests;
+        let response = outgoing::send_once(context, &permitted, method, path, headers, None, requests).await?;
         answer = Answer {
             response,
             upstream: Upstream::redirected(permitted),

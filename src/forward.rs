@@ -1,7 +1,7 @@
 //! One question to an upstream, with all that it takes: authorisation, and redirects that clients don't follow.
 
 use crate::auth::{self, Auth, Challenge, Credential, Subject};
-use crate::context::{Context, count};
+use crate::context::Context;
 use crate::name::Name;
 use crate::outgoing::{self, Unsent};
 use crate::platform::{Fault, Platform};
@@ -237,8 +237,8 @@ async fn send<P: Platform>(
         Credential::Token { token, .. } => Some(token),
         Credential::None { .. } => None,
     };
-    count(&context.cost.requests);
-    Ok(outgoing::send(context, upstream.permitted(), method, path_and_query, headers, token).await?)
+    let requests = &context.cost.requests;
+    Ok(outgoing::send(context, upstream.permitted(), method, path_and_query, headers, token, requests).await?)
 }
 
 /// Where a response that has to be followed here points to. A blob's does so if it is a registry's path again (lscr.io,

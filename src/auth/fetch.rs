@@ -2,7 +2,7 @@
 
 use super::scope::Scope;
 use super::token::{Granted, MAX_ANSWER};
-use crate::context::{Context, count};
+use crate::context::Context;
 use crate::origin::{Origin, Target};
 use crate::outgoing::{self, Unsent};
 use crate::platform::{Fault, Platform, ReadFault};
@@ -56,8 +56,8 @@ async fn exchange<P: Platform>(
 ) -> Result<Granted, Failure> {
     let permitted = context.config.policy.permit_realm(realm.origin.clone(), upstream).map_err(Failure::Forbidden)?;
     let path_and_query = with_query(&realm.path_and_query, service, scopes);
-    count(&context.cost.fetches);
-    let response = outgoing::send(context, &permitted, Method::GET, &path_and_query, &HeaderMap::new(), None).await;
+    let (headers, fetches) = (HeaderMap::new(), &context.cost.fetches);
+    let response = outgoing::send(context, &permitted, Method::GET, &path_and_query, &headers, None, fetches).await;
     let response = response.map_err(|unsent| match unsent {
         Unsent::Fault(fault) => Failure::Fault(fault),
         Unsent::Malformed => Failure::NoToken,

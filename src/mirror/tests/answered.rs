@@ -28,13 +28,25 @@ async fn each_fault_of_an_upstream_has_its_answer() {
                 Ok(response) => Ok(response.clone()),
             };
             let described = format!("{path} {fault:?}");
-            let platform = Scripted::new([fault]);
+            let again = (fault.as_ref().err() == Some(&Fault::Broken)).then_some(Err(Fault::Broken));
+            let platform = Scripted::new([fault].into_iter().chain(again));
             let seen = ask(&Mirror::new(platform.clone()), get(path)).await;
             assert_eq!((seen.status(), seen.code().as_str()), (status, code), "{described}");
             assert!(!seen.text().contains("secret words"));
             assert_eq!(seen.header("retry-after"), (code == "TOOMANYREQUESTS").then_some("7"));
         }
     }
+}
+
+#[tokio::test]
+async fn what_a_retiring_connection_loses_is_asked_once_more() {
+    let broken = || Err(Fault::Broken);
+    let platform = Scripted::new([broken(), challenge(), broken(), token("one"), broken(), manifest()]);
+    assert_eq!(ask(&Mirror::new(platform.clone()), get(MANIFEST)).await.status(), 200);
+    let (hub, bearer) = (format!("GET {HUB}{MANIFEST}"), format!("GET {HUB}{MANIFEST} Bearer one"));
+    let fetch = format!("GET {TOKEN_URL}");
+    assert_eq!(platform.asked(), [&hub, &hub, &fetch, &fetch, &bearer, &bearer].map(String::as_str));
+    assert!(platform.log()[0].contains("requests=4"), "{:?}", platform.log());
 }
 
 #[tokio::test]
