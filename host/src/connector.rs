@@ -32,6 +32,10 @@ tokio::task_local! {
 /// How long one address family is tried alone before the other joins (RFC 8305, section 8).
 const HAPPY_EYEBALLS: Duration = Duration::from_millis(250);
 
+/// How long each address of a name is waited for, as far as the whole time suffices: a lost packet is sent again after a
+/// second.
+const LEAST_PER_ADDRESS: Duration = Duration::from_millis(1500);
+
 /// Why there is no connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConnectError {
@@ -54,7 +58,10 @@ impl StdError for ConnectError {}
 
 /// Makes connections for hyper's client.
 #[derive(Clone)]
-pub struct Connector(Arc<Shared>);
+pub struct Connector {
+    shared: Arc<Shared>,
+    http1_only: bool,
+}
 
 struct Shared {
     blocked: BlockedNetworks,
@@ -63,7 +70,12 @@ struct Shared {
 
 impl Connector {
     pub fn new(blocked: BlockedNetworks, tls: TlsConfigs) -> Self {
-        Self(Arc::new(Shared { blocked, tls }))
+        Self { shared: Arc::new(Shared { blocked, tls }), http1_only: false }
+    }
+
+    /// One that offers upstreams no HTTP/2.
+    pub fn by_http1(self) -> Self {
+        Self { http1_only: true, ..self }
     }
 }
 
@@ -77,18 +89,23 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let shared = Arc::clone(&self.0);
+        let Self { shared, http1_only } = self.clone();
         // Read here: the future may finish in a task of its own, for the pool, when another connection came first.
         let limit = CONNECT_TIMEOUT.try_with(Clone::clone).unwrap_or(crate::sender::DEFAULT_TIMEOUT);
         Box::pin(async move {
-            let connected = tokio::time::timeout(limit, shared.connect(&uri, limit)).await;
+            let connected = tokio::time::timeout(limit, shared.connect(&uri, limit, http1_only)).await;
             connected.unwrap_or(Err(ConnectError::TimedOut))
         })
     }
 }
 
 impl Shared {
-    async fn connect(&self, uri: &Uri, limit: Duration) -> Result<TokioIo<Box<dyn Upstream>>, ConnectError> {
+    async fn connect(
+        &self,
+        uri: &Uri,
+        limit: Duration,
+        http1_only: bool,
+    ) -> Result<TokioIo<Box<dyn Upstream>>, ConnectError> {
         let host = uri.host().ok_or(ConnectError::Unresolved)?;
         let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         let https = uri.scheme() == Some(&Scheme::HTTPS);
@@ -100,7 +117,10 @@ impl Shared {
             return Ok(TokioIo::new(Box::new(stream)));
         }
         let name = ServerName::try_from(host.to_owned()).map_err(|_| ConnectError::Unresolved)?;
-        let config = self.tls.for_host(uri.host().unwrap_or_default());
+        let mut config = self.tls.for_host(uri.host().unwrap_or_default());
+        if http1_only {
+            Arc::make_mut(&mut config).alpn_protocols = vec![b"http/1.1".to_vec()];
+        }
         let stream = TlsConnector::from(config).connect(name, stream).await.map_err(|error| {
             note(&format!("TLS with {host}:{port} failed: {error}"));
             ConnectError::Tls
@@ -126,10 +146,13 @@ impl Shared {
 
 /// Connects to the first address that answers, both families in parallel where one is slow.
 async fn connect_to_one(addresses: Vec<SocketAddr>, uri: &Uri, limit: Duration) -> Result<TcpStream, ConnectError> {
+    let count = addresses.len();
     let mut connector = HttpConnector::new_with_resolver(Resolved(addresses));
     connector.enforce_http(false);
     connector.set_nodelay(true);
-    connector.set_connect_timeout(Some(limit));
+    // hyper divides it by the number of addresses; the whole is bounded by who called.
+    let addresses = u32::try_from(count).unwrap_or(u32::MAX);
+    connector.set_connect_timeout(Some(limit.max(LEAST_PER_ADDRESS.saturating_mul(addresses))));
     connector.set_happy_eyeballs_timeout(Some(HAPPY_EYEBALLS));
     connector.call(uri.clone()).await.map(TokioIo::into_inner).map_err(|error| {
         let mut cause: Option<&(dyn StdError + 'static)> = Some(&error);

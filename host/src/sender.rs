@@ -4,22 +4,36 @@ use crate::allowed_hosts::AllowedHosts;
 use crate::connector::{CONNECT_TIMEOUT, ConnectError, Connector};
 use crate::output::note;
 use crate::timed_body::TimedBody;
+use http::uri::Authority;
 use http::{HeaderName, Request, Response, header};
 use http_body_util::BodyExt as _;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use std::collections::HashMap;
 use std::error::Error as _;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime_wasi_http::{DEFAULT_FORBIDDEN_HEADERS, Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 /// For each of the three time-outs that the component doesn't set, as in Spin.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 
+/// How many exchanges with an upstream may share one HTTP/2 connection. Upstreams let 100 (the least that RFC 9113, section
+/// 6.5.2, recommends) to 250 be, and hyper's client leaves what is beyond that waiting until another one ends, which a
+/// download takes minutes for. What is beyond this goes by HTTP/1.1, each exchange on a connection of its own.
+const STREAMS: usize = 64;
+
 /// How many bytes of an HTTP/2 response wait here for who reads it, and of all responses of a connection: a download that
-/// nobody reads must leave the others room, of which there are as many as the upstream lets be, 100 to 250 mostly.
+/// nobody reads must leave the others room.
 const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024 * 1024;
+const CONNECTION_WINDOW: u32 = STREAMS as u32 * STREAM_WINDOW;
+
+/// How many idle connections are kept to a host: names of hosts come from clients, and each is a file descriptor.
+const IDLE: usize = 32;
+
+/// How many hosts are remembered, at most, that nothing is under way with.
+const HOSTS: usize = 1024;
 
 /// How long an HTTP/2 connection is silent before it is tried, and how long it then has to answer. All requests to a host
 /// share it, so one on a path that went dead has to go before they reach their time-outs, 15 seconds here.
@@ -40,6 +54,10 @@ pub struct Outbound {
 struct Shared {
     allowed: AllowedHosts,
     client: Client<Connector, WasiBody>,
+    /// By HTTP/1.1 alone.
+    overflow: Client<Connector, WasiBody>,
+    /// What is left of `STREAMS` at each host.
+    streams: Mutex<HashMap<Authority, Arc<Semaphore>>>,
 }
 
 impl Outbound {
@@ -54,10 +72,10 @@ impl Outbound {
         client.http2_initial_stream_window_size(STREAM_WINDOW);
         client.http2_initial_connection_window_size(CONNECTION_WINDOW);
         client.http2_keep_alive_interval(silence).http2_keep_alive_timeout(silence).http2_keep_alive_while_idle(true);
-        if !pooling {
-            client.pool_max_idle_per_host(0);
-        }
-        Self { shared: Arc::new(Shared { allowed, client: client.build(connector) }), incoming: false }
+        client.pool_max_idle_per_host(if pooling { IDLE } else { 0 });
+        let overflow = client.build(connector.clone().by_http1());
+        let shared = Shared { allowed, client: client.build(connector), overflow, streams: Mutex::default() };
+        Self { shared: Arc::new(shared), incoming: false }
     }
 }
 
@@ -106,17 +124,30 @@ impl Shared {
             note(&format!("{scheme}://{authority} is not in the component's allowed_outbound_hosts"));
             return Err(Error::HttpRequestDenied);
         }
+        let stream = uri.authority().and_then(|authority| self.stream(authority));
+        let client = if stream.is_some() { &self.client } else { &self.overflow };
         request.headers_mut().remove(header::HOST);
 
         let connect = options.connect_timeout.unwrap_or(DEFAULT_TIMEOUT);
         let first_byte = options.first_byte_timeout.unwrap_or(DEFAULT_TIMEOUT);
         let between_bytes = options.between_bytes_timeout.unwrap_or(DEFAULT_TIMEOUT);
-        let response = CONNECT_TIMEOUT.scope(connect, self.client.request(request));
+        let response = CONNECT_TIMEOUT.scope(connect, client.request(request));
         let response = tokio::time::timeout(first_byte, response)
             .await
             .map_err(|_| Error::ConnectionReadTimeout)?
             .map_err(|error| code(&error))?;
-        Ok(response.map(|body| TimedBody::new(body, between_bytes).boxed_unsync()))
+        Ok(response.map(|body| TimedBody::new(body, between_bytes, stream).boxed_unsync()))
+    }
+
+    /// A place on the shared connection to this host; `None` where all are taken.
+    fn stream(&self, host: &Authority) -> Option<OwnedSemaphorePermit> {
+        // Nothing panics while it is locked.
+        let mut hosts = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        if hosts.len() >= HOSTS {
+            hosts.retain(|_, streams| streams.available_permits() < STREAMS);
+        }
+        let streams = hosts.entry(host.clone()).or_insert_with(|| Arc::new(Semaphore::new(STREAMS)));
+        Arc::clone(streams).try_acquire_owned().ok()
     }
 }
 

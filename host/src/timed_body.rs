@@ -6,6 +6,7 @@ use hyper::body::Incoming;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
 use wasmtime_wasi_http::Error;
 
@@ -20,12 +21,14 @@ pin_project_lite::pin_project! {
         sleep: Option<Sleep>,
         // Whether `sleep` counts for the piece that is awaited now.
         waiting: bool,
+        // Its place on a shared connection, given back with it.
+        stream: Option<OwnedSemaphorePermit>,
     }
 }
 
 impl TimedBody {
-    pub fn new(body: Incoming, limit: Duration) -> Self {
-        Self { body: Some(body), limit, sleep: None, waiting: false }
+    pub fn new(body: Incoming, limit: Duration, stream: Option<OwnedSemaphorePermit>) -> Self {
+        Self { body: Some(body), limit, sleep: None, waiting: false, stream }
     }
 }
 

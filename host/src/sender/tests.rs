@@ -159,7 +159,7 @@ async fn an_upstream_that_closes_before_it_answers_is_a_protocol_error() {
 }
 
 /// An upstream that is `localhost` and `127.0.0.1`, speaks HTTP/2 and HTTP/1.1, and answers with what `body` makes of a
-/// request. Returns its port and the trust in it.
+/// request; to `/never`, nothing ever. It lets `STREAMS` exchanges be on a connection. Returns its port and the trust in it.
 async fn https_upstream(body: fn(Request<Incoming>) -> String) -> (u16, ClientTls, tempfile::TempDir) {
     let authority_key = rcgen::KeyPair::generate().unwrap();
     let mut authority = rcgen::CertificateParams::new(vec![]).unwrap();
@@ -194,10 +194,15 @@ async fn https_upstream(body: fn(Request<Incoming>) -> String) -> (u16, ClientTl
                 let Ok(stream) = acceptor.accept(stream).await else {
                     return;
                 };
-                let service = hyper::service::service_fn(move |request| async move {
+                let service = hyper::service::service_fn(move |request: Request<Incoming>| async move {
+                    if request.uri().path() == "/never" {
+                        std::future::pending::<()>().await;
+                    }
                     Ok::<_, std::convert::Infallible>(Response::new(body(request)))
                 });
-                let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+                let mut server = Builder::new(TokioExecutor::new());
+                server.http2().max_concurrent_streams(u32::try_from(STREAMS).unwrap());
+                let _ = server.serve_connection(TokioIo::new(stream), service).await;
             });
         }
     });
@@ -229,6 +234,30 @@ async fn downloads_that_nobody_reads_do_not_hold_up_others_of_the_same_upstream(
     let response = send(&mut outbound, &uri, limits(5_000, 5_000, 5_000)).await.unwrap();
     let read = response.into_body().collect().await.unwrap().to_bytes();
     assert_eq!(read.len(), 3 * STREAM_WINDOW as usize);
+}
+
+#[tokio::test]
+async fn what_has_no_place_on_the_shared_connection_has_one_of_its_own() {
+    let (port, client_tls, _folder) = https_upstream(|request| format!("{:?}", request.version())).await;
+    let outbound = outbound_with("https://*:*", &[], &[client_tls]);
+    let ask = async |path: &str| {
+        let (mut outbound, uri) = (outbound.clone(), format!("https://localhost:{port}{path}"));
+        let response = send(&mut outbound, &uri, limits(5_000, 5_000, 5_000)).await.unwrap();
+        response.into_body().collect().await.unwrap().to_bytes()
+    };
+    assert_eq!(ask("/").await, "HTTP/2.0");
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..STREAMS {
+        let mut outbound = outbound.clone();
+        waiting.spawn(async move { send(&mut outbound, &format!("https://localhost:{port}/never"), None).await });
+    }
+    tokio::task::yield_now().await;
+    while outbound.shared.streams.lock().unwrap().values().any(|streams| streams.available_permits() > 0) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(ask("/").await, "HTTP/1.1");
+    waiting.shutdown().await;
+    assert_eq!(ask("/").await, "HTTP/2.0");
 }
 
 /// Hands on what goes between clients and `port`; those that are connected when it is told to be silent get nothing more.
