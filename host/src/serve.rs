@@ -17,10 +17,12 @@ use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore};
+use tokio_io_timeout::TimeoutStream;
 use wasmtime_wasi_http::WasiBody;
 use wasmtime_wasi_http::handler::{ExpirationError, InstantiationError};
 
@@ -30,8 +32,13 @@ const REQUESTS: usize = 1024;
 /// How long a request waits for its turn among them.
 const TURN: Duration = Duration::from_secs(10);
 
-/// How long a client may take for a request's head, and a connection may idle.
-const HEAD: Duration = Duration::from_secs(60);
+/// How long a client may take for a request's head, and a connection may idle: longer than the load balancers in front of
+/// it, most of which have 60 s, or they would send a request on a connection that is about to close.
+const HEAD: Duration = Duration::from_secs(75);
+
+/// How long a client may take nothing of an answer that waits for it. What waits is memory and file descriptors here, and
+/// an instance of a WASIp2 component.
+const STALL: Duration = Duration::from_secs(120);
 
 /// How long requests that are under way at the end may go on.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -81,7 +88,7 @@ impl Server {
                 let server = Arc::clone(&server);
                 async move { Ok::<_, Infallible>(server.answer(request, client).await) }
             });
-            let connection = http.serve_connection(TokioIo::<TcpStream>::new(stream), service).into_owned();
+            let connection = http.serve_connection(TokioIo::new(stalling(stream, STALL)), service).into_owned();
             let connection = connections.watch(connection);
             // Errors here are the client's: gone, or not speaking HTTP.
             tokio::spawn(async move { drop(unless_silent(connection, &begun, HEAD).await) });
@@ -121,6 +128,13 @@ impl Server {
             Ok(Err(_)) | Err(_) => plain(StatusCode::GATEWAY_TIMEOUT, "the component took too long to answer\n"),
         }
     }
+}
+
+/// A connection that fails where nothing can be written to it for longer than `limit`.
+fn stalling(stream: TcpStream, limit: Duration) -> Pin<Box<TimeoutStream<TcpStream>>> {
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(limit));
+    Box::pin(stream)
 }
 
 /// Lets a connection go on once its first request has `begun`, and drops it where that takes longer than `limit`: until it
@@ -191,6 +205,9 @@ fn prepare(parts: &mut Parts, route: &Route, client: SocketAddr) -> Result<bool>
 mod tests {
     use super::*;
 
+    use std::io::ErrorKind;
+    use tokio::io::AsyncWriteExt as _;
+
     const CLIENT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 4711);
 
     fn prepared(request: http::request::Builder, route: &str) -> Result<Option<Parts>> {
@@ -249,6 +266,27 @@ mod tests {
         asked.notify_one();
         let long = async { tokio::time::sleep(3 * limit).await };
         assert_eq!(unless_silent(long, &asked, limit).await, Some(()));
+    }
+
+    #[tokio::test]
+    async fn a_connection_whose_client_reads_nothing_fails_and_one_whose_client_does_goes_on() {
+        let limit = Duration::from_millis(100);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        for reads in [false, true] {
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let mut stream = stalling(listener.accept().await.unwrap().0, limit);
+            let reader = tokio::spawn(async move {
+                if !reads {
+                    std::future::pending::<()>().await;
+                }
+                tokio::time::sleep(limit / 2).await;
+                tokio::io::copy(&mut client, &mut tokio::io::sink()).await.unwrap()
+            });
+            // More than the buffers of both sockets take.
+            let written = stream.write_all(&vec![0; 64 * 1024 * 1024]).await;
+            assert_eq!(written.map_err(|error| error.kind()), if reads { Ok(()) } else { Err(ErrorKind::TimedOut) });
+            reader.abort();
+        }
     }
 
     #[test]

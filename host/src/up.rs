@@ -8,6 +8,7 @@ use crate::engine;
 use crate::guest::Shared;
 use crate::key_value::Stores;
 use crate::manifest::Manifest;
+use crate::output::note;
 use crate::route::Route;
 use crate::runtime_config::{RuntimeConfig, StoreLocation};
 use crate::sender::Outbound;
@@ -15,6 +16,7 @@ use crate::serve::Server;
 use crate::tls::TlsConfigs;
 use crate::variables::Variables;
 use anyhow::{Context as _, Result, anyhow};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -34,6 +36,7 @@ pub fn up(flags: Up) -> Result<()> {
         build(&manifest)?;
     }
 
+    raise_limit_of_files();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let served = runtime.block_on(async {
         // Also before compiling, so that a taken port is known at once.
@@ -48,6 +51,14 @@ pub fn up(flags: Up) -> Result<()> {
     // The process ends now. Dropped, the runtime would end idle instances one by one and report each as failed.
     std::mem::forget(runtime);
     served
+}
+
+/// A shell's and systemd's own limit of open files, 1,024, is that of some 500 downloads; the hard one is meant for servers.
+fn raise_limit_of_files() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        note(&format!("the limit of open files stays as it is: {error}"));
+    }
 }
 
 /// Puts together what the instances of the component share.
