@@ -27,13 +27,15 @@ impl Accept {
     }
 }
 
-/// Sorted: dockerd sends them in a random order.
+/// All that an upstream sees of them, since any of it may decide what it sends; but sorted: dockerd sends them in a random
+/// order.
 impl fmt::Display for Accept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut types: Vec<String> = self.media_types().map(str::to_ascii_lowercase).collect();
-        types.sort_unstable();
-        types.dedup();
-        f.write_str(&types.join(","))
+        let ranges = self.0.iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+        let mut ranges: Vec<&[u8]> = ranges.map(<[u8]>::trim_ascii).collect();
+        ranges.sort_unstable();
+        ranges.dedup();
+        ranges.iter().try_for_each(|range| write!(f, "{},", range.escape_ascii()))
     }
 }
 
@@ -49,10 +51,14 @@ mod tests {
             media_type in "[a-z]{1,9}/[a-z]{1,9}",
         ) {
             let accept = |lines: &[String]| {
-                Accept::of(&lines.iter().map(|line| (ACCEPT, HeaderValue::from_str(line).unwrap())).collect())
+                Accept::of(&lines.iter().map(|line| (ACCEPT, HeaderValue::from_bytes(line.as_bytes()).unwrap())).collect())
             };
             let backwards: Vec<String> = lines.iter().rev().cloned().collect();
             prop_assert_eq!(accept(&lines).to_string(), accept(&backwards).to_string());
+            for more in ["a/b;=", "\u{e9}/x"] {
+                let more = [lines.clone(), vec![more.to_owned()]].concat();
+                prop_assert_ne!(accept(&lines).to_string(), accept(&more).to_string());
+            }
             let _ = accept(&lines).takes(lines.first().unwrap_or(&media_type));
             let listed = [lines, vec![media_type.to_uppercase()]].concat();
             prop_assert!(accept(&listed).takes(&media_type));
