@@ -147,7 +147,7 @@ impl<P: Platform> Manifests<P> {
         if !matches!(wanted.reference, Reference::Tag(_)) {
             return None;
         }
-        let digest = Digest::parse(header(headers, CONTENT_DIGEST)?).ok()?;
+        let digest = digest(headers)?;
         let media_type = header(headers, CONTENT_TYPE)?.to_owned();
         let pointer = Rc::new(Pointer::new(digest, media_type, length(headers)?, context.platform.now()));
         let known = self.pointed_at(context, wanted, Rc::clone(&pointer)).await;
@@ -187,7 +187,7 @@ impl<P: Platform> Manifests<P> {
             None => return Err(Refusal::of_failure(Failure::Fault(Fault::TimedOut), &asked.route)),
         };
         // `reply` has put there what the manifest was asked by, if the upstream did not.
-        let named = header(&head.headers, CONTENT_DIGEST).and_then(|text| Digest::parse(text).ok());
+        let named = digest(&head.headers);
         let digest = match &wanted.reference {
             Reference::Digest(digest) => Some(digest.clone()),
             Reference::Tag(_) => named,
@@ -250,6 +250,11 @@ impl<P: Platform> Manifests<P> {
     }
 }
 
+/// The digest of what an upstream answers with, if it says one.
+pub fn digest(headers: &HeaderMap) -> Option<Digest> {
+    Digest::parse(header(headers, CONTENT_DIGEST)?).ok()
+}
+
 fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()
 }
@@ -278,6 +283,10 @@ impl Pointer {
 }
 
 impl Known {
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
     /// Whether it can be answered with; of a tag that was only asked for by `HEAD` there is no more than its digest.
     pub fn has_content(&self) -> bool {
         self.content.is_some()

@@ -7,12 +7,13 @@ use crate::cache::Store;
 use crate::config::{Config, Mistake};
 use crate::context::{Context, Cost};
 use crate::delivery::{self, Delivery};
+use crate::digest::Digest;
 use crate::flight::Flights;
 use crate::forward::{self, Answer, Question};
 use crate::health::Health;
 use crate::hops::Hops;
 use crate::log::Line;
-use crate::manifests::{Hit, Manifests, Wanted};
+use crate::manifests::{self, Hit, Manifests, Wanted};
 use crate::page;
 use crate::platform::Platform;
 use crate::refusal::Refusal;
@@ -33,7 +34,8 @@ pub struct Mirror<P: Platform> {
     counts: Counts<P>,
     health: Health<P>,
     manifests: Manifests<P>,
-    fetches: Flights<P, Result<(), Refusal>>,
+    /// Each brings the digest of what it answers with, if the upstream said one.
+    fetches: Flights<P, Result<Option<Digest>, Refusal>>,
     config: RefCell<Option<Rc<Config>>>,
     reading: Flights<P, Result<Rc<Config>, Mistake>>,
 }
@@ -244,7 +246,8 @@ impl<P: Platform> Mirror<P> {
         let own = RefCell::new(None);
         let fetch = async || {
             let fetched = self.fetch(errand, &question, wanted).await;
-            let outcome = fetched.as_ref().map(drop).map_err(Refusal::clone);
+            let digest = |response: &Response<_>| manifests::digest(response.headers());
+            let outcome = fetched.as_ref().map(digest).map_err(Refusal::clone);
             own.replace(Some(fetched));
             outcome
         };
@@ -252,11 +255,12 @@ impl<P: Platform> Mirror<P> {
         if let Some(fetched) = own.take() {
             return fetched;
         }
-        outcome?;
+        let brought = outcome?;
         let copy = self.manifests.find(context, wanted).await;
+        // Where what was brought is not kept, what was held before is found.
+        let copy = copy.filter(|copy| brought.as_ref() == Some(copy.digest()));
         match copy.and_then(|copy| copy.respond(context, false, Hit::Collapsed)) {
             Some(response) => Ok(response),
-            // It is none that is kept.
             None => self.fetch(errand, &question, wanted).await,
         }
     }

@@ -208,6 +208,13 @@ async fn simultaneous_requests_for_one_manifest_share_one_get() {
         let waited = seen.iter().filter(|seen| seen.header("cache-status") == Some("hammal; fwd=miss; collapsed"));
         assert_eq!(waited.count(), if (status, gets) == (200, 1) { 15 } else { 0 }, "{path} {status}");
     }
+    // Who waited does not get what was held before, where what was brought is not kept.
+    let large = format!("{{\"schemaVersion\":2,\"x\":\"{}\"}}", "x".repeat(300 * 1024));
+    let (platform, mirror) = caching([sends(OLD)]);
+    ask(&mirror, get(MANIFEST)).await;
+    platform.will_answer((0..16).map(|_| points_at(&large)).chain((0..16).map(|_| sends(&large))));
+    let seen = futures_util::future::join_all((0..16).map(|_| ask(&mirror, get(MANIFEST)))).await;
+    assert!(seen.iter().all(|seen| seen.text() == large));
     // What came through a mirror may be what the GET that it would wait for leads to.
     let (platform, mirror) = caching((0..16).map(|_| sends(OLD)));
     let request = || Request::get(format!("http://mirror.example{MANIFEST}")).header("cdn-loop", "hammal");
