@@ -97,6 +97,15 @@ impl Failure {
             Failure::Fault(_) | Failure::Token(_) | Failure::Redirect(_) | Failure::Delivery(_) => true,
         }
     }
+
+    /// Whether it is about what was asked for, and says nothing of the upstream.
+    pub fn is_of_content(&self) -> bool {
+        match self {
+            Failure::Delivery(status) | Failure::Token(auth::Failure::Status(status)) => status.is_client_error(),
+            Failure::Redirect(_) => true,
+            failure => !failure.is_of_upstream(),
+        }
+    }
 }
 
 impl From<Unsent> for Failure {

@@ -274,9 +274,15 @@ impl<P: Platform> Mirror<P> {
     ) -> Result<Response<Body<P::Body>>, Refusal> {
         let Errand { context, asked, here, tried, .. } = *errand;
         let mut left = errand.upstreams.to_vec();
+        let mut failure = None;
         loop {
             let errand = Errand { upstreams: &left, ..*errand };
-            let response = reply::pass_on(asked, self.ask(&errand, question).await?, here, &context.config.policy)?;
+            let answer = self.ask(&errand, question).await;
+            let response = answer.and_then(|answer| reply::pass_on(asked, answer, here, &context.config.policy));
+            let response = response.map_err(|refusal| match failure.take() {
+                Some(failure) if !refusal.upstream_failed => failure,
+                _ => refusal,
+            })?;
             let taken = self.manifests.take_in(context, asked, wanted, response).await;
             left.retain(|upstream| !tried.borrow().contains(upstream));
             match taken {
@@ -285,6 +291,7 @@ impl<P: Platform> Mirror<P> {
                     if let Some(upstream) = tried.borrow().last() {
                         self.health.failed(context, upstream);
                     }
+                    failure = Some(refusal);
                 }
                 taken => return taken,
             }
@@ -293,9 +300,11 @@ impl<P: Platform> Mirror<P> {
 
     /// Asks the upstreams one after the other, until one can help.
     async fn ask(&self, errand: &Errand<'_, P>, question: &Question<'_>) -> Result<Answer<P::Body>, Refusal> {
-        let context = errand.context;
-        let order = self.health.order(context, errand.upstreams).await;
-        let mut outcome = Err(Refusal::malformed_upstream());
+        let Errand { context, upstreams, .. } = *errand;
+        let order = self.health.order(context, upstreams).await;
+        let mut answered = Vec::new();
+        // What is said where none can help: how one failed, rather than that another doesn't have it.
+        let mut last = (Err(Refusal::malformed_upstream()), false);
         for upstream in &order {
             errand.tried.borrow_mut().push(upstream.clone());
             let answer = match context.config.blob_delivery {
@@ -304,26 +313,38 @@ impl<P: Platform> Mirror<P> {
                 }
                 _ => forward::ask(context, &self.auth, upstream, question).await,
             };
-            let (failed, lacks_it) = match &answer {
+            let (failed, lacks_it, refuses) = match &answer {
                 Ok(Answer { response, .. }) => {
                     let status = response.status();
                     let no_blob = question.route.is_blob() && status == StatusCode::NOT_FOUND;
                     let web_page = order.len() > 1 && !reply::is_of_a_registry(question.route, response);
                     let unknown = status == StatusCode::NOT_IMPLEMENTED;
                     let failed = status.is_server_error() && !unknown || status == StatusCode::TOO_MANY_REQUESTS;
-                    (failed, no_blob || web_page || unknown)
+                    (failed, no_blob || web_page || unknown, status.is_client_error())
                 }
-                Err(failure) => (failure.is_of_upstream(), false),
+                Err(failure) => {
+                    let (is_of_upstream, is_of_content) = (failure.is_of_upstream(), failure.is_of_content());
+                    (!is_of_content, is_of_upstream && is_of_content, !is_of_upstream)
+                }
             };
             if failed {
                 self.health.failed(context, upstream);
+            } else {
+                answered.push(upstream);
             }
-            outcome = answer.map_err(|failure| Refusal::of_failure(failure, question.route));
-            if !failed && !lacks_it {
-                break;
+            // Another mirror says 404 to what it has not fetched yet: that is no answer for one which the operator put
+            // before it, and which could not be asked.
+            let mut before = upstreams.iter().take_while(|before| *before != upstream);
+            let is_last_word = !refuses || before.all(|before| answered.contains(&before));
+            let outcome = answer.map_err(|failure| Refusal::of_failure(failure, question.route));
+            if !failed && !lacks_it && is_last_word {
+                return outcome;
+            }
+            if failed || !last.1 {
+                last = (outcome, failed);
             }
         }
-        outcome
+        last.0
     }
 
     /// The operator's settings, read once in this instance. A mistake is read again, so that each request tells of it.

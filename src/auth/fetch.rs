@@ -64,7 +64,10 @@ async fn exchange<P: Platform>(
     })?;
     match response.status() {
         StatusCode::OK => {}
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(Failure::Refused),
+        // quay.io says 400 to a name that it can't have, and 405 to what is no repository of images.
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST | StatusCode::METHOD_NOT_ALLOWED => {
+            return Err(Failure::Refused);
+        }
         StatusCode::TOO_MANY_REQUESTS => {
             return Err(Failure::TooMany { retry_after: response.headers().get(RETRY_AFTER).cloned() });
         }

@@ -73,6 +73,13 @@ async fn no_upstream_is_asked_twice_where_none_has_a_manifest() {
 }
 
 #[tokio::test]
+async fn what_a_lower_upstream_lacks_is_not_the_last_word_on_a_manifest_that_came_broken() {
+    let (platform, mirror) = caching_from_two([sends(NEW), answer(404, &[], "")]);
+    assert_eq!(ask(&mirror, get(&by_digest(OLD))).await.status(), 502);
+    assert_eq!(platform.asked().len(), 2);
+}
+
+#[tokio::test]
 async fn what_a_digest_names_is_asked_for_once() {
     let (platform, mirror) = caching([sends(OLD)]);
     let path = by_digest(OLD);

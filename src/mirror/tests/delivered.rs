@@ -68,6 +68,46 @@ async fn an_answer_is_an_answer_whichever_it_is() {
 }
 
 #[tokio::test]
+async fn what_a_lower_upstream_lacks_is_not_the_last_word_on_one_that_failed() {
+    let lacks = || answer(404, &[], "");
+    let limit = || answer(429, &[("retry-after", "9")], "");
+    for path in [MANIFEST, "/v2/library/alpine/tags/list"] {
+        let (platform, mirror) = two_upstreams([limit(), lacks()]);
+        let seen = ask(&mirror, get(path)).await;
+        assert_eq!((seen.status(), seen.header("retry-after")), (429, Some("9")));
+        // While it rests it is asked last, but it is asked.
+        platform.will_answer([lacks(), manifest()]);
+        assert_eq!(ask(&mirror, get(path)).await.status(), 200);
+        platform.will_answer([lacks(), limit()]);
+        assert_eq!(ask(&mirror, get(path)).await.status(), 429);
+        platform.will_answer([lacks(), lacks()]);
+        assert_eq!(ask(&mirror, get(path)).await.status(), 404);
+        assert_eq!(platform.asked().len(), 8);
+    }
+}
+
+#[tokio::test]
+async fn what_concerns_one_repository_lets_no_upstream_rest() {
+    let manifest_refused = || [answer(307, &[("location", "https://10.0.0.1/x")], "")];
+    let token_refused = || [challenge(), answer(410, &[], "")];
+    let (platform, mirror) = two_upstreams([]);
+    for refused in [&manifest_refused() as &[Exchanged], &token_refused()] {
+        let again = refused.iter().map(|exchanged| Ok(exchanged.as_ref().unwrap().clone()));
+        platform.will_answer(again.chain([manifest()]));
+        assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 200);
+        assert_eq!(platform.asked()[0], format!("GET https://first.example{MANIFEST}"));
+    }
+    let (platform, mirror) = streaming([]);
+    platform.set_variable("upstream", "first.example, docker.io");
+    for _ in 0..2 {
+        let missing = || [redirect("https://cdn.example/x"), answer(404, &[], "")];
+        platform.will_answer(missing().into_iter().chain(missing()).chain([answer(200, &[], "bytes")]));
+        assert_eq!(ask(&mirror, get(&blob())).await.text(), "bytes");
+        assert_eq!(platform.asked()[0], format!("GET https://first.example{}", blob()));
+    }
+}
+
+#[tokio::test]
 async fn a_blob_comes_from_any_upstream_that_has_it() {
     let (platform, mirror) = two_upstreams([answer(404, &[], ""), redirect("https://cdn.example/x")]);
     let seen = ask(&mirror, get(&blob())).await;
