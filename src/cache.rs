@@ -20,6 +20,9 @@ use std::time::Duration;
 const STORE_PATIENCE: Duration = Duration::from_millis(500);
 /// How long it is left alone. After a fault it is only not read: what can't be read can be written over.
 const STORE_REST: Duration = Duration::from_secs(5);
+/// By how much the clocks of those that share a store may differ. What was kept later than that from now is not believed: a
+/// clock was set back, and its end may be hours away.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(10 * 60);
 /// Platforms allow 1 MB; a larger value is kept in memory only.
 const MAX_VALUE: usize = 900_000;
 
@@ -50,7 +53,13 @@ pub struct Shape {
 #[derive(Debug)]
 struct Remembered<T> {
     value: Rc<T>,
-    /// Seconds since the Unix epoch.
+    span: Span,
+}
+
+/// When an entry was kept, and its end; seconds since the Unix epoch.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    kept: u64,
     expires: u64,
 }
 
@@ -62,7 +71,9 @@ struct Bucket<'a>(#[serde(borrow)] Vec<Entry<'a>>);
 struct Entry<'a> {
     #[serde(borrow)]
     identity: Cow<'a, str>,
-    /// Seconds since the Unix epoch.
+    /// When it was kept, and its end; seconds since the Unix epoch.
+    #[serde(default)]
+    kept: u64,
     expires: u64,
     /// Not read where it is the entry of another identity.
     #[serde(borrow)]
@@ -75,7 +86,7 @@ impl<P: Platform> Store<P> {
     }
 
     async fn load(&self, key: &str) -> Option<Vec<u8>> {
-        if self.platform.now() < self.unread_until.get() {
+        if rests(self.unread_until.get(), self.platform.now()) {
             return None;
         }
         let fault = match platform::within(&self.platform, STORE_PATIENCE, self.platform.load(key)).await {
@@ -96,7 +107,7 @@ impl<P: Platform> Store<P> {
     /// Changes the value of `key`, after the answer has left. Who changes it at the same time may be overwritten, and so is
     /// what can't be read: nobody can say whether it ever can be again, and what it held costs speed only.
     fn update(&self, key: String, change: impl FnOnce(Option<Vec<u8>>) -> Option<Vec<u8>> + 'static) {
-        if self.platform.now() < self.unwritten_until.get() {
+        if rests(self.unwritten_until.get(), self.platform.now()) {
             return;
         }
         let platform = self.platform.clone();
@@ -113,6 +124,11 @@ impl<P: Platform> Store<P> {
             }
         });
     }
+}
+
+/// Whether the store is left alone until then: not where that is further away than it ever rests.
+fn rests(until: Duration, now: Duration) -> bool {
+    now < until && until <= now.saturating_add(STORE_REST)
 }
 
 /// A line of the log.
@@ -137,7 +153,7 @@ impl<P: Platform, T: Serialize + DeserializeOwned> Cache<P, T> {
     /// What this instance remembers.
     pub fn remembered(&self, identity: &str, now: Duration) -> Option<Rc<T>> {
         let memory = self.memory.borrow();
-        let held = memory.get(identity).filter(|held| now.as_secs() < held.expires)?;
+        let held = memory.get(identity).filter(|held| held.span.holds(now))?;
         Some(held.value.clone())
     }
 
@@ -152,10 +168,10 @@ impl<P: Platform, T: Serialize + DeserializeOwned> Cache<P, T> {
             let bytes = store.load(&self.key(identity)).await?;
             let now = store.platform.now();
             let mut entries = Bucket::parse(&bytes).0.into_iter();
-            let entry = entries.find(|entry| entry.identity == identity && now.as_secs() < entry.expires)?;
+            let entry = entries.find(|entry| entry.identity == identity && entry.span().holds(now))?;
             let value = serde_json::from_str(entry.value.get()).ok().filter(&is_right)?;
             let value = Rc::new(value);
-            self.put(identity, Rc::clone(&value), now, entry.expires);
+            self.put(identity, Rc::clone(&value), now, entry.span());
             Some(value)
         };
         self.reads.share(&store.platform, identity, read).await
@@ -163,42 +179,59 @@ impl<P: Platform, T: Serialize + DeserializeOwned> Cache<P, T> {
 
     /// Remembers in this instance only.
     pub fn remember(&self, identity: &str, value: impl Into<Rc<T>>, now: Duration, life: Duration) {
-        self.put(identity, value.into(), now, now.saturating_add(life).as_secs());
+        self.put(identity, value.into(), now, Span::new(now, life));
     }
 
     /// Remembers in this instance now and in the store after the answer has left.
     pub fn keep(&self, store: &Store<P>, identity: &str, value: impl Into<Rc<T>>, life: Duration) {
         let now = store.platform.now();
-        let (value, expires) = (value.into(), now.saturating_add(life).as_secs());
+        let (value, span) = (value.into(), Span::new(now, life));
         let (most, written) = (self.shape.entries, to_raw_value(&*value));
-        self.put(identity, value, now, expires);
+        self.put(identity, value, now, span);
         let Ok(value) = written else { return };
         let identity = identity.to_owned();
         store.update(self.key(&identity), move |bytes| {
             let bytes = bytes.unwrap_or_default();
             let mut bucket = Bucket::parse(&bytes);
-            bucket.put(Entry { identity: identity.into(), expires, value: &value }, now, most);
+            let Span { kept, expires } = span;
+            bucket.put(Entry { identity: identity.into(), kept, expires, value: &value }, now, most);
             bucket.into_bytes()
         });
     }
 
-    fn put(&self, identity: &str, value: Rc<T>, now: Duration, expires: u64) {
+    fn put(&self, identity: &str, value: Rc<T>, now: Duration, span: Span) {
         let mut memory = self.memory.borrow_mut();
         let most = self.shape.entries.saturating_mul(self.shape.buckets as usize);
         if memory.len() >= most {
-            memory.retain(|_, held| now.as_secs() < held.expires);
+            memory.retain(|_, held| held.span.holds(now));
         }
         // What is forgotten here is in the store.
         if memory.len() >= most {
             memory.clear();
         }
-        memory.insert(identity.to_owned(), Remembered { value, expires });
+        memory.insert(identity.to_owned(), Remembered { value, span });
     }
 
     fn key(&self, identity: &str) -> String {
         let hash = Sha256::digest(identity.as_bytes());
         let number = hash.iter().take(4).fold(0_u32, |number, byte| (number << 8) | u32::from(*byte));
         format!("{}-{}", self.kind, number.checked_rem(self.shape.buckets).unwrap_or_default())
+    }
+}
+
+impl Span {
+    fn new(now: Duration, life: Duration) -> Span {
+        Span { kept: now.as_secs(), expires: now.saturating_add(life).as_secs() }
+    }
+
+    fn holds(self, now: Duration) -> bool {
+        self.kept <= now.saturating_add(CLOCKS_DIFFER).as_secs() && now.as_secs() < self.expires
+    }
+}
+
+impl Entry<'_> {
+    fn span(&self) -> Span {
+        Span { kept: self.kept, expires: self.expires }
     }
 }
 
@@ -211,7 +244,7 @@ impl<'a> Bucket<'a> {
     /// Takes an entry in, in the place of the one that it is newer than, of those whose end has come, and of the oldest
     /// where there are `most` already.
     fn put(&mut self, entry: Entry<'a>, now: Duration, most: usize) {
-        self.0.retain(|held| held.identity != entry.identity && now.as_secs() < held.expires);
+        self.0.retain(|held| held.identity != entry.identity && held.span().holds(now));
         self.0.insert(0, entry);
         self.0.truncate(most);
     }
@@ -295,6 +328,29 @@ mod tests {
         platform.set_store(StoreIs::Well);
         platform.pass(STORE_REST);
         assert_eq!(found(), Some(1));
+    }
+
+    #[test]
+    fn what_was_kept_by_a_clock_far_ahead_is_not_believed_when_it_is_set_right() {
+        for (back, believed) in [(CLOCKS_DIFFER, true), (CLOCKS_DIFFER + Duration::from_secs(1), false)] {
+            let platform = Scripted::default();
+            platform.pass(2 * CLOCKS_DIFFER);
+            let (store, cache) = (Store::new(platform.clone()), Cache::<_, i32>::new("x", ONE));
+            cache.keep(&store, "a", 1, LIFE);
+            platform.settle().now_or_never().unwrap();
+            platform.set_back(back);
+            for cache in [&cache, &Cache::new("x", ONE)] {
+                assert_eq!(cache.find(&store, "a").now_or_never().unwrap().is_some(), believed, "{back:?}");
+            }
+        }
+        let platform = Scripted::default();
+        platform.pass(2 * CLOCKS_DIFFER);
+        let (store, cache) = (Store::new(platform.clone()), Cache::<_, i32>::new("x", ONE));
+        platform.set_store(StoreIs::Unreadable);
+        assert_eq!(cache.find(&store, "a").now_or_never(), Some(None));
+        platform.set_back(STORE_REST);
+        cache.find(&store, "a").now_or_never();
+        assert_eq!(platform.store_calls(), 2);
     }
 
     #[test]

@@ -79,6 +79,11 @@ impl Scripted {
         self.0.now.set(self.0.now.get() + time);
     }
 
+    /// The clock was ahead, and is set right.
+    pub fn set_back(&self, time: Duration) {
+        self.0.now.set(self.0.now.get() - time);
+    }
+
     /// What was asked since the last call: `METHOD URL` and, where there was one, the token.
     pub fn asked(&self) -> Vec<String> {
         let asked = std::mem::take(&mut *self.0.asked.borrow_mut());
