@@ -199,6 +199,18 @@ impl<P: Platform, T: Serialize + DeserializeOwned> Cache<P, T> {
         });
     }
 
+    /// Forgets in this instance now and in the store after the answer has left.
+    pub fn forget(&self, store: &Store<P>, identity: &str) {
+        self.memory.borrow_mut().remove(identity);
+        let identity = identity.to_owned();
+        store.update(self.key(&identity), move |bytes| {
+            let bytes = bytes?;
+            let mut bucket = Bucket::parse(&bytes);
+            bucket.0.retain(|held| held.identity != identity);
+            serde_json::to_vec(&bucket).ok()
+        });
+    }
+
     fn put(&self, identity: &str, value: Rc<T>, now: Duration, span: Span) {
         let mut memory = self.memory.borrow_mut();
         let most = self.shape.entries.saturating_mul(self.shape.buckets as usize);

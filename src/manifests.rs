@@ -26,7 +26,8 @@ const MAX_KEPT: usize = 256 * 1024;
 /// Keys in the store.
 const CONTENTS: Shape = Shape { buckets: 256, entries: 2 };
 const TAGS: Shape = Shape { buckets: 128, entries: 8 };
-/// Content is kept at least this long: it can't be outdated.
+/// How long content answers at least without its upstream being asked: it can't be outdated, but it may have become private.
+/// It is kept as long again, for when the upstream can't be asked then.
 const CONTENT_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How long the store is not told that a tag points where it did.
@@ -54,6 +55,9 @@ pub struct Wanted {
 struct Content {
     media_type: String,
     text: String,
+    /// When the upstream had it last, in seconds since the Unix epoch.
+    #[serde(default)]
+    seen: u64,
 }
 
 /// What a tag pointed at.
@@ -135,7 +139,7 @@ impl<P: Platform> Manifests<P> {
         }
     }
 
-    /// What the tag points at now, if the answer to a `HEAD` says so. Where what it pointed at before `is_held`, it is
+    /// What the upstream has now, if its answer to a `HEAD` says so. Where what a tag pointed at before `is_held`, it is
     /// remembered only once the new content is there too: until then the old may be all that can be answered with.
     pub async fn pointed(
         &self,
@@ -144,17 +148,39 @@ impl<P: Platform> Manifests<P> {
         headers: &HeaderMap,
         is_held: bool,
     ) -> Option<Known> {
-        if !matches!(wanted.reference, Reference::Tag(_)) {
-            return None;
-        }
         let digest = digest(headers)?;
-        let media_type = header(headers, CONTENT_TYPE)?.to_owned();
-        let pointer = Rc::new(Pointer::new(digest, media_type, length(headers)?, context.platform.now()));
-        let known = self.pointed_at(context, wanted, Rc::clone(&pointer)).await;
-        if known.has_content() || !is_held {
-            self.point(context, wanted, pointer);
-        }
+        let known = match &wanted.reference {
+            Reference::Digest(asked) if *asked == digest && is_held => self.find(context, wanted).await?,
+            Reference::Digest(_) => return None,
+            Reference::Tag(_) => {
+                let media_type = header(headers, CONTENT_TYPE)?.to_owned();
+                let pointer = Rc::new(Pointer::new(digest, media_type, length(headers)?, context.platform.now()));
+                let known = self.pointed_at(context, wanted, Rc::clone(&pointer)).await;
+                if known.has_content() || !is_held {
+                    self.point(context, wanted, pointer);
+                }
+                known
+            }
+        };
+        self.renew(context, wanted, &known);
         Some(known)
+    }
+
+    /// The upstream has it still: it is kept on, once half its time is over.
+    fn renew(&self, context: &Context<'_, P>, wanted: &Wanted, known: &Known) {
+        let (now, life) = (context.platform.now(), content_life(context));
+        if let Some(content) = known.content.as_ref().filter(|content| content.age(now).saturating_mul(2) >= life) {
+            let content = Content { seen: now.as_secs(), ..(**content).clone() };
+            self.contents.keep(context.store, &wanted.content_identity(&known.digest), content, life.saturating_mul(2));
+        }
+    }
+
+    /// The upstream has it no more, or shows it no more.
+    pub fn forget(&self, context: &Context<'_, P>, wanted: &Wanted) {
+        match &wanted.reference {
+            Reference::Digest(digest) => self.contents.forget(context.store, &wanted.content_identity(digest)),
+            Reference::Tag(_) => self.tags.forget(context.store, &wanted.identity()),
+        }
     }
 
     async fn pointed_at(&self, context: &Context<'_, P>, wanted: &Wanted, pointer: Rc<Pointer>) -> Known {
@@ -213,9 +239,10 @@ impl<P: Platform> Manifests<P> {
         if body.len() > MAX_KEPT {
             return;
         }
-        let content = Content { media_type: media_type.to_owned(), text: text.to_owned() };
-        let life = context.config.max_stale.max(CONTENT_LIFE);
-        self.contents.keep(context.store, &wanted.content_identity(digest), content, life);
+        let seen = context.platform.now().as_secs();
+        let content = Content { media_type: media_type.to_owned(), text: text.to_owned(), seen };
+        let kept = content_life(context).saturating_mul(2);
+        self.contents.keep(context.store, &wanted.content_identity(digest), content, kept);
         if matches!(wanted.reference, Reference::Tag(_)) {
             let pointer = Pointer::new(digest.clone(), media_type.to_owned(), body.len(), context.platform.now());
             self.point(context, wanted, Rc::new(pointer));
@@ -255,6 +282,10 @@ pub fn digest(headers: &HeaderMap) -> Option<Digest> {
     Digest::parse(header(headers, CONTENT_DIGEST)?).ok()
 }
 
+fn content_life<P: Platform>(context: &Context<'_, P>) -> Duration {
+    context.config.max_stale.max(CONTENT_LIFE)
+}
+
 fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()
 }
@@ -266,6 +297,12 @@ fn is_signed(headers: &HeaderMap) -> bool {
 
 fn length(headers: &HeaderMap) -> Option<usize> {
     header(headers, CONTENT_LENGTH)?.parse().ok()
+}
+
+impl Content {
+    fn age(&self, now: Duration) -> Duration {
+        now.saturating_sub(Duration::from_secs(self.seen))
+    }
 }
 
 impl Pointer {
@@ -292,12 +329,16 @@ impl Known {
         self.content.is_some()
     }
 
-    /// Whether it may answer without asking upstream; what a digest names always may.
+    /// Whether it may answer without asking upstream.
     pub fn is_fresh<P: Platform>(&self, context: &Context<'_, P>) -> bool {
-        self.pointer.as_ref().is_none_or(|pointer| pointer.age(context.platform.now()) < context.config.tag_ttl)
+        let now = context.platform.now();
+        match (&self.pointer, &self.content) {
+            (Some(pointer), _) => pointer.age(now) < context.config.tag_ttl,
+            (None, content) => content.as_ref().is_some_and(|content| content.age(now) < content_life(context)),
+        }
     }
 
-    /// Whether it may answer where the upstream can't be asked.
+    /// Whether it may answer where the upstream can't be asked; what a digest names always may.
     pub fn may_be_stale<P: Platform>(&self, context: &Context<'_, P>) -> bool {
         self.pointer.as_ref().is_none_or(|pointer| pointer.age(context.platform.now()) < context.config.max_stale)
     }

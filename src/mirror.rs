@@ -200,6 +200,13 @@ impl<P: Platform> Mirror<P> {
         let is_held = copy.as_ref().is_some_and(|copy| copy.has_content());
         match self.learn(errand, question, wanted, is_held).await {
             Err(refusal) if refusal.upstream_failed => from_copy(Hit::Stale).ok_or(refusal),
+            Err(refusal) => {
+                let is_gone = matches!(refusal.status, StatusCode::NOT_FOUND | StatusCode::FORBIDDEN);
+                if copy.is_some() && is_gone {
+                    self.manifests.forget(context, wanted);
+                }
+                Err(refusal)
+            }
             learned => learned,
         }
     }

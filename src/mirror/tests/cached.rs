@@ -7,6 +7,8 @@ const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const OLD: &str = r#"{"schemaVersion":2,"manifests":[]}"#;
 const NEW: &str = r#"{"schemaVersion":2,"manifests":[],"new":1}"#;
 
+const HOUR: u64 = 60 * 60;
+
 fn by_digest(content: &str) -> String {
     format!("/v2/library/alpine/manifests/{}", Digest::of(content.as_bytes()))
 }
@@ -315,10 +317,57 @@ async fn an_upstream_that_failed_is_not_waited_for_where_there_is_a_copy() {
 
 #[tokio::test]
 async fn what_the_upstream_says_is_gone_is_gone() {
-    let (platform, mirror) = caching([sends(OLD), answer(404, &[], ""), answer(404, &[], "")]);
+    for (path, age) in [(MANIFEST.to_owned(), 1), (by_digest(OLD), 25 * HOUR)] {
+        let (platform, mirror) = caching([sends(OLD), answer(404, &[], ""), answer(404, &[], "")]);
+        ask(&mirror, get(&path)).await;
+        platform.pass(Duration::from_secs(age));
+        assert_eq!(ask(&mirror, get(&path)).await.status(), 404);
+        assert_eq!(platform.asked()[1..], ["HEAD", "GET"].map(|method| format!("{method} {HUB}{path}")));
+        // And does not come back where the upstream fails.
+        for mirror in [&mirror, &Mirror::new(platform.clone())] {
+            platform.will_answer([Err(Fault::Connect)]);
+            assert_eq!(ask(mirror, get(&path)).await.status(), 502);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_pulled_again_and_again_is_there_when_the_upstream_fails() {
+    let (platform, mirror) = caching([sends(OLD)]);
     ask(&mirror, get(MANIFEST)).await;
-    assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 404);
-    assert_eq!(platform.asked()[1..], ["HEAD", "GET"].map(|method| format!("{method} {HUB}{MANIFEST}")));
+    for _ in 0..9 {
+        platform.pass(Duration::from_secs(15 * HOUR));
+        platform.will_answer([points_at(OLD)]);
+        assert_eq!(ask(&Mirror::new(platform.clone()), get(MANIFEST)).await.text(), OLD);
+    }
+    platform.pass(Duration::from_secs(23 * HOUR));
+    for path in [MANIFEST, &by_digest(OLD)] {
+        platform.will_answer([Err(Fault::Connect)]);
+        assert_eq!(ask(&Mirror::new(platform.clone()), get(path)).await.text(), OLD);
+    }
+}
+
+#[tokio::test]
+async fn what_a_digest_names_is_looked_at_again_after_a_day() {
+    let (platform, mirror) = caching([sends(OLD)]);
+    let path = by_digest(OLD);
+    ask(&mirror, get(&path)).await;
+    platform.pass(Duration::from_secs(24 * HOUR));
+    for (answer, status) in [
+        (Err(Fault::Connect), "hammal; hit; detail=stale"),
+        (points_at(OLD), "hammal; fwd=stale; fwd-status=200; detail=revalidated"),
+    ] {
+        platform.will_answer([answer]);
+        let seen = ask(&mirror, get(&path)).await;
+        assert_eq!((seen.text().as_str(), seen.header("cache-status")), (OLD, Some(status)));
+        platform.pass(Duration::from_secs(21));
+    }
+    for mirror in [&mirror, &Mirror::new(platform.clone())] {
+        assert_eq!(ask(mirror, get(&path)).await.header("cache-status"), Some("hammal; hit"));
+    }
+    platform.pass(Duration::from_secs(48 * HOUR));
+    platform.will_answer([Err(Fault::Connect)]);
+    assert_eq!(ask(&mirror, get(&path)).await.status(), 502);
 }
 
 #[tokio::test]
