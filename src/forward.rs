@@ -181,12 +181,15 @@ impl Hop {
         let upstream = config.policy.permit(target.origin).map(Upstream::redirected);
         let upstream = upstream.map_err(RedirectFailure::Forbidden)?;
         // What the operator has closed is not reached by way of another registry either.
+        let (origin, is_default) = (upstream.origin(), config.upstreams.contains(&upstream));
         let permitted = match &route {
-            Some(Route::Repository(name, _)) => {
-                config.policy.permit_redirected(upstream.origin(), config.upstreams.contains(&upstream), name)
-            }
+            Some(Route::Repository(name, _)) => config.policy.permit_redirected(origin, is_default, name),
             Some(Route::Catalog) => config.policy.permit_catalog(),
-            _ => config.policy.permit_inside(upstream.origin(), self.upstream.origin()),
+            _ => {
+                let from = self.upstream.origin();
+                let inside = config.policy.permit_inside(origin, from);
+                inside.and_then(|()| config.policy.permit_unnamed(origin, is_default, from))
+            }
         };
         permitted.map_err(RedirectFailure::Forbidden)?;
         let name = route.and_then(|route| route.name().cloned());

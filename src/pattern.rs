@@ -80,7 +80,7 @@ impl HostPattern {
             (Hosts::All, _) => return true,
             (Hosts::Below(apex), Host::Domain(name)) => is_below(name, apex),
             (Hosts::Below(_), _) => false,
-            (Hosts::One(one), host) => one == host,
+            (Hosts::One(one), host) => upstream::are_one(one, host),
         };
         let port = match (self.port, unported) {
             (Some(port), _) => port == origin.port,
@@ -111,16 +111,20 @@ impl RepositoryPattern {
         self.registry == Registry::Every
     }
 
-    pub fn matches(&self, origin: &Origin, is_default: bool, name: &Name) -> bool {
-        let registry = match &self.registry {
+    /// Whether some repository of this registry is meant.
+    pub fn is_of(&self, origin: &Origin, is_default: bool) -> bool {
+        match &self.registry {
             Registry::Every => true,
             Registry::Default => is_default,
             Registry::Matching(pattern) => pattern.matches(origin, Unported::Every),
-        };
+        }
+    }
+
+    pub fn matches(&self, origin: &Origin, is_default: bool, name: &Name) -> bool {
         let matches = |name: &str| is_match(self.name.as_bytes(), name.as_bytes());
         // On Docker Hub an operator may write a name as people pull it, or as the registry calls it.
         let pulled_as = || name.as_str().strip_prefix("library/").filter(|_| upstream::is_docker_hub(origin));
-        registry && (matches(name.as_str()) || pulled_as().is_some_and(matches))
+        self.is_of(origin, is_default) && (matches(name.as_str()) || pulled_as().is_some_and(matches))
     }
 }
 
@@ -180,6 +184,9 @@ mod tests {
             ("*.example.com", "example.com", false, false),
             ("*.example.com", "badexample.com", false, false),
             ("docker.io", "registry-1.docker.io", true, true),
+            ("docker.io", "index.docker.io", true, true),
+            ("registry-1.docker.io", "registry.hub.docker.com", true, true),
+            ("docker.io", "auth.docker.io", false, false),
         ] {
             let parsed = HostPattern::parse(pattern).unwrap();
             let matches = |unported| parsed.matches(&origin(host), unported);

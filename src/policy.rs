@@ -110,9 +110,20 @@ impl Policy {
     /// May this registry lead there, if that is a host which only the operator can open. What is asked of it would come
     /// out to anybody who has a registry of his own name it.
     pub fn permit_inside(&self, origin: &Origin, upstream: &Origin) -> Result<(), Denied> {
-        let is_own = |pattern: &HostPattern| pattern.matches(upstream, Unported::SchemesOwn);
-        let may_lead = !self.is_listed(origin) || self.is_listed(upstream) || self.own.iter().any(is_own);
+        let may_lead = !self.is_listed(origin) || self.is_listed(upstream) || self.is_own(upstream);
         if may_lead { Ok(()) } else { Err(Denied::Inner) }
+    }
+
+    /// May this registry lead to what is no path of a registry: where repositories are denied, nobody can say that it is none
+    /// of those. The operator's own registries may.
+    pub fn permit_unnamed(&self, origin: &Origin, is_default: bool, upstream: &Origin) -> Result<(), Denied> {
+        let denies_some = |pattern: &RepositoryPattern| pattern.is_of(origin, is_default);
+        let may_be_denied = self.denied_repositories.iter().any(denies_some) && !self.is_own(upstream);
+        if may_be_denied { Err(Denied::ClosedRepository) } else { Ok(()) }
+    }
+
+    fn is_own(&self, upstream: &Origin) -> bool {
+        self.own.iter().any(|pattern| pattern.matches(upstream, Unported::SchemesOwn))
     }
 
     /// Public, on https, and not denied, or else listed.

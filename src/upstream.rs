@@ -68,6 +68,13 @@ pub fn is_docker_hub(origin: &Origin) -> bool {
     matches!(&origin.host, Host::Domain(name) if name == DOCKER_HUB)
 }
 
+/// Whether two hosts are one registry: what people type for Docker Hub answers for it too, where a redirect leads there.
+pub fn are_one(one: &Host, other: &Host) -> bool {
+    let is_of_docker_hub =
+        |host: &Host| matches!(host, Host::Domain(name) if name == DOCKER_HUB || means_docker_hub(name));
+    one == other || is_of_docker_hub(one) && is_of_docker_hub(other)
+}
+
 /// The host that answers for what people type for Docker Hub.
 pub fn unalias(host: Host) -> Host {
     match host {

@@ -96,6 +96,8 @@ async fn what_the_operator_has_closed_is_not_reached_by_a_redirect() {
     for (path, location) in [
         (MANIFEST, "http://registry.lan:5000/v2/internal/app/manifests/1"),
         (MANIFEST, "https://registry-1.docker.io/v2/secret/app/manifests/1"),
+        (MANIFEST, "https://index.docker.io/v2/secret/app/manifests/1"),
+        (MANIFEST, "https://registry-1.docker.io//v2/secret/app/manifests/1"),
         ("/v2/a/tags/list", "https://ghcr.io/v2/_catalog"),
         ("/v2/a/tags/list", "http://registry.lan:5000/api/v2.0/projects"),
     ] {
