@@ -98,12 +98,12 @@ impl Failure {
         }
     }
 
-    /// Whether it is about what was asked for, and says nothing of the upstream.
+    /// Whether, where another upstream may do better, it is only about what was asked for, and this one is well otherwise.
     pub fn is_of_content(&self) -> bool {
         match self {
             Failure::Delivery(status) | Failure::Token(auth::Failure::Status(status)) => status.is_client_error(),
             Failure::Redirect(_) => true,
-            failure => !failure.is_of_upstream(),
+            _ => false,
         }
     }
 }

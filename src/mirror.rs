@@ -9,7 +9,7 @@ use crate::context::{Context, Cost};
 use crate::delivery::{self, Delivery};
 use crate::digest::Digest;
 use crate::flight::Flights;
-use crate::forward::{self, Answer, Question};
+use crate::forward::{self, Answer, Failure, Question};
 use crate::health::Health;
 use crate::hops::Hops;
 use crate::log::Line;
@@ -58,6 +58,39 @@ struct Errand<'a, P: Platform> {
     /// In the operator's order.
     upstreams: &'a [Upstream],
     tried: &'a RefCell<Vec<Upstream>>,
+}
+
+/// What an upstream's answer is worth where there are others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Worth {
+    Yes,
+    /// It doesn't have it, or doesn't show it. Another mirror says so of what it has not fetched yet: that is no answer for
+    /// an upstream which the operator put before it, and which could not be asked.
+    No,
+    /// Another one may have it.
+    Elsewhere,
+    /// Another one may have it, and this one had better be left alone for a while.
+    Failed,
+}
+
+impl Worth {
+    fn of<B>(answer: &Result<Answer<B>, Failure>, route: &Route, is_only: bool) -> Worth {
+        let response = match answer {
+            Ok(Answer { response, .. }) => response,
+            Err(failure) if !failure.is_of_upstream() => return Worth::No,
+            Err(failure) if failure.is_of_content() => return Worth::Elsewhere,
+            Err(_) => return Worth::Failed,
+        };
+        match response.status() {
+            StatusCode::NOT_IMPLEMENTED => Worth::Elsewhere,
+            StatusCode::NOT_FOUND if route.is_blob() => Worth::Elsewhere,
+            StatusCode::TOO_MANY_REQUESTS => Worth::Failed,
+            status if status.is_server_error() => Worth::Failed,
+            status if status.is_client_error() => Worth::No,
+            _ if is_only || reply::is_of_a_registry(route, response) => Worth::Yes,
+            _ => Worth::Elsewhere,
+        }
+    }
 }
 
 impl<P: Platform> Mirror<P> {
@@ -320,31 +353,20 @@ impl<P: Platform> Mirror<P> {
                 }
                 _ => forward::ask(context, &self.auth, upstream, question).await,
             };
-            let (failed, lacks_it, refuses) = match &answer {
-                Ok(Answer { response, .. }) => {
-                    let status = response.status();
-                    let no_blob = question.route.is_blob() && status == StatusCode::NOT_FOUND;
-                    let web_page = order.len() > 1 && !reply::is_of_a_registry(question.route, response);
-                    let unknown = status == StatusCode::NOT_IMPLEMENTED;
-                    let failed = status.is_server_error() && !unknown || status == StatusCode::TOO_MANY_REQUESTS;
-                    (failed, no_blob || web_page || unknown, status.is_client_error())
-                }
-                Err(failure) => {
-                    let (is_of_upstream, is_of_content) = (failure.is_of_upstream(), failure.is_of_content());
-                    (!is_of_content, is_of_upstream && is_of_content, !is_of_upstream)
-                }
-            };
+            let worth = Worth::of(&answer, question.route, order.len() == 1);
+            let failed = worth == Worth::Failed;
             if failed {
                 self.health.failed(context, upstream);
             } else {
                 answered.push(upstream);
             }
-            // Another mirror says 404 to what it has not fetched yet: that is no answer for one which the operator put
-            // before it, and which could not be asked.
-            let mut before = upstreams.iter().take_while(|before| *before != upstream);
-            let is_last_word = !refuses || before.all(|before| answered.contains(&before));
+            let is_last_word = match worth {
+                Worth::Failed | Worth::Elsewhere => false,
+                Worth::No => upstreams.iter().take_while(|before| *before != upstream).all(|b| answered.contains(&b)),
+                Worth::Yes => true,
+            };
             let outcome = answer.map_err(|failure| Refusal::of_failure(failure, question.route));
-            if !failed && !lacks_it && is_last_word {
+            if is_last_word {
                 return outcome;
             }
             if failed || !last.1 {
