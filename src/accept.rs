@@ -21,6 +21,11 @@ impl Accept {
         taken.peek().is_none() || taken.any(|taken| all.iter().any(|one| taken.eq_ignore_ascii_case(one)))
     }
 
+    /// Whether this type itself is named.
+    pub fn names(&self, media_type: &str) -> bool {
+        self.media_types().any(|named| named.eq_ignore_ascii_case(media_type))
+    }
+
     fn media_types(&self) -> impl Iterator<Item = &str> {
         let values = self.0.iter().filter_map(|value| value.to_str().ok());
         values.flat_map(|text| text.split(',')).filter_map(|text| text.split(';').next()).map(str::trim)

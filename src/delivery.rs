@@ -30,8 +30,10 @@ pub async fn stream<P: Platform>(
     if !forward::is_redirect(answer.response.status()) {
         return Ok(answer);
     }
-    if let Ok(delivered) = fetch(context, question, answer).await {
-        return Ok(delivered);
+    match fetch(context, question, answer).await {
+        Ok(delivered) => return Ok(delivered),
+        Err(Failure::SeveralRanges) => return Err(Failure::SeveralRanges),
+        Err(_) => {}
     }
     let answer = forward::ask(context, auth, upstream, question).await?;
     if !forward::is_redirect(answer.response.status()) {
@@ -51,8 +53,9 @@ async fn fetch<P: Platform>(
         let location = forward::location(answer.response.headers());
         let location = location.ok_or(Failure::Redirect(RedirectFailure::Malformed))?;
         let from = answer.upstream.target(answer.path_and_query.clone());
-        let target = from.join(location).map_err(|_| Failure::Redirect(RedirectFailure::Malformed))?;
-        let permitted = context.config.policy.permit_delivery(target.origin, &from.origin);
+        let target = forward::led_to(&from, location).map_err(Failure::Redirect)?;
+        let permitted = forward::permit_path(context, &target, &from.origin)
+            .and_then(|_| context.config.policy.permit_delivery(target.origin, &from.origin));
         let permitted = permitted.map_err(|denied| Failure::Redirect(RedirectFailure::Forbidden(denied)))?;
 
         let (method, path, headers) = (question.method.clone(), &target.path_and_query, &question.headers);

@@ -3,17 +3,18 @@
 use crate::auth::{self, Auth, Challenge, Credential, Subject};
 use crate::context::Context;
 use crate::name::Name;
+use crate::origin::{Origin, Target};
 use crate::outgoing::{self, Unsent};
 use crate::platform::{Fault, Platform};
 use crate::policy::Denied;
 use crate::route::Route;
-use crate::upstream::Upstream;
+use crate::upstream::{self, Upstream};
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri};
 
 /// A longer chain of redirects is a loop.
 pub const MAX_REDIRECTS: usize = 5;
-/// Requests to one upstream for one question: with a token that is no longer good, without one, with a new one, once
+/// Requests to one upstream for one question, but for those that a connection loses: with a token that is no longer good, without one, with a new one, once
 /// more where the store held another old one, and once more where a HEAD becomes a GET.
 const MAX_ATTEMPTS: usize = 5;
 /// A longer header in bytes is refused, and so are a client's headers that are longer together. Over HTTP/2 an upstream
@@ -174,27 +175,46 @@ impl Hop {
     }
 
     fn follow<P: Platform>(&self, context: &Context<'_, P>, location: &str) -> Result<Hop, RedirectFailure> {
-        let base = self.upstream.target(self.path_and_query.clone());
-        let target = base.join(location).map_err(|_| RedirectFailure::Malformed)?;
-        let route = target.path_and_query.parse::<Uri>().ok().and_then(|uri| Route::of_upstream(&uri));
-        let config = context.config;
-        let upstream = config.policy.permit(target.origin).map(Upstream::redirected);
-        let upstream = upstream.map_err(RedirectFailure::Forbidden)?;
-        // What the operator has closed is not reached by way of another registry either.
-        let (origin, is_default) = (upstream.origin(), config.upstreams.contains(&upstream));
-        let permitted = match &route {
-            Some(Route::Repository(name, _)) => config.policy.permit_redirected(origin, is_default, name),
-            Some(Route::Catalog) => config.policy.permit_catalog(),
-            _ => {
-                let from = self.upstream.origin();
-                let inside = config.policy.permit_inside(origin, from);
-                inside.and_then(|()| config.policy.permit_unnamed(origin, is_default, from))
+        let target = led_to(&self.upstream.target(self.path_and_query.clone()), location)?;
+        let (policy, from) = (&context.config.policy, self.upstream.origin());
+        let permit = || {
+            let upstream = policy.permit(target.origin.clone()).map(Upstream::redirected)?;
+            let route = permit_path(context, &target, from)?;
+            if route.is_none() {
+                policy.permit_inside(&target.origin, from)?;
             }
+            Ok((upstream, route))
         };
-        permitted.map_err(RedirectFailure::Forbidden)?;
+        let (upstream, route) = permit().map_err(RedirectFailure::Forbidden)?;
         let name = route.and_then(|route| route.name().cloned());
         Ok(Hop { upstream, path_and_query: target.path_and_query, name })
     }
+}
+
+/// Where a redirect leads.
+pub fn led_to(from: &Target, location: &str) -> Result<Target, RedirectFailure> {
+    let mut target = from.join(location).map_err(|_| RedirectFailure::Malformed)?;
+    // What the operator says of Docker Hub holds for all its names.
+    target.origin.host = upstream::unalias(target.origin.host);
+    Ok(target)
+}
+
+/// May a redirect lead to this path: what the operator has closed is not reached by way of another registry either. Returns
+/// which one of a registry it is, `None` where it is none.
+pub fn permit_path<P: Platform>(
+    context: &Context<'_, P>,
+    target: &Target,
+    from: &Origin,
+) -> Result<Option<Route>, Denied> {
+    let route = target.path_and_query.parse::<Uri>().ok().and_then(|uri| Route::of_upstream(&uri));
+    let (policy, origin) = (&context.config.policy, &target.origin);
+    let is_default = context.config.upstreams.iter().any(|upstream| upstream.origin() == origin);
+    match &route {
+        Some(Route::Repository(name, _)) => policy.permit_redirected(origin, is_default, name)?,
+        Some(Route::Catalog) => policy.permit_catalog()?,
+        _ => policy.permit_unnamed(origin, is_default, from)?,
+    }
+    Ok(route)
 }
 
 /// Asks one registry, and answers its challenge as the anonymous user.

@@ -26,8 +26,8 @@ const MAX_KEPT: usize = 256 * 1024;
 /// Keys in the store.
 const CONTENTS: Shape = Shape { buckets: 256, entries: 2 };
 const TAGS: Shape = Shape { buckets: 128, entries: 8 };
-/// How long content answers at least without its upstream being asked: it can't be outdated, but it may have become private.
-/// It is kept as long again, for when the upstream can't be asked then.
+/// How long content answers without its upstream being asked: it can't be outdated, but it may have become private. It is kept
+/// for `max_stale` after that, for when the upstream can't be asked.
 const CONTENT_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How long the store is not told that a tag points where it did.
@@ -76,7 +76,7 @@ struct Pointer {
 pub enum Hit {
     /// Without asking anybody.
     Fresh,
-    /// The upstream said that the tag points there still.
+    /// The upstream said that it has it still, or that the tag points there still.
     Revalidated,
     /// Another request brought it while this one waited.
     Collapsed,
@@ -141,7 +141,7 @@ impl<P: Platform> Manifests<P> {
 
     /// What the upstream has now, if its answer to a `HEAD` says so. Where what a tag pointed at before `is_held`, it is
     /// remembered only once the new content is there too: until then the old may be all that can be answered with.
-    pub async fn pointed(
+    pub async fn confirmed(
         &self,
         context: &Context<'_, P>,
         wanted: &Wanted,
@@ -168,18 +168,23 @@ impl<P: Platform> Manifests<P> {
 
     /// The upstream has it still: it is kept on, once half its time is over.
     fn renew(&self, context: &Context<'_, P>, wanted: &Wanted, known: &Known) {
-        let (now, life) = (context.platform.now(), content_life(context));
-        if let Some(content) = known.content.as_ref().filter(|content| content.age(now).saturating_mul(2) >= life) {
+        let now = context.platform.now();
+        let is_due = |content: &&Rc<Content>| content.age(now).saturating_mul(2) >= CONTENT_LIFE;
+        if let Some(content) = known.content.as_ref().filter(is_due) {
             let content = Content { seen: now.as_secs(), ..(**content).clone() };
-            self.contents.keep(context.store, &wanted.content_identity(&known.digest), content, life.saturating_mul(2));
+            self.contents.keep(context.store, &wanted.content_identity(&known.digest), content, kept(context));
         }
     }
 
-    /// The upstream has it no more, or shows it no more.
-    pub fn forget(&self, context: &Context<'_, P>, wanted: &Wanted) {
-        match &wanted.reference {
-            Reference::Digest(digest) => self.contents.forget(context.store, &wanted.content_identity(digest)),
-            Reference::Tag(_) => self.tags.forget(context.store, &wanted.identity()),
+    /// The upstream has it no more, or shows it no more. Some say that of content whose type they don't find in `Accept` as it
+    /// is, and what a digest names is kept for everybody.
+    pub fn forget(&self, context: &Context<'_, P>, wanted: &Wanted, known: &Known) {
+        match (&wanted.reference, &known.content) {
+            (Reference::Tag(_), _) => self.tags.forget(context.store, &wanted.identity()),
+            (Reference::Digest(digest), Some(content)) if wanted.accept.names(&content.media_type) => {
+                self.contents.forget(context.store, &wanted.content_identity(digest));
+            }
+            (Reference::Digest(_), _) => {}
         }
     }
 
@@ -241,8 +246,7 @@ impl<P: Platform> Manifests<P> {
         }
         let seen = context.platform.now().as_secs();
         let content = Content { media_type: media_type.to_owned(), text: text.to_owned(), seen };
-        let kept = content_life(context).saturating_mul(2);
-        self.contents.keep(context.store, &wanted.content_identity(digest), content, kept);
+        self.contents.keep(context.store, &wanted.content_identity(digest), content, kept(context));
         if matches!(wanted.reference, Reference::Tag(_)) {
             let pointer = Pointer::new(digest.clone(), media_type.to_owned(), body.len(), context.platform.now());
             self.point(context, wanted, Rc::new(pointer));
@@ -282,8 +286,9 @@ pub fn digest(headers: &HeaderMap) -> Option<Digest> {
     Digest::parse(header(headers, CONTENT_DIGEST)?).ok()
 }
 
-fn content_life<P: Platform>(context: &Context<'_, P>) -> Duration {
-    context.config.max_stale.max(CONTENT_LIFE)
+/// How long content is kept.
+fn kept<P: Platform>(context: &Context<'_, P>) -> Duration {
+    CONTENT_LIFE.saturating_add(context.config.max_stale)
 }
 
 fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
@@ -334,7 +339,7 @@ impl Known {
         let now = context.platform.now();
         match (&self.pointer, &self.content) {
             (Some(pointer), _) => pointer.age(now) < context.config.tag_ttl,
-            (None, content) => content.as_ref().is_some_and(|content| content.age(now) < content_life(context)),
+            (None, content) => content.as_ref().is_some_and(|content| content.age(now) < CONTENT_LIFE),
         }
     }
 

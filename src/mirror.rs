@@ -2,7 +2,7 @@
 
 use crate::access::Counts;
 use crate::address::Address;
-use crate::auth::Auth;
+use crate::auth::{self, Auth};
 use crate::cache::Store;
 use crate::config::{Config, Mistake};
 use crate::context::{Context, Cost};
@@ -60,10 +60,9 @@ struct Errand<'a, P: Platform> {
     tried: &'a RefCell<Vec<Upstream>>,
 }
 
-/// What an upstream's answer is worth where there are others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What an upstream's answer is worth where there are others. In the order of what a client is told where none has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Worth {
-    Yes,
     /// It doesn't have it, or doesn't show it. Another mirror says so of what it has not fetched yet: that is no answer for
     /// an upstream which the operator put before it, and which could not be asked.
     No,
@@ -71,25 +70,40 @@ enum Worth {
     Elsewhere,
     /// Another one may have it, and this one had better be left alone for a while.
     Failed,
+    Final,
 }
 
 impl Worth {
     fn of<B>(answer: &Result<Answer<B>, Failure>, route: &Route, is_only: bool) -> Worth {
+        let is_of_referrers = matches!(route, Route::Repository(_, Resource::Referrers(_)));
         let response = match answer {
             Ok(Answer { response, .. }) => response,
-            Err(failure) if !failure.is_of_upstream() => return Worth::No,
+            Err(Failure::Denied | Failure::Token(auth::Failure::Refused)) => return Worth::No,
+            Err(failure) if !failure.is_of_upstream() => return Worth::Final,
             Err(failure) if failure.is_of_content() => return Worth::Elsewhere,
             Err(_) => return Worth::Failed,
         };
         match response.status() {
             StatusCode::NOT_IMPLEMENTED => Worth::Elsewhere,
-            StatusCode::NOT_FOUND if route.is_blob() => Worth::Elsewhere,
             StatusCode::TOO_MANY_REQUESTS => Worth::Failed,
             status if status.is_server_error() => Worth::Failed,
-            status if status.is_client_error() => Worth::No,
-            _ if is_only || reply::is_of_a_registry(route, response) => Worth::Yes,
+            // Without referrers clients look for the tag that stands for them, which this one has if it has the image.
+            _ if is_of_referrers => Worth::Final,
+            StatusCode::UNAUTHORIZED
+            | StatusCode::FORBIDDEN
+            | StatusCode::NOT_FOUND
+            | StatusCode::GONE
+            | StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS => Worth::No,
+            _ if is_only || reply::is_of_a_registry(route, response) => Worth::Final,
             _ => Worth::Elsewhere,
         }
+    }
+}
+
+impl<P: Platform> Errand<'_, P> {
+    fn stands_before_last(&self, upstream: &Upstream) -> bool {
+        let tried = self.tried.borrow();
+        self.upstreams.iter().find(|one| *one == upstream || Some(*one) == tried.last()) == Some(upstream)
     }
 }
 
@@ -235,8 +249,9 @@ impl<P: Platform> Mirror<P> {
             Err(refusal) if refusal.upstream_failed => from_copy(Hit::Stale).ok_or(refusal),
             Err(refusal) => {
                 let is_gone = matches!(refusal.status, StatusCode::NOT_FOUND | StatusCode::FORBIDDEN);
-                if copy.is_some() && is_gone {
-                    self.manifests.forget(context, wanted);
+                // HEAD proves nothing: see `learn`.
+                if let Some(copy) = copy.as_ref().filter(|_| is_gone && !asked.head_only) {
+                    self.manifests.forget(context, wanted, copy);
                 }
                 Err(refusal)
             }
@@ -244,7 +259,7 @@ impl<P: Platform> Mirror<P> {
         }
     }
 
-    /// A manifest from upstream. A tag that is known is looked at by `HEAD` first, which Docker Hub does not count.
+    /// A manifest from upstream. What is known is looked at by `HEAD` first, which Docker Hub does not count.
     async fn learn(
         &self,
         errand: &Errand<'_, P>,
@@ -256,7 +271,7 @@ impl<P: Platform> Mirror<P> {
         let policy = &context.config.policy;
         if asked.head_only {
             let response = reply::pass_on(asked, self.ask(errand, &question).await?, here, policy)?;
-            self.manifests.pointed(context, wanted, response.headers(), is_held).await;
+            self.manifests.confirmed(context, wanted, response.headers(), is_held).await;
             return Ok(response);
         }
         if is_held {
@@ -269,11 +284,11 @@ impl<P: Platform> Mirror<P> {
                 StatusCode::TOO_MANY_REQUESTS => false,
                 _ => status.is_client_error(),
             };
-            // The tag is gone, or this registry has no HEAD, or none with a type: a GET tells.
+            // It is gone, or this registry has no HEAD, or none with a type: a GET tells.
             if !is_unclear {
                 let seen = reply::pass_on(asked, answer, here, policy)?;
-                let pointed = self.manifests.pointed(context, wanted, seen.headers(), is_held).await;
-                if let Some(response) = pointed.and_then(|copy| copy.respond(context, false, Hit::Revalidated)) {
+                let confirmed = self.manifests.confirmed(context, wanted, seen.headers(), is_held).await;
+                if let Some(response) = confirmed.and_then(|copy| copy.respond(context, false, Hit::Revalidated)) {
                     return Ok(response);
                 }
             }
@@ -314,13 +329,13 @@ impl<P: Platform> Mirror<P> {
     ) -> Result<Response<Body<P::Body>>, Refusal> {
         let Errand { context, asked, here, tried, .. } = *errand;
         let mut left = errand.upstreams.to_vec();
-        let mut failure = None;
+        let mut failed: Option<(Upstream, Refusal)> = None;
         loop {
-            let errand = Errand { upstreams: &left, ..*errand };
-            let answer = self.ask(&errand, question).await;
+            let answer = self.ask(&Errand { upstreams: &left, ..*errand }, question).await;
             let response = answer.and_then(|answer| reply::pass_on(asked, answer, here, &context.config.policy));
-            let response = response.map_err(|refusal| match failure.take() {
-                Some(failure) if !refusal.upstream_failed => failure,
+            let response = response.map_err(|refusal| match failed.take() {
+                // As in `ask`: it is no answer for one that stands before it.
+                Some((before, failure)) if !refusal.upstream_failed && errand.stands_before_last(&before) => failure,
                 _ => refusal,
             })?;
             let taken = self.manifests.take_in(context, asked, wanted, response).await;
@@ -330,8 +345,8 @@ impl<P: Platform> Mirror<P> {
                 Err(refusal) if refusal.upstream_failed && !left.is_empty() => {
                     if let Some(upstream) = tried.borrow().last() {
                         self.health.failed(context, upstream);
+                        failed = Some((upstream.clone(), refusal));
                     }
-                    failure = Some(refusal);
                 }
                 taken => return taken,
             }
@@ -342,9 +357,8 @@ impl<P: Platform> Mirror<P> {
     async fn ask(&self, errand: &Errand<'_, P>, question: &Question<'_>) -> Result<Answer<P::Body>, Refusal> {
         let Errand { context, upstreams, .. } = *errand;
         let order = self.health.order(context, upstreams).await;
-        let mut answered = Vec::new();
-        // What is said where none can help: how one failed, rather than that another doesn't have it.
-        let mut last = (Err(Refusal::malformed_upstream()), false);
+        let mut refused = Vec::new();
+        let mut best: Option<(Worth, Result<_, _>)> = None;
         for upstream in &order {
             errand.tried.borrow_mut().push(upstream.clone());
             let answer = match context.config.blob_delivery {
@@ -354,26 +368,27 @@ impl<P: Platform> Mirror<P> {
                 _ => forward::ask(context, &self.auth, upstream, question).await,
             };
             let worth = Worth::of(&answer, question.route, order.len() == 1);
-            let failed = worth == Worth::Failed;
-            if failed {
-                self.health.failed(context, upstream);
-            } else {
-                answered.push(upstream);
-            }
+            let mut before = upstreams.iter().take_while(|before| *before != upstream);
             let is_last_word = match worth {
-                Worth::Failed | Worth::Elsewhere => false,
-                Worth::No => upstreams.iter().take_while(|before| *before != upstream).all(|b| answered.contains(&b)),
-                Worth::Yes => true,
+                Worth::Final => true,
+                // A blob may be anywhere.
+                Worth::No => !question.route.is_blob() && before.all(|before| refused.contains(&before)),
+                Worth::Elsewhere | Worth::Failed => false,
             };
+            match worth {
+                Worth::Failed => self.health.failed(context, upstream),
+                Worth::No => refused.push(upstream),
+                Worth::Elsewhere | Worth::Final => {}
+            }
             let outcome = answer.map_err(|failure| Refusal::of_failure(failure, question.route));
             if is_last_word {
                 return outcome;
             }
-            if failed || !last.1 {
-                last = (outcome, failed);
+            if best.as_ref().is_none_or(|(best, _)| worth >= *best) {
+                best = Some((worth, outcome));
             }
         }
-        last.0
+        best.map_or(Err(Refusal::malformed_upstream()), |(_, outcome)| outcome)
     }
 
     /// The operator's settings, read once in this instance. A mistake is read again, so that each request tells of it.

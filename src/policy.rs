@@ -115,11 +115,14 @@ impl Policy {
     }
 
     /// May this registry lead to what is no path of a registry: where repositories are denied, nobody can say that it is none
-    /// of those. The operator's own registries may.
+    /// of those. The operator's own registries may, and each on itself.
     pub fn permit_unnamed(&self, origin: &Origin, is_default: bool, upstream: &Origin) -> Result<(), Denied> {
         let denies_some = |pattern: &RepositoryPattern| pattern.is_of(origin, is_default);
-        let may_be_denied = self.denied_repositories.iter().any(denies_some) && !self.is_own(upstream);
-        if may_be_denied { Err(Denied::ClosedRepository) } else { Ok(()) }
+        if origin == upstream || self.is_own(upstream) || !self.denied_repositories.iter().any(denies_some) {
+            Ok(())
+        } else {
+            Err(Denied::ClosedRepository)
+        }
     }
 
     fn is_own(&self, upstream: &Origin) -> bool {

@@ -24,6 +24,7 @@ struct World {
     store: RefCell<HashMap<String, Vec<u8>>>,
     store_calls: Cell<usize>,
     store_is: Cell<StoreIs>,
+    exchanges_take: Cell<Duration>,
     next_body_breaks: Cell<bool>,
     deferred: RefCell<Vec<LocalBoxFuture<'static, ()>>>,
     log: RefCell<Vec<String>>,
@@ -77,6 +78,11 @@ impl Scripted {
 
     pub fn pass(&self, time: Duration) {
         self.0.now.set(self.0.now.get() + time);
+    }
+
+    /// From now on each exchange takes so long.
+    pub fn exchanges_take(&self, time: Duration) {
+        self.0.exchanges_take.set(time);
     }
 
     /// The clock was ahead, and is set right.
@@ -148,6 +154,7 @@ impl Platform for Scripted {
         self.0.asked.borrow_mut().push(request);
         // Others get a turn, as they do while a real exchange is under way.
         tokio::task::yield_now().await;
+        self.pass(self.0.exchanges_take.get());
         self.0.answers.borrow_mut().pop_front().expect(&unasked)
     }
 

@@ -47,6 +47,12 @@ async fn what_a_retiring_connection_loses_is_asked_once_more() {
     let fetch = format!("GET {TOKEN_URL}");
     assert_eq!(platform.asked(), [&hub, &hub, &fetch, &fetch, &bearer, &bearer].map(String::as_str));
     assert!(platform.log()[0].contains("requests=4"), "{:?}", platform.log());
+
+    // What breaks later is no retiring connection's.
+    let platform = Scripted::new([broken()]);
+    platform.exchanges_take(Duration::from_secs(2));
+    assert_eq!(ask(&Mirror::new(platform.clone()), get(MANIFEST)).await.status(), 502);
+    assert_eq!(platform.asked().len(), 1);
 }
 
 #[tokio::test]
@@ -97,13 +103,17 @@ async fn what_the_operator_has_closed_is_not_reached_by_a_redirect() {
         (MANIFEST, "http://registry.lan:5000/v2/internal/app/manifests/1"),
         (MANIFEST, "https://registry-1.docker.io/v2/secret/app/manifests/1"),
         (MANIFEST, "https://index.docker.io/v2/secret/app/manifests/1"),
+        (MANIFEST, "https://index.docker.io/v2/team/secret/manifests/1"),
+        (MANIFEST, "https://registry.hub.docker.com/v2/library/ubuntu/manifests/1"),
+        (MANIFEST, "https://ghcr.io/team/secret"),
         (MANIFEST, "https://registry-1.docker.io//v2/secret/app/manifests/1"),
         ("/v2/a/tags/list", "https://ghcr.io/v2/_catalog"),
         ("/v2/a/tags/list", "http://registry.lan:5000/api/v2.0/projects"),
     ] {
         let platform = Scripted::new([answer(307, &[("location", location)], ""), manifest()]);
         platform.set_variable("plain_http_upstreams", "registry.lan:5000");
-        platform.set_variable("denied_repositories", "registry.lan:5000/internal/*, docker.io/secret/*");
+        let denied = "registry.lan:5000/internal/*, docker.io/secret/*, team/secret, ubuntu, ghcr.io/team/secret";
+        platform.set_variable("denied_repositories", denied);
         let seen = ask(&Mirror::new(platform.clone()), get(&format!("{path}{asked}"))).await;
         assert_eq!(seen.status(), 502, "{location}");
         assert_eq!(platform.asked().len(), 1, "{location}");

@@ -79,6 +79,10 @@ async fn what_a_lower_upstream_lacks_is_not_the_last_word_on_a_manifest_that_cam
     let (platform, mirror) = caching_from_two([sends(NEW), answer(404, &[], "")]);
     assert_eq!(ask(&mirror, get(&by_digest(OLD))).await.status(), 502);
     assert_eq!(platform.asked().len(), 2);
+    // The other one is asked first now; it is no answer for the first, but the first is one for it.
+    platform.will_answer([sends(NEW), answer(404, &[], "")]);
+    assert_eq!(ask(&mirror, get(&by_digest(OLD))).await.status(), 404);
+    assert!(platform.asked()[1].contains("first.example"));
 }
 
 #[tokio::test]
@@ -317,18 +321,33 @@ async fn an_upstream_that_failed_is_not_waited_for_where_there_is_a_copy() {
 
 #[tokio::test]
 async fn what_the_upstream_says_is_gone_is_gone() {
-    for (path, age) in [(MANIFEST.to_owned(), 1), (by_digest(OLD), 25 * HOUR)] {
-        let (platform, mirror) = caching([sends(OLD), answer(404, &[], ""), answer(404, &[], "")]);
-        ask(&mirror, get(&path)).await;
-        platform.pass(Duration::from_secs(age));
-        assert_eq!(ask(&mirror, get(&path)).await.status(), 404);
+    let gone = || answer(404, &[], "");
+    for (path, hours, accept, comes_back) in [
+        (MANIFEST.to_owned(), 1, &[][..], false),
+        (by_digest(OLD), 25, &[INDEX], false),
+        // It may be gone for those only who ask like this.
+        (by_digest(OLD), 25, &["*/*"], true),
+    ] {
+        let (platform, mirror) = caching([sends(OLD), gone(), gone()]);
+        ask(&mirror, takes(&path, accept)).await;
+        platform.pass(Duration::from_secs(hours * HOUR));
+        assert_eq!(ask(&mirror, takes(&path, accept)).await.status(), 404);
         assert_eq!(platform.asked()[1..], ["HEAD", "GET"].map(|method| format!("{method} {HUB}{path}")));
-        // And does not come back where the upstream fails.
+        // Where the upstream fails next.
         for mirror in [&mirror, &Mirror::new(platform.clone())] {
             platform.will_answer([Err(Fault::Connect)]);
-            assert_eq!(ask(mirror, get(&path)).await.status(), 502);
+            let status = ask(mirror, takes(&path, accept)).await.status();
+            assert_eq!(status, if comes_back { 200 } else { 502 }, "{path} {accept:?}");
+            platform.pass(Duration::from_secs(21));
         }
     }
+    // A HEAD proves nothing.
+    let (platform, mirror) = caching([sends(OLD), gone(), Err(Fault::Connect)]);
+    ask(&mirror, get(MANIFEST)).await;
+    let head = Request::head(format!("http://mirror.example{MANIFEST}")).body(()).unwrap();
+    assert_eq!(ask(&mirror, head).await.status(), 404);
+    assert_eq!(ask(&mirror, get(MANIFEST)).await.text(), OLD);
+    assert_eq!(platform.asked().len(), 3);
 }
 
 #[tokio::test]
