@@ -60,7 +60,7 @@ pub struct Answer<B> {
     pub response: Response<B>,
     pub upstream: Upstream,
     pub path_and_query: String,
-    /// Whether it is another registry, or another path, than what was asked.
+    /// Whether it is another registry, or another path, than what asking again in the same way would surely reach.
     pub redirected: bool,
 }
 

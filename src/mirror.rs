@@ -381,6 +381,8 @@ impl<P: Platform> Mirror<P> {
                 Worth::Elsewhere | Worth::Final => {}
             }
             let outcome = answer.map_err(|failure| Refusal::of_failure(failure, question.route));
+            // Of several, the next page of a list is this one's to answer, whose cursor it has.
+            let outcome = outcome.map(|answer| Answer { redirected: answer.redirected || order.len() > 1, ..answer });
             if is_last_word {
                 return outcome;
             }

@@ -109,6 +109,22 @@ async fn what_one_upstream_answers_with_something_else_is_not_gone_because_anoth
 }
 
 #[tokio::test]
+async fn the_next_page_of_a_list_is_asked_of_the_upstream_that_sent_the_first() {
+    let headers =
+        [("content-type", "application/json"), ("link", "</v2/library/alpine/tags/list?last=x>; rel=\"next\"")];
+    let page = || answer(200, &headers, "{}");
+    let (platform, mirror) = two_upstreams([Err(Fault::Connect), page(), page()]);
+    // As an operator who has closed all others.
+    platform.set_variable("allowed_upstreams", "ghcr.io");
+    let seen = ask(&mirror, get("/v2/alpine/tags/list")).await;
+    let next = seen.header("link").unwrap().split(['<', '>']).nth(1).unwrap().to_owned();
+    assert_eq!(next, "/v2/library/alpine/tags/list?last=x&upstream=https%3A%2F%2Fregistry-1.docker.io");
+    platform.pass(Duration::from_secs(21));
+    assert_eq!(ask(&mirror, get(&next)).await.status(), 200);
+    assert_eq!(platform.asked()[2], format!("GET {HUB}/v2/library/alpine/tags/list?last=x"));
+}
+
+#[tokio::test]
 async fn what_concerns_one_repository_lets_no_upstream_rest() {
     let manifest_refused = || [answer(307, &[("location", "https://10.0.0.1/x")], "")];
     let token_refused = || [challenge(), answer(410, &[], "")];
