@@ -16,7 +16,9 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         let location = location.to_str().expect("text");
         let url = Url::parse(location).expect("an absolute URL");
         assert_eq!(url.scheme(), "https", "{location}");
-        assert_ne!(url.host_str(), Some("mirror.example"), "{location}");
+        // On another port there is another server.
+        let here = url.host_str() == Some("mirror.example") && url.port().is_none();
+        assert!(!here, "{location}");
         // Clients have parsers of their own: a stricter one must not see another host.
         assert!(location.bytes().all(|byte| byte.is_ascii_graphic()), "{location}");
         let strict = location.split_once('#').map_or(location, |(before, _)| before).parse::<http::Uri>();
