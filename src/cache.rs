@@ -189,11 +189,17 @@ impl<P: Platform, T: Serialize + DeserializeOwned> Cache<P, T> {
         let (most, written) = (self.shape.entries, to_raw_value(&*value));
         self.put(identity, value, now, span);
         let Ok(value) = written else { return };
-        let identity = identity.to_owned();
+        let (identity, platform) = (identity.to_owned(), store.platform.clone());
         store.update(self.key(&identity), move |bytes| {
             let bytes = bytes.unwrap_or_default();
             let mut bucket = Bucket::parse(&bytes);
             let Span { kept, expires } = span;
+            // The answer may have been a download of hours.
+            let now = platform.now();
+            let is_newer = |held: &Entry<'_>| held.identity == identity && held.span().holds(now) && held.kept > kept;
+            if !span.holds(now) || bucket.0.iter().any(is_newer) {
+                return None;
+            }
             bucket.put(Entry { identity: identity.into(), kept, expires, value: &value }, now, most);
             bucket.into_bytes()
         });
@@ -325,6 +331,28 @@ mod tests {
         keep("e", LIFE);
         assert_eq!(held(), "ade");
         assert_eq!(platform.store().len(), 1);
+    }
+
+    #[test]
+    fn what_is_written_late_leaves_what_is_newer() {
+        let platform = Scripted::default();
+        let store = Store::new(platform.clone());
+        let cache = || Cache::<_, i32>::new("x", ONE);
+        let found = |identity| cache().stored(&store, identity).now_or_never().unwrap().as_deref().copied();
+        // Two answers that are still on their way, as a download of an hour is.
+        cache().keep(&store, "a", 1, 200 * LIFE);
+        let late = platform.take_deferred();
+        cache().keep(&store, "b", 1, LIFE);
+        let too_late = platform.take_deferred();
+        platform.pass(2 * CLOCKS_DIFFER);
+        for identity in ["a", "b"] {
+            cache().keep(&store, identity, 2, LIFE);
+        }
+        platform.settle().now_or_never().unwrap();
+        for work in late.into_iter().chain(too_late) {
+            work.now_or_never().unwrap();
+        }
+        assert_eq!(["a", "b"].map(found), [Some(2), Some(2)]);
     }
 
     #[test]

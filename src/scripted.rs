@@ -105,10 +105,15 @@ impl Scripted {
         std::mem::take(&mut *self.0.asked.borrow_mut())
     }
 
+    /// What waits for an answer to have left that takes long.
+    pub fn take_deferred(&self) -> Vec<LocalBoxFuture<'static, ()>> {
+        std::mem::take(&mut *self.0.deferred.borrow_mut())
+    }
+
     /// Does what waits for the answer to have left.
     pub async fn settle(&self) {
         loop {
-            let deferred = std::mem::take(&mut *self.0.deferred.borrow_mut());
+            let deferred = self.take_deferred();
             if deferred.is_empty() {
                 return;
             }
