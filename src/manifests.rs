@@ -256,7 +256,8 @@ impl<P: Platform> Manifests<P> {
     /// The store is told of a change, and now and then that there is none: it would be written to with every pull
     /// otherwise.
     fn point(&self, context: &Context<'_, P>, wanted: &Wanted, pointer: Rc<Pointer>) {
-        let life = context.config.max_stale.max(context.config.tag_ttl);
+        // For as long as there may be content that it is worth to be looked at again for.
+        let life = kept(context).max(context.config.tag_ttl);
         let (identity, now) = (wanted.identity(), context.platform.now());
         match self.tags.remembered(&identity, now) {
             Some(before) if before.digest == pointer.digest && before.written_within(now, WRITE_PAUSE) => {

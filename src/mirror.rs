@@ -20,7 +20,6 @@ use crate::refusal::Refusal;
 use crate::reply::{self, Body};
 use crate::route::{Asked, Refused, Resource, Route};
 use crate::upstream::{Naming, Upstream};
-use http::header::CONTENT_TYPE;
 use http::{Method, Request, Response, StatusCode};
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -74,16 +73,16 @@ enum Worth {
 }
 
 impl Worth {
-    fn of<B>(answer: &Result<Answer<B>, Failure>, route: &Route, is_only: bool) -> Worth {
+    fn of<B>(answer: &Result<Answer<B>, Failure>, route: &Route, is_usable: impl FnOnce(&Answer<B>) -> bool) -> Worth {
         let is_of_referrers = matches!(route, Route::Repository(_, Resource::Referrers(_)));
-        let response = match answer {
-            Ok(Answer { response, .. }) => response,
+        let answer = match answer {
+            Ok(answer) => answer,
             Err(Failure::Denied | Failure::Token(auth::Failure::Refused)) => return Worth::No,
             Err(failure) if !failure.is_of_upstream() => return Worth::Final,
             Err(failure) if failure.is_of_content() => return Worth::Elsewhere,
             Err(_) => return Worth::Failed,
         };
-        match response.status() {
+        match answer.response.status() {
             StatusCode::NOT_IMPLEMENTED => Worth::Elsewhere,
             StatusCode::TOO_MANY_REQUESTS => Worth::Failed,
             status if status.is_server_error() => Worth::Failed,
@@ -94,7 +93,7 @@ impl Worth {
             | StatusCode::NOT_FOUND
             | StatusCode::GONE
             | StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS => Worth::No,
-            _ if is_only || reply::is_of_a_registry(route, response) => Worth::Final,
+            _ if is_usable(answer) => Worth::Final,
             _ => Worth::Elsewhere,
         }
     }
@@ -268,36 +267,45 @@ impl<P: Platform> Mirror<P> {
         is_held: bool,
     ) -> Result<Response<Body<P::Body>>, Refusal> {
         let Errand { context, asked, here, .. } = *errand;
-        let policy = &context.config.policy;
-        if asked.head_only {
-            let response = reply::pass_on(asked, self.ask(errand, &question).await?, here, policy)?;
-            self.manifests.confirmed(context, wanted, response.headers(), is_held).await;
-            return Ok(response);
-        }
-        if is_held {
+        if asked.head_only || is_held {
             let look = Question { method: Method::HEAD, ..question.clone() };
-            let answer = self.ask(errand, &look).await?;
-            let status = answer.response.status();
-            let is_unclear = match status {
-                StatusCode::OK => !answer.response.headers().contains_key(CONTENT_TYPE),
-                StatusCode::NOT_IMPLEMENTED => true,
-                StatusCode::TOO_MANY_REQUESTS => false,
-                _ => status.is_client_error(),
+            // That it is gone, or not shown, a GET has to confirm before what is held is forgotten.
+            let is_final = |status: StatusCode| {
+                asked.head_only || !status.is_client_error() || status == StatusCode::TOO_MANY_REQUESTS
             };
-            // It is gone, or this registry has no HEAD, or none with a type: a GET tells.
-            if !is_unclear {
-                let seen = reply::pass_on(asked, answer, here, policy)?;
-                let confirmed = self.manifests.confirmed(context, wanted, seen.headers(), is_held).await;
-                if let Some(response) = confirmed.and_then(|copy| copy.respond(context, false, Hit::Revalidated)) {
-                    return Ok(response);
+            match self.ask(errand, &look).await {
+                Ok(answer) if !reply::is_of_no_head(&answer.response) && is_final(answer.response.status()) => {
+                    let seen = reply::pass_on(asked, answer, here, &context.config.policy)?;
+                    let confirmed = self.manifests.confirmed(context, wanted, seen.headers(), is_held).await;
+                    if asked.head_only {
+                        return Ok(seen);
+                    }
+                    if let Some(response) = confirmed.and_then(|copy| copy.respond(context, false, Hit::Revalidated)) {
+                        return Ok(response);
+                    }
                 }
+                Err(refusal) if refusal.upstream_failed || is_final(refusal.status) => return Err(refusal),
+                _ => {}
             }
         }
+        let asked = Asked { head_only: false, ..asked.clone() };
+        let question = Question { method: Method::GET, ..question };
+        let brought = self.bring(&Errand { asked: &asked, ..*errand }, question, wanted).await?;
+        Ok(if errand.asked.head_only { brought.map(|_| Body::Own(Vec::new())) } else { brought })
+    }
+
+    /// A manifest by a GET that all share who ask for the same meanwhile: Docker Hub counts each.
+    async fn bring(
+        &self,
+        errand: &Errand<'_, P>,
+        question: Question<'_>,
+        wanted: &Wanted,
+    ) -> Result<Response<Body<P::Body>>, Refusal> {
+        let context = errand.context;
         // What came through another mirror may be what a GET of this one leads back to, and would wait for itself.
         if !context.hops.are_none() {
             return self.fetch(errand, &question, wanted).await;
         }
-        // Who asks for the same meanwhile waits for this GET: Docker Hub counts each.
         let own = RefCell::new(None);
         let fetch = async || {
             let fetched = self.fetch(errand, &question, wanted).await;
@@ -329,6 +337,7 @@ impl<P: Platform> Mirror<P> {
     ) -> Result<Response<Body<P::Body>>, Refusal> {
         let Errand { context, asked, here, tried, .. } = *errand;
         let mut left = errand.upstreams.to_vec();
+        let looked_at = tried.borrow().len();
         let mut failed: Option<(Upstream, Refusal)> = None;
         loop {
             let answer = self.ask(&Errand { upstreams: &left, ..*errand }, question).await;
@@ -339,7 +348,7 @@ impl<P: Platform> Mirror<P> {
                 _ => refusal,
             })?;
             let taken = self.manifests.take_in(context, asked, wanted, response).await;
-            left.retain(|upstream| !tried.borrow().contains(upstream));
+            left.retain(|upstream| !tried.borrow().iter().skip(looked_at).any(|tried| tried == upstream));
             match taken {
                 // It is broken off, too large or another one: the next upstream may have it whole.
                 Err(refusal) if refusal.upstream_failed && !left.is_empty() => {
@@ -367,7 +376,10 @@ impl<P: Platform> Mirror<P> {
                 }
                 _ => forward::ask(context, &self.auth, upstream, question).await,
             };
-            let worth = Worth::of(&answer, question.route, order.len() == 1);
+            let is_usable = |answer: &Answer<_>| {
+                order.len() == 1 || reply::is_usable(question.route, answer, errand.here, &context.config.policy)
+            };
+            let worth = Worth::of(&answer, question.route, is_usable);
             let mut before = upstreams.iter().take_while(|before| *before != upstream);
             let is_last_word = match worth {
                 Worth::Final => true,
@@ -381,8 +393,10 @@ impl<P: Platform> Mirror<P> {
                 Worth::Elsewhere | Worth::Final => {}
             }
             let outcome = answer.map_err(|failure| Refusal::of_failure(failure, question.route));
-            // Of several, the next page of a list is this one's to answer, whose cursor it has.
-            let outcome = outcome.map(|answer| Answer { redirected: answer.redirected || order.len() > 1, ..answer });
+            // Of several, the next page of a list is this one's to answer, whose cursor it has; but nobody is told the name of
+            // what only the operator can open.
+            let is_named = order.len() > 1 && !context.config.policy.is_listed(upstream.origin());
+            let outcome = outcome.map(|answer| Answer { redirected: answer.redirected || is_named, ..answer });
             if is_last_word {
                 return outcome;
             }

@@ -183,7 +183,7 @@ impl Policy {
     }
 
     /// What the operator listed may be asked over https too.
-    fn is_listed(&self, origin: &Origin) -> bool {
+    pub fn is_listed(&self, origin: &Origin) -> bool {
         self.plain_http.iter().any(|listed| listed.host == origin.host && listed.port == origin.port)
     }
 }

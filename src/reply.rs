@@ -140,9 +140,27 @@ pub fn seal(headers: &mut HeaderMap, naming: &Naming) {
     }
 }
 
-/// Whether a success has a type that can be passed on.
-pub fn is_of_a_registry<B>(route: &Route, response: &Response<B>) -> bool {
-    response.status() != StatusCode::OK || content_type(route, response.status(), response.headers()).is_some()
+/// Whether a success has a type, and a redirect a target, that can be passed on.
+pub fn is_usable<B>(route: &Route, answer: &Answer<B>, here: &Address, policy: &Policy) -> bool {
+    let (status, headers) = (answer.response.status(), answer.response.headers());
+    if forward::is_redirect(status) {
+        let from = answer.upstream.target(answer.path_and_query.clone());
+        let location = forward::location(headers).filter(|_| route.is_blob());
+        return location.and_then(|location| delivery(location, &from, here, policy)).is_some();
+    }
+    status != StatusCode::OK || content_type(route, status, headers).is_some()
+}
+
+/// Whether a registry that answers so to the `HEAD` of a manifest has none to speak of: a GET tells.
+pub fn is_of_no_head<B>(response: &Response<B>) -> bool {
+    match response.status() {
+        StatusCode::OK => !response.headers().get(header::CONTENT_TYPE).is_some_and(is_registry_type),
+        StatusCode::BAD_REQUEST
+        | StatusCode::METHOD_NOT_ALLOWED
+        | StatusCode::NOT_ACCEPTABLE
+        | StatusCode::NOT_IMPLEMENTED => true,
+        _ => false,
+    }
 }
 
 /// Manifests and lists have a media type of a registry or are refused; a list may lack one. For blobs there is just one,

@@ -288,7 +288,9 @@ async fn stale_beats_nothing_until_it_is_too_old() {
         answer(200, &[("content-type", "text/html")], "<html>"),
     ] {
         let described = format!("{fault:?}");
-        let (platform, mirror) = caching([sends(OLD), fault]);
+        // Where it is no answer to a HEAD at all, a GET is tried.
+        let again = fault.as_ref().ok().filter(|response| response.status() == 200).cloned().map(Ok);
+        let (platform, mirror) = caching([sends(OLD), fault].into_iter().chain(again));
         platform.set_variable("max_stale", "3600");
         ask(&mirror, get(MANIFEST)).await;
         platform.pass(Duration::from_secs(100));
@@ -397,6 +399,55 @@ async fn a_registry_that_has_no_head_or_none_with_a_type_is_asked_by_get() {
         assert_eq!(ask(&mirror, get(MANIFEST)).await.text(), NEW);
         assert_eq!(platform.asked().len(), 3);
     }
+}
+
+#[tokio::test]
+async fn a_head_at_a_registry_that_has_none_is_answered_by_a_get() {
+    let head = || Request::head(format!("http://mirror.example{MANIFEST}")).body(()).unwrap();
+    let (platform, mirror) = caching([]);
+    for (refused, content) in [
+        (answer(405, &[], ""), OLD),
+        (answer(501, &[], ""), NEW),
+        (answer(200, &[("content-type", "text/plain")], ""), OLD),
+    ] {
+        platform.will_answer([refused, sends(content)]);
+        let seen = ask(&mirror, head()).await;
+        assert_eq!((seen.status(), seen.text().as_str()), (200, ""));
+        assert_eq!(seen.header("docker-content-digest"), Some(Digest::of(content.as_bytes()).as_str()));
+        assert_eq!(seen.header("content-length"), Some(content.len().to_string().as_str()));
+        assert_eq!(platform.asked(), ["HEAD", "GET"].map(|method| format!("{method} {HUB}{MANIFEST}")));
+    }
+    platform.will_answer([answer(405, &[], ""), answer(404, &[], "")]);
+    assert_eq!(ask(&mirror, head()).await.status(), 404);
+}
+
+#[tokio::test]
+async fn what_a_head_is_not_shown_a_get_may_be() {
+    let (platform, mirror) = caching([sends(OLD)]);
+    ask(&mirror, get(MANIFEST)).await;
+    platform.will_answer([answer(401, &[], ""), answer(401, &[], ""), sends(OLD)]);
+    assert_eq!(ask(&mirror, get(MANIFEST)).await.text(), OLD);
+}
+
+#[tokio::test]
+async fn a_tag_is_looked_at_by_head_however_short_max_stale_is() {
+    let (platform, mirror) = caching([sends(OLD)]);
+    platform.set_variable("max_stale", "0");
+    ask(&mirror, get(MANIFEST)).await;
+    platform.pass(Duration::from_secs(HOUR));
+    platform.will_answer([points_at(OLD)]);
+    assert_eq!(ask(&mirror, get(MANIFEST)).await.text(), OLD);
+    platform.will_answer([Err(Fault::Connect)]);
+    assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 502);
+}
+
+#[tokio::test]
+async fn an_upstream_that_failed_at_head_is_asked_where_the_others_get_breaks() {
+    let (platform, mirror) = caching_from_two([sends(OLD)]);
+    ask(&mirror, get(MANIFEST)).await;
+    let large = " ".repeat(crate::manifests::MAX_MANIFEST + 1);
+    platform.will_answer([Err(Fault::Connect), points_at(NEW), sends(&large), sends(NEW)]);
+    assert_eq!(ask(&mirror, get(MANIFEST)).await.text(), NEW);
 }
 
 #[tokio::test]

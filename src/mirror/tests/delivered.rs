@@ -122,6 +122,26 @@ async fn the_next_page_of_a_list_is_asked_of_the_upstream_that_sent_the_first() 
     platform.pass(Duration::from_secs(21));
     assert_eq!(ask(&mirror, get(&next)).await.status(), 200);
     assert_eq!(platform.asked()[2], format!("GET {HUB}/v2/library/alpine/tags/list?last=x"));
+
+    // Where an upstream is that only the operator can open is not told.
+    let (platform, mirror) = two_upstreams([page()]);
+    platform.set_variable("upstream", "http://10.0.0.5:5000, docker.io");
+    platform.set_variable("plain_http_upstreams", "10.0.0.5:5000");
+    let seen = ask(&mirror, get("/v2/alpine/tags/list")).await;
+    assert_eq!(seen.header("link"), Some("</v2/library/alpine/tags/list?last=x>; rel=\"next\""));
+}
+
+#[tokio::test]
+async fn a_redirect_that_cannot_be_passed_on_is_asked_of_the_next_upstream() {
+    let good = || redirect("https://cdn.example/x");
+    for bad in [redirect("http://cdn.example/x"), redirect("https://mirror.example/x"), answer(307, &[], "")] {
+        let (_, mirror) = two_upstreams([bad, good()]);
+        assert_eq!(ask(&mirror, get(&blob())).await.header("location"), Some("https://cdn.example/x"));
+    }
+    let (_, mirror) = two_upstreams([answer(307, &[], ""), manifest()]);
+    assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 200);
+    let (_, mirror) = two_upstreams([redirect("http://cdn.example/x"), redirect("javascript:alert(1)")]);
+    assert_eq!(ask(&mirror, get(&blob())).await.status(), 404);
 }
 
 #[tokio::test]
