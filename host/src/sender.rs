@@ -5,8 +5,8 @@ use crate::connector::{CONNECT_TIMEOUT, ConnectError, Connector};
 use crate::output::note;
 use crate::timed_body::TimedBody;
 use http::uri::Authority;
-use http::{HeaderName, Request, Response, header};
-use http_body_util::BodyExt as _;
+use http::{HeaderName, Method, Request, Response, header};
+use http_body_util::{BodyExt as _, Empty};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use std::collections::HashMap;
@@ -127,6 +127,7 @@ impl Shared {
         let stream = uri.authority().and_then(|authority| self.stream(authority));
         let client = if stream.is_some() { &self.client } else { &self.overflow };
         request.headers_mut().remove(header::HOST);
+        let request = without_empty_body(request);
 
         let connect = options.connect_timeout.unwrap_or(DEFAULT_TIMEOUT);
         let first_byte = options.first_byte_timeout.unwrap_or(DEFAULT_TIMEOUT);
@@ -148,6 +149,19 @@ impl Shared {
         }
         let streams = hosts.entry(host.clone()).or_insert_with(|| Arc::new(Semaphore::new(STREAMS)));
         Arc::clone(streams).try_acquire_owned().ok()
+    }
+}
+
+/// Over HTTP/2 a body that may have trailers keeps its stream open until the component says that it has none. A server that
+/// has answered by then resets the stream, and one of hyper's ends the connection, with all that is under way there, once
+/// it has reset 1,024. A GET whose length nobody says has no body, as hyper takes it to be over HTTP/1.1.
+fn without_empty_body(request: Request<WasiBody>) -> Request<WasiBody> {
+    if matches!(*request.method(), Method::GET | Method::HEAD)
+        && !request.headers().contains_key(header::CONTENT_LENGTH)
+    {
+        request.map(|_| Empty::new().map_err(Into::into).boxed_unsync())
+    } else {
+        request
     }
 }
 

@@ -5,7 +5,8 @@ use crate::blocked_networks::BlockedNetworks;
 use crate::runtime_config::ClientTls;
 use crate::tls::TlsConfigs;
 use bytes::Bytes;
-use http_body_util::Empty;
+use http_body::{Body as _, Frame};
+use http_body_util::StreamBody;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto::Builder;
@@ -220,6 +221,18 @@ async fn a_private_ca_is_trusted_for_its_hosts_alone_and_http2_is_taken_where_of
     assert_eq!(seen, format!("HTTP/2.0 https://localhost:{port}/v2/?n=1 {{}}"));
     let error = send(&mut outbound, &format!("https://127.0.0.1:{port}/"), None).await.unwrap_err();
     assert!(matches!(error, Error::TlsProtocolError), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_get_is_whole_before_the_component_says_that_it_has_no_trailers() {
+    let (port, client_tls, _folder) =
+        https_upstream(|request| format!("{:?} {}", request.version(), request.body().is_end_stream())).await;
+    let mut outbound = outbound_with("https://*:*", &[], &[client_tls]);
+    let undecided = StreamBody::new(futures::stream::pending::<Result<Frame<Bytes>, Error>>()).boxed_unsync();
+    let request = Request::get(format!("https://localhost:{port}/")).body(undecided).unwrap();
+    let sent = outbound.send_request(request, limits(5_000, 5_000, 5_000), Box::new(std::future::ready(Ok(()))));
+    let (response, _) = Box::into_pin(sent).await.unwrap();
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "HTTP/2.0 true");
 }
 
 #[tokio::test]
