@@ -231,7 +231,7 @@ mod tests {
         let manifest = parse(GOOD).unwrap();
         assert_eq!(manifest.component_id, "hammal");
         assert_eq!(manifest.source(), Path::new("/app/out/hammal.wasm"));
-        assert_eq!(manifest.route.raw(), "/...");
+        assert_eq!(manifest.route, Route::parse("/...").unwrap());
         assert_eq!(manifest.component.key_value_stores, ["default"]);
         assert_eq!(manifest.component.build.as_ref().unwrap().commands(), ["cargo build"]);
         assert!(manifest.variables["key"].required);

@@ -1,11 +1,12 @@
-//! The route of the HTTP trigger, and what of it the component is told.
+//! The route of the HTTP trigger.
 
 use anyhow::{Result, bail};
 
 /// A path that leads to the component: exactly (`/here`), or with everything below it (`/here/...`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
-    raw: String,
+    /// Without the wildcard; empty for `/...`.
+    prefix: String,
     wildcard: bool,
 }
 
@@ -22,31 +23,25 @@ impl Route {
         if path.split('/').any(|segment| segment.starts_with(':') || segment.contains("...")) {
             bail!("route {raw:?} is not supported by this host; use an exact path or one that ends with \"/...\"");
         }
-        Ok(Self { raw: raw.to_owned(), wildcard })
-    }
-
-    /// As written in the manifest.
-    pub fn raw(&self) -> &str {
-        &self.raw
+        Ok(Self { prefix: path.to_owned(), wildcard })
     }
 
     /// Without the wildcard; empty for `/...`.
     pub fn prefix(&self) -> &str {
-        if self.wildcard { self.raw.strip_suffix("/...").unwrap_or(&self.raw) } else { &self.raw }
+        &self.prefix
     }
 
     pub fn is_wildcard(&self) -> bool {
         self.wildcard
     }
 
-    /// What of `path` lies below the route (`spin-path-info`), or `None` where the route doesn't lead to.
-    pub fn path_info<'p>(&self, path: &'p str) -> Option<&'p str> {
-        let rest = path.strip_prefix(self.prefix())?;
-        match self.wildcard {
-            true => (rest.is_empty() || rest.starts_with('/')).then_some(rest),
+    /// Whether a request for `path` is the component's.
+    pub fn leads_to(&self, path: &str) -> bool {
+        path.strip_prefix(&*self.prefix).is_some_and(|rest| match self.wildcard {
+            true => rest.is_empty() || rest.starts_with('/'),
             // Spin's router takes a trailing slash for the same path.
-            false => (rest.is_empty() || rest == "/").then_some(""),
-        }
+            false => rest.is_empty() || rest == "/",
+        })
     }
 }
 
@@ -57,18 +52,18 @@ mod tests {
     #[test]
     fn matches_as_spin_does() {
         let cases = [
-            ("/...", "/", Some("/")),
-            ("/...", "/v2/a/b", Some("/v2/a/b")),
-            ("/v2/...", "/v2/a", Some("/a")),
-            ("/v2/...", "/v2", Some("")),
-            ("/v2/...", "/v2/", Some("/")),
-            ("/v2/...", "/v20", None),
-            ("/v2", "/v2", Some("")),
-            ("/v2", "/v2/", Some("")),
-            ("/v2", "/v2/a", None),
+            ("/...", "/", true),
+            ("/...", "/v2/a/b", true),
+            ("/v2/...", "/v2/a", true),
+            ("/v2/...", "/v2", true),
+            ("/v2/...", "/v2/", true),
+            ("/v2/...", "/v20", false),
+            ("/v2", "/v2", true),
+            ("/v2", "/v2/", true),
+            ("/v2", "/v2/a", false),
         ];
         for (route, path, expected) in cases {
-            assert_eq!(Route::parse(route).unwrap().path_info(path), expected, "{route} {path}");
+            assert_eq!(Route::parse(route).unwrap().leads_to(path), expected, "{route} {path}");
         }
     }
 

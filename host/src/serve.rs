@@ -16,7 +16,6 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,6 +42,9 @@ const STALL: Duration = Duration::from_secs(5 * 60);
 
 /// How long requests that are under way at the end may go on.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// Where a component learns whom it is talking to, as from Spin: IP address and port.
+const CLIENT_ADDRESS: HeaderName = HeaderName::from_static("spin-client-addr");
 
 const WELL_KNOWN: &str = "/.well-known/spin/";
 
@@ -82,11 +84,13 @@ impl Server {
             // Otherwise an answer in two pieces waits 40 ms for the client's delayed acknowledgement.
             let _ = stream.set_nodelay(true);
             let server = Arc::clone(&self);
+            // Digits, points and colons: there is no address that is no header.
+            let Ok(client) = HeaderValue::try_from(client.to_string()) else { continue };
             let begun = Arc::new(Notify::new());
             let asked = Arc::clone(&begun);
             let service = service_fn(move |request| {
                 asked.notify_one();
-                let server = Arc::clone(&server);
+                let (server, client) = (Arc::clone(&server), client.clone());
                 async move { Ok::<_, Infallible>(server.answer(request, client).await) }
             });
             let connection = http.serve_connection(TokioIo::new(stalling(stream, STALL)), service).into_owned();
@@ -98,7 +102,7 @@ impl Server {
         let _ = tokio::time::timeout(DRAIN, connections.shutdown()).await;
     }
 
-    async fn answer(&self, request: Request<Incoming>, client: SocketAddr) -> Response<WasiBody> {
+    async fn answer(&self, request: Request<Incoming>, client: HeaderValue) -> Response<WasiBody> {
         if let Some(name) = request.uri().path().strip_prefix(WELL_KNOWN) {
             return match name {
                 "health" => plain(StatusCode::OK, "OK"),
@@ -157,13 +161,12 @@ fn plain(status: StatusCode, text: &str) -> Response<WasiBody> {
     response
 }
 
-/// Makes a request what the component expects of Spin: absolute, with its `host`, and told about in `spin-*` headers.
+/// Makes a request what the component expects of Spin: absolute, with its `host`, and with the address of the `client`.
 /// `false` where the route doesn't lead to the component.
-fn prepare(parts: &mut Parts, route: &Route, client: SocketAddr) -> Result<bool> {
-    let path = parts.uri.path();
-    let Some(path_info) = route.path_info(path).map(str::to_owned) else {
+fn prepare(parts: &mut Parts, route: &Route, client: HeaderValue) -> Result<bool> {
+    if !route.leads_to(parts.uri.path()) {
         return Ok(false);
-    };
+    }
     let said = parts.headers.get(header::HOST).map(|host| Authority::try_from(host.as_bytes())).transpose();
     let said = said.context("the Host header is not a host")?;
     let authority = match (said, parts.uri.authority()) {
@@ -179,21 +182,9 @@ fn prepare(parts: &mut Parts, route: &Route, client: SocketAddr) -> Result<bool>
     uri.authority = Some(authority.clone());
     parts.uri = Uri::from_parts(uri)?;
 
-    // A client's own copies stay and come first: the last one is the host's.
-    let mut append = |name: &'static str, value: &str| {
-        // Everything here came through a parser of URIs or headers, or from the manifest.
-        if let Ok(value) = HeaderValue::from_str(value) {
-            parts.headers.append(HeaderName::from_static(name), value);
-        }
-    };
-    append("spin-path-info", &path_info);
-    append("spin-full-url", &parts.uri.to_string());
-    append("spin-matched-route", route.raw());
-    append("spin-base-path", "/");
-    append("spin-raw-component-route", route.raw());
-    append("spin-component-route", route.prefix());
-    append("spin-client-addr", &client.to_string());
-
+    // A client's own copies stay and come first: the last one is the host's. Spin tells of the route and the URL in six
+    // headers more, which a mirror has no use for, and each has to be copied into the component.
+    parts.headers.append(CLIENT_ADDRESS, client);
     parts.headers.remove(header::CONNECTION);
     // The marker right before `host`: see `sender::Outbound`.
     parts.headers.remove(header::HOST);
@@ -209,7 +200,7 @@ mod tests {
     use std::io::ErrorKind;
     use tokio::io::AsyncWriteExt as _;
 
-    const CLIENT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 4711);
+    const CLIENT: HeaderValue = HeaderValue::from_static("127.0.0.1:4711");
 
     fn prepared(request: http::request::Builder, route: &str) -> Result<Option<Parts>> {
         let (mut parts, ()) = request.body(()).unwrap().into_parts();
@@ -218,26 +209,16 @@ mod tests {
     }
 
     #[test]
-    fn tells_the_component_what_spin_tells_it() {
+    fn tells_the_component_whom_it_talks_to_and_as_whom() {
         let request = Request::get("/v2//a%2Fb?n=1&m")
             .header("host", "mirror.lan:3000")
             .header("connection", "close")
             .header("spin-client-addr", "6.6.6.6:1");
         let parts = prepared(request, "/...").unwrap().unwrap();
         assert_eq!(parts.uri, "http://mirror.lan:3000/v2//a%2Fb?n=1&m");
-        let last = |name| parts.headers.get_all(name).iter().next_back().unwrap().to_str().unwrap().to_owned();
-        for (name, value) in [
-            ("host", "mirror.lan:3000"),
-            ("spin-path-info", "/v2//a%2Fb"),
-            ("spin-full-url", "http://mirror.lan:3000/v2//a%2Fb?n=1&m"),
-            ("spin-matched-route", "/..."),
-            ("spin-base-path", "/"),
-            ("spin-raw-component-route", "/..."),
-            ("spin-component-route", ""),
-            ("spin-client-addr", "127.0.0.1:4711"),
-        ] {
-            assert_eq!(last(name), value, "{name}");
-        }
+        let last = |name| parts.headers.get_all(name).iter().next_back().unwrap();
+        assert_eq!(last("host"), "mirror.lan:3000");
+        assert_eq!(last("spin-client-addr"), CLIENT);
         assert!(!parts.headers.contains_key("connection"));
         let names: Vec<_> = parts.headers.keys().collect();
         assert_eq!(names[names.len() - 2..], [&INCOMING, &header::HOST]);
