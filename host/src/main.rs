@@ -41,7 +41,12 @@ mod up;
 mod variables;
 
 use clap::Parser as _;
+use mimalloc::MiMalloc;
 use std::process::ExitCode;
+
+/// A request takes some hundred allocations here, which end on another thread as often as not.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     let cli::Command::Up(flags) = cli::Cli::parse().command;
