@@ -55,6 +55,11 @@ pub struct Arguments {
     #[arg(long)]
     pub wasip2: bool,
 
+    /// Reach the upstream by TLS, and HTTP/2 where a contestant offers it, as registries on the internet are reached; else
+    /// by plain HTTP, which is the least that forwarding can cost. The load itself is plain HTTP in any case
+    #[arg(long)]
+    pub tls: bool,
+
     /// Don't build: take the host and the components as they are
     #[arg(long)]
     pub no_build: bool,

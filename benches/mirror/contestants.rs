@@ -3,6 +3,7 @@
 use crate::arguments::Arguments;
 use crate::build::{self, repository};
 use crate::process::{Process, find};
+use crate::tls::Identity;
 use crate::upstream::{Counts, Upstream};
 use crate::usage::Tree;
 use std::fs;
@@ -40,7 +41,12 @@ pub struct Counters {
 
 impl Contestant {
     /// Starts all of them. The mirror's upstream asks for tokens, the others' does not.
-    pub async fn start(arguments: &Arguments, open: &Upstream, guarded: &Upstream) -> Vec<Self> {
+    pub async fn start(
+        arguments: &Arguments,
+        open: &Upstream,
+        guarded: &Upstream,
+        identity: Option<&Identity>,
+    ) -> Vec<Self> {
         let host = build::host(arguments);
         let mut contestants = vec![Self {
             name: DIRECT.into(),
@@ -54,19 +60,22 @@ impl Contestant {
             None => eprintln!("nginx is not installed: measured without it"),
         }
         let forwarder = repository().join("benches/forwarder").join(arguments.manifest());
-        let url = format!("upstream=http://{}", open.address);
-        contestants.push(start_component(&host, FORWARDER, &forwarder, &[url], open).await);
+        let url = format!("upstream={}", open.url);
+        let component = Component { host: &host, identity, id: "forwarder" };
+        contestants.push(component.start(FORWARDER, &forwarder, &[url], open).await);
         let own = repository().join(arguments.manifest());
         let mirrors = [(MIRROR, &own, "off"), (CACHING, &own, "on")];
         let beside = arguments.beside.iter().map(|(name, manifest)| (&**name, manifest, "off"));
+        let component = Component { id: "hammal", ..component };
+        // What is not public has to be listed, with TLS or without.
+        let (_, authority) = guarded.url.split_once("://").expect("a URL");
         for (name, manifest, cache) in mirrors.into_iter().chain(beside) {
-            let address = guarded.address;
             let variables = [
-                format!("upstream={address}"),
-                format!("plain_http_upstreams={address}"),
+                format!("upstream={}", guarded.url),
+                format!("plain_http_upstreams={authority}"),
                 format!("manifest_cache={cache}"),
             ];
-            let mut mirror = start_component(&host, name, manifest, &variables, guarded).await;
+            let mut mirror = component.start(name, manifest, &variables, guarded).await;
             mirror.is_a_mirror = true;
             contestants.push(mirror);
         }
@@ -92,32 +101,46 @@ impl Contestant {
     }
 }
 
-async fn start_component(
-    host: &Path,
-    name: &str,
-    manifest: &Path,
-    variables: &[String],
-    upstream: &Upstream,
-) -> Contestant {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let mut command = Command::new(host);
-    command
-        .args(["up", "--listen", "127.0.0.1:0", "--format", "json", "--from"])
-        .arg(build::absolute(manifest))
-        .arg("--state-dir")
-        .arg(folder.path().join("state"))
-        .current_dir(folder.path());
-    for variable in variables {
-        command.args(["--variable", variable]);
-    }
-    let mut process = Process::spawn(&mut command, folder);
-    let address = process.wait_for(&format!("the address of the {name}"), |process| announced(&process.stdout())).await;
-    Contestant {
-        name: name.to_owned(),
-        address,
-        is_a_mirror: false,
-        process: Some(process),
-        upstream: Arc::clone(&upstream.counts),
+/// How a component is run.
+struct Component<'a> {
+    host: &'a Path,
+    identity: Option<&'a Identity>,
+    id: &'a str,
+}
+
+impl Component<'_> {
+    async fn start(&self, name: &str, manifest: &Path, variables: &[String], upstream: &Upstream) -> Contestant {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut command = Command::new(self.host);
+        command
+            .args(["up", "--listen", "127.0.0.1:0", "--format", "json", "--from"])
+            .arg(build::absolute(manifest))
+            .arg("--state-dir")
+            .arg(folder.path().join("state"))
+            .current_dir(folder.path());
+        for variable in variables {
+            command.args(["--variable", variable]);
+        }
+        if let Some(identity) = self.identity {
+            let (root, config) = (folder.path().join("root.pem"), folder.path().join("runtime-config.toml"));
+            fs::write(&root, &identity.root).expect("a file");
+            let text = format!(
+                "[[client_tls]]\ncomponent_ids = [{:?}]\nhosts = [\"127.0.0.1\"]\nca_roots_file = {root:?}\n",
+                self.id
+            );
+            fs::write(&config, text).expect("a file");
+            command.arg("--runtime-config-file").arg(config);
+        }
+        let mut process = Process::spawn(&mut command, folder);
+        let address =
+            process.wait_for(&format!("the address of the {name}"), |process| announced(&process.stdout())).await;
+        Contestant {
+            name: name.to_owned(),
+            address,
+            is_a_mirror: false,
+            process: Some(process),
+            upstream: Arc::clone(&upstream.counts),
+        }
     }
 }
 
@@ -134,7 +157,7 @@ async fn start_nginx(nginx: &Path, upstream: &Upstream) -> Contestant {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let address = free_address();
     let config = folder.path().join("nginx.conf");
-    fs::write(&config, nginx_config(folder.path(), address, upstream.address)).expect("a configuration");
+    fs::write(&config, nginx_config(folder.path(), address, &upstream.url)).expect("a configuration");
     let mut command = Command::new(nginx);
     command.arg("-e").arg(folder.path().join("error.log"));
     command.arg("-p").arg(folder.path()).arg("-c").arg(&config);
@@ -150,7 +173,8 @@ async fn start_nginx(nginx: &Path, upstream: &Upstream) -> Contestant {
 }
 
 /// A plain reverse proxy: connections kept on both sides, nothing stored, nothing logged.
-fn nginx_config(folder: &Path, listen: SocketAddr, upstream: SocketAddr) -> String {
+fn nginx_config(folder: &Path, listen: SocketAddr, upstream: &str) -> String {
+    let (scheme, upstream) = upstream.split_once("://").expect("a URL");
     let folder = folder.display();
     format!(
         "daemon off;
@@ -169,7 +193,7 @@ fn nginx_config(folder: &Path, listen: SocketAddr, upstream: SocketAddr) -> Stri
                 listen {listen};
                 keepalive_requests 100000000;
                 location / {{
-                    proxy_pass http://registry;
+                    proxy_pass {scheme}://registry;
                     proxy_http_version 1.1;
                     proxy_set_header Connection \"\";
                     proxy_max_temp_file_size 0;

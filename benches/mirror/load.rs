@@ -1,19 +1,20 @@
 //! The load: clients on keep-alive connections, each with one request under way.
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Empty};
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::{Request, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper::StatusCode;
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 /// Beyond its own time, how long a load may take before something must be wrong.
 const PATIENCE: Duration = Duration::from_secs(180);
+
+/// An answer is read in pieces of this many bytes.
+const PIECE: usize = 256 * 1024;
 
 /// What is asked, by how many, for how long.
 #[derive(Clone)]
@@ -94,40 +95,80 @@ impl Load {
     }
 }
 
-/// One keep-alive connection.
+/// One keep-alive connection. It has no task of its own, and reads no more of an answer than it needs: what the load takes
+/// of the processors is missing to those that are measured.
 pub struct Connection {
     target: SocketAddr,
-    sender: SendRequest<Empty<Bytes>>,
+    stream: TcpStream,
+    request: String,
+    /// What was read last.
+    answer: Vec<u8>,
 }
 
 impl Connection {
     pub async fn open(target: SocketAddr) -> Self {
         let stream = TcpStream::connect(target).await.expect("a connection");
         stream.set_nodelay(true).expect("a socket");
-        let (sender, connection) = handshake(TokioIo::new(stream)).await.expect("a connection");
-        tokio::spawn(connection);
-        Self { target, sender }
+        Self { target, stream, request: String::new(), answer: Vec::with_capacity(PIECE) }
     }
 
     /// Reads a whole answer, which has to be as expected, and says how many bytes its body had.
     pub async fn get(&mut self, path: &str, status: StatusCode) -> u64 {
-        let request = Request::get(path)
-            .header("host", self.target.to_string())
-            .header("user-agent", "containerd/2.1.0")
-            .header("accept", "application/vnd.oci.image.manifest.v1+json, */*")
-            .body(Empty::new())
-            .expect("a request");
         let target = self.target;
-        self.sender.ready().await.expect("a connection that stays open");
-        let response = self.sender.send_request(request).await;
-        let response = response.unwrap_or_else(|error| panic!("GET http://{target}{path}: {error}"));
-        assert_eq!(response.status(), status, "GET http://{target}{path}");
-        let mut body = response.into_body();
-        let mut bytes = 0;
-        while let Some(frame) = body.frame().await {
-            let frame = frame.unwrap_or_else(|error| panic!("GET http://{target}{path}: {error}"));
-            bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+        self.request.clear();
+        let written = write!(
+            self.request,
+            "GET {path} HTTP/1.1\r\nhost: {target}\r\nuser-agent: containerd/2.1.0\r\n\
+             accept: application/vnd.oci.image.manifest.v1+json, */*\r\n\r\n"
+        );
+        written.expect("a request");
+        let sent = self.stream.write_all(self.request.as_bytes()).await;
+        sent.unwrap_or_else(|error| panic!("GET http://{target}{path}: {error}"));
+        self.answer.clear();
+        let head = loop {
+            self.read(path).await;
+            if let Some(head) = Head::parse(&self.answer) {
+                break head;
+            }
+        };
+        assert_eq!(head.status, status, "GET http://{target}{path}");
+        let mut bytes = (self.answer.len() - head.length) as u64;
+        while bytes < head.body {
+            self.answer.clear();
+            bytes += self.read(path).await;
         }
+        assert_eq!(bytes, head.body, "GET http://{target}{path}: more bytes than Content-Length says");
         bytes
+    }
+
+    async fn read(&mut self, path: &str) -> u64 {
+        let target = self.target;
+        let read = self.stream.read_buf(&mut self.answer).await;
+        let read = read.unwrap_or_else(|error| panic!("GET http://{target}{path}: {error}"));
+        assert_ne!(read, 0, "GET http://{target}{path}: the connection closed");
+        read as u64
+    }
+}
+
+/// Of an answer's head.
+struct Head {
+    /// Bytes of the head itself, and of the body after it.
+    length: usize,
+    body: u64,
+    status: u16,
+}
+
+impl Head {
+    /// `None` where more is to come.
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let mut headers = [httparse::EMPTY_HEADER; 32];
+        let mut response = httparse::Response::new(&mut headers);
+        let length = match response.parse(bytes).expect("an answer of HTTP") {
+            httparse::Status::Complete(length) => length,
+            httparse::Status::Partial => return None,
+        };
+        let body = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
+        let body = body.and_then(|header| str::from_utf8(header.value).ok()?.parse().ok());
+        Some(Self { length, body: body.expect("a Content-Length"), status: response.code.expect("a status") })
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `upstream`, `load` | the registry and its clients, both in this process |
+//! | `upstream`, `tls`, `load` | the registry, its certificate, and its clients, all in this process |
 //! | `contestants`, `build`, `process`, `usage` | who is measured, how it is started, what it takes |
 //! | `rounds` | turns, medians and ratios |
 //! | `requests`, `blob`, `traces`, `instance` | the cases |
@@ -19,6 +19,7 @@ mod requests;
 mod rounds;
 mod table;
 mod targets;
+mod tls;
 mod traces;
 mod upstream;
 mod usage;
@@ -28,6 +29,7 @@ use clap::{Parser as _, ValueEnum as _};
 use contestants::Contestant;
 use std::process::ExitCode;
 use targets::Targets;
+use tls::Identity;
 use tokio::signal::unix::{SignalKind, signal};
 use upstream::Upstream;
 
@@ -55,16 +57,18 @@ fn main() -> ExitCode {
 async fn measure(arguments: &Arguments) {
     let scale = arguments.scale();
     let mut targets = Targets::default();
-    let open = Upstream::start(false, scale.blob).await;
-    let guarded = Upstream::start(true, scale.blob).await;
-    let contestants = Contestant::start(arguments, &open, &guarded).await;
+    let identity = arguments.tls.then(Identity::generate);
+    let open = Upstream::start(false, scale.blob, identity.as_ref()).await;
+    let guarded = Upstream::start(true, scale.blob, identity.as_ref()).await;
+    let contestants = Contestant::start(arguments, &open, &guarded, identity.as_ref()).await;
     println!(
-        "{} rounds of {:?} for each, {} connections, {} processors, host {}",
+        "{} rounds of {:?} for each, {} connections, {} processors, host {}, upstream {}",
         scale.rounds,
         scale.round,
         scale.connections,
         std::thread::available_parallelism().map_or(0, usize::from),
         build::host_name(arguments),
+        if arguments.tls { "by TLS" } else { "by plain HTTP" },
     );
     for case in Case::value_variants().iter().copied().filter(|case| arguments.wants(*case)) {
         match case {

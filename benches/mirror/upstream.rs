@@ -1,11 +1,13 @@
 //! The upstream: a registry in this process, once open and once behind a token, that counts what it is asked.
 
+use crate::tls::Identity;
 use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper::{Request, Response, header};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder;
 use sha2::{Digest as _, Sha256};
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -13,8 +15,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
 
 pub const WARM: &str = "/v2/bench/warm/manifests/latest";
 pub const REDIRECT: &str = "/v2/bench/redirect/blobs/sha256:\
@@ -58,15 +62,18 @@ pub struct Counts {
     pub tokens: AtomicU64,
 }
 
-/// A registry on a port of its own, until it is stopped.
+/// A registry on ports of its own, until it is stopped.
 pub struct Upstream {
+    /// Where it is without TLS, whatever it has besides.
     pub address: SocketAddr,
+    /// Where contestants find it: of scheme and authority.
+    pub url: String,
     pub counts: Arc<Counts>,
-    serving: JoinHandle<()>,
+    serving: Vec<JoinHandle<()>>,
 }
 
 struct Registry {
-    address: SocketAddr,
+    url: String,
     guarded: bool,
     /// Bytes of every blob that isn't redirected.
     blob: u64,
@@ -81,12 +88,19 @@ type Answer = Response<Either<Full<Bytes>, Zeros>>;
 
 impl Upstream {
     /// `guarded`: asks for a token, and grants them too.
-    pub async fn start(guarded: bool, blob: u64) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("an address");
+    pub async fn start(guarded: bool, blob: u64, identity: Option<&Identity>) -> Self {
+        let (plain, address) = listen().await;
+        let (secure, url) = match identity {
+            Some(identity) => {
+                let (listener, address) = listen().await;
+                let acceptor = TlsAcceptor::from(Arc::clone(&identity.server));
+                (Some((listener, acceptor)), format!("https://{address}"))
+            }
+            None => (None, format!("http://{address}")),
+        };
         let counts = Arc::default();
         let registry = Arc::new(Registry {
-            address,
+            url: url.clone(),
             guarded,
             blob,
             digest: digest(),
@@ -94,26 +108,48 @@ impl Upstream {
             token: format!(r#"{{"token":"{}","expires_in":300}}"#, "t".repeat(TOKEN)).into(),
             counts: Arc::clone(&counts),
         });
-        let serving = tokio::spawn(async move {
-            // They end with this task.
-            let mut connections = JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                let _ = stream.set_nodelay(true);
-                let registry = Arc::clone(&registry);
-                let service = service_fn(move |request| {
-                    let answer = registry.answer(&request);
-                    async move { Ok::<_, Infallible>(answer) }
-                });
-                let connection = hyper::server::conn::http1::Builder::new();
-                connections.spawn(connection.serve_connection(TokioIo::new(stream), service));
-            }
-        });
-        Self { address, counts, serving }
+        let mut serving = vec![tokio::spawn(serve(plain, Arc::clone(&registry), async |stream| Some(stream)))];
+        if let Some((listener, acceptor)) = secure {
+            let accept = async move |stream| acceptor.accept(stream).await.ok();
+            serving.push(tokio::spawn(serve(listener, registry, accept)));
+        }
+        Self { address, url, counts, serving }
     }
 
     /// From now on nobody answers there.
     pub fn stop(&self) {
-        self.serving.abort();
+        for serving in &self.serving {
+            serving.abort();
+        }
+    }
+}
+
+async fn listen() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    (listener, address)
+}
+
+/// Answers on every connection that `accept` makes something of.
+async fn serve<S, A>(listener: TcpListener, registry: Arc<Registry>, accept: A)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    A: AsyncFn(TcpStream) -> Option<S>,
+{
+    // They end with this task.
+    let mut connections = JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        let _ = stream.set_nodelay(true);
+        let Some(stream) = accept(stream).await else { continue };
+        let registry = Arc::clone(&registry);
+        let service = service_fn(move |request| {
+            let answer = registry.answer(&request);
+            async move { Ok::<_, Infallible>(answer) }
+        });
+        connections.spawn(async move {
+            // Errors are the client's: gone.
+            let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+        });
     }
 }
 
@@ -139,7 +175,7 @@ impl Registry {
                 answer(404, &[("content-type", "application/json")], unknown)
             }
             Some(("bench/redirect", digest)) => {
-                let location = format!("http://{}/cdn/{digest}?verify={}", self.address, "s".repeat(300));
+                let location = format!("{}/cdn/{digest}?verify={}", self.url, "s".repeat(300));
                 answer(307, &[("location", &location)], "<a href=\"there\">Temporary Redirect</a>.")
             }
             Some(("bench/blob", digest)) => {
@@ -166,9 +202,8 @@ impl Registry {
     fn challenge(&self, path: &str) -> Answer {
         let name = path.rsplit_once("/manifests/").or(path.rsplit_once("/blobs/"));
         let name = name.map_or("", |(name, _)| name);
-        let address = self.address;
-        let challenge =
-            format!(r#"Bearer realm="http://{address}/token",service="bench",scope="repository:{name}:pull""#);
+        let url = &self.url;
+        let challenge = format!(r#"Bearer realm="{url}/token",service="bench",scope="repository:{name}:pull""#);
         answer(401, &[("www-authenticate", &challenge)], "")
     }
 }

@@ -31,11 +31,15 @@ impl Guest for Component {
 fn exchange(request: &IncomingRequest) -> Result<IncomingResponse, ErrorCode> {
     let internal = |what: &str| ErrorCode::InternalError(Some(what.to_owned()));
     let upstream = variables::get("upstream").map_err(|error| internal(&error.to_string()))?;
-    let authority = upstream.strip_prefix("http://").ok_or_else(|| internal("an http URL"))?;
+    let (scheme, authority) = match upstream.split_once("://") {
+        Some(("http", authority)) => (Scheme::Http, authority),
+        Some(("https", authority)) => (Scheme::Https, authority),
+        _ => return Err(internal("the upstream is no URL")),
+    };
     let outgoing = OutgoingRequest::new(allowed(&request.headers())?);
     let set = || {
         outgoing.set_method(&request.method())?;
-        outgoing.set_scheme(Some(&Scheme::Http))?;
+        outgoing.set_scheme(Some(&scheme))?;
         outgoing.set_authority(Some(authority))?;
         outgoing.set_path_with_query(request.path_with_query().as_deref())
     };

@@ -47,7 +47,7 @@ fn outgoing(request: &Request, upstream: &Uri) -> anyhow::Result<types::Request>
     let (outgoing, _sent) = types::Request::new(allowed(headers)?, None, no_trailers(), None);
     let set = || {
         outgoing.set_method(&Method::from(request.method()))?;
-        outgoing.set_scheme(Some(&Scheme::Http))?;
+        outgoing.set_scheme(upstream.scheme().map(Scheme::from).as_ref())?;
         outgoing.set_authority(upstream.authority().map(|authority| authority.as_str()))?;
         outgoing.set_path_with_query(request.uri().path_and_query().map(|path| path.as_str()))
     };
