@@ -40,7 +40,15 @@ async fn send(
     uri: &str,
     options: Option<RequestOptions>,
 ) -> Result<Response<WasiBody>, Error> {
-    let body = Empty::<Bytes>::new().map_err(Into::into).boxed_unsync();
+    send_body(outbound, uri, Empty::new().map_err(Into::into).boxed_unsync(), options).await
+}
+
+async fn send_body(
+    outbound: &mut Outbound,
+    uri: &str,
+    body: WasiBody,
+    options: Option<RequestOptions>,
+) -> Result<Response<WasiBody>, Error> {
     let request = Request::get(uri).header("host", "not.this").body(body).unwrap();
     let sent = Box::into_pin(outbound.send_request(request, options, Box::new(std::future::ready(Ok(())))));
     sent.await.map(|(response, _)| response)
@@ -229,9 +237,8 @@ async fn a_get_is_whole_before_the_component_says_that_it_has_no_trailers() {
         https_upstream(|request| format!("{:?} {}", request.version(), request.body().is_end_stream())).await;
     let mut outbound = outbound_with("https://*:*", &[], &[client_tls]);
     let undecided = StreamBody::new(futures::stream::pending::<Result<Frame<Bytes>, Error>>()).boxed_unsync();
-    let request = Request::get(format!("https://localhost:{port}/")).body(undecided).unwrap();
-    let sent = outbound.send_request(request, limits(5_000, 5_000, 5_000), Box::new(std::future::ready(Ok(()))));
-    let (response, _) = Box::into_pin(sent).await.unwrap();
+    let uri = format!("https://localhost:{port}/");
+    let response = send_body(&mut outbound, &uri, undecided, limits(5_000, 5_000, 5_000)).await.unwrap();
     assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "HTTP/2.0 true");
 }
 
