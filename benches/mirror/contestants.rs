@@ -2,8 +2,8 @@
 
 use crate::arguments::Arguments;
 use crate::build::{self, repository};
+use crate::ca::Ca;
 use crate::process::{Process, find};
-use crate::tls::Identity;
 use crate::upstream::{Counts, Upstream};
 use crate::usage::Tree;
 use std::fs;
@@ -41,16 +41,11 @@ pub struct Counters {
 
 impl Contestant {
     /// Starts all of them. The mirror's upstream asks for tokens, the others' does not.
-    pub async fn start(
-        arguments: &Arguments,
-        open: &Upstream,
-        guarded: &Upstream,
-        identity: Option<&Identity>,
-    ) -> Vec<Self> {
+    pub async fn start(arguments: &Arguments, open: &Upstream, guarded: &Upstream, ca: Option<&Ca>) -> Vec<Self> {
         let host = build::host(arguments);
         let mut contestants = vec![Self {
             name: DIRECT.into(),
-            address: open.address,
+            address: open.plain,
             is_a_mirror: false,
             process: None,
             upstream: Arc::clone(&open.counts),
@@ -60,19 +55,18 @@ impl Contestant {
             None => eprintln!("nginx is not installed: measured without it"),
         }
         let forwarder = repository().join("benches/forwarder").join(arguments.manifest());
-        let url = format!("upstream={}", open.url);
-        let component = Component { host: &host, identity, id: "forwarder" };
+        let url = format!("upstream={}", open.url());
+        let component = Component { host: &host, ca, id: "forwarder" };
         contestants.push(component.start(FORWARDER, &forwarder, &[url], open).await);
         let own = repository().join(arguments.manifest());
         let mirrors = [(MIRROR, &own, "off"), (CACHING, &own, "on")];
         let beside = arguments.beside.iter().map(|(name, manifest)| (&**name, manifest, "off"));
         let component = Component { id: "hammal", ..component };
-        // What is not public has to be listed, with TLS or without.
-        let (_, authority) = guarded.url.split_once("://").expect("a URL");
         for (name, manifest, cache) in mirrors.into_iter().chain(beside) {
             let variables = [
-                format!("upstream={}", guarded.url),
-                format!("plain_http_upstreams={authority}"),
+                format!("upstream={}", guarded.url()),
+                // What is not public has to be listed, with TLS or without.
+                format!("plain_http_upstreams={}", guarded.address),
                 format!("manifest_cache={cache}"),
             ];
             let mut mirror = component.start(name, manifest, &variables, guarded).await;
@@ -104,7 +98,7 @@ impl Contestant {
 /// How a component is run.
 struct Component<'a> {
     host: &'a Path,
-    identity: Option<&'a Identity>,
+    ca: Option<&'a Ca>,
     id: &'a str,
 }
 
@@ -121,9 +115,9 @@ impl Component<'_> {
         for variable in variables {
             command.args(["--variable", variable]);
         }
-        if let Some(identity) = self.identity {
+        if let Some(ca) = self.ca {
             let (root, config) = (folder.path().join("root.pem"), folder.path().join("runtime-config.toml"));
-            fs::write(&root, &identity.root).expect("a file");
+            fs::write(&root, ca.pem()).expect("a file");
             let text = format!(
                 "[[client_tls]]\ncomponent_ids = [{:?}]\nhosts = [\"127.0.0.1\"]\nca_roots_file = {root:?}\n",
                 self.id
@@ -157,7 +151,7 @@ async fn start_nginx(nginx: &Path, upstream: &Upstream) -> Contestant {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let address = free_address();
     let config = folder.path().join("nginx.conf");
-    fs::write(&config, nginx_config(folder.path(), address, &upstream.url)).expect("a configuration");
+    fs::write(&config, nginx_config(folder.path(), address, upstream)).expect("a configuration");
     let mut command = Command::new(nginx);
     command.arg("-e").arg(folder.path().join("error.log"));
     command.arg("-p").arg(folder.path()).arg("-c").arg(&config);
@@ -173,8 +167,8 @@ async fn start_nginx(nginx: &Path, upstream: &Upstream) -> Contestant {
 }
 
 /// A plain reverse proxy: connections kept on both sides, nothing stored, nothing logged.
-fn nginx_config(folder: &Path, listen: SocketAddr, upstream: &str) -> String {
-    let (scheme, upstream) = upstream.split_once("://").expect("a URL");
+fn nginx_config(folder: &Path, listen: SocketAddr, upstream: &Upstream) -> String {
+    let Upstream { scheme, address, .. } = upstream;
     let folder = folder.display();
     format!(
         "daemon off;
@@ -188,7 +182,7 @@ fn nginx_config(folder: &Path, listen: SocketAddr, upstream: &str) -> String {
             fastcgi_temp_path {folder}/fastcgi;
             scgi_temp_path {folder}/scgi;
             uwsgi_temp_path {folder}/uwsgi;
-            upstream registry {{ server {upstream}; keepalive 64; keepalive_requests 100000000; }}
+            upstream registry {{ server {address}; keepalive 64; keepalive_requests 100000000; }}
             server {{
                 listen {listen};
                 keepalive_requests 100000000;

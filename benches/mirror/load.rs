@@ -95,8 +95,8 @@ impl Load {
     }
 }
 
-/// One keep-alive connection. It has no task of its own, and reads no more of an answer than it needs: what the load takes
-/// of the processors is missing to those that are measured.
+/// One keep-alive connection. It has no task of its own, and understands of an answer no more than its head: what the load
+/// takes of the processors is missing to those that are measured.
 pub struct Connection {
     target: SocketAddr,
     stream: TcpStream,

@@ -2,7 +2,7 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `upstream`, `tls`, `load` | the registry, its certificate, and its clients, all in this process |
+//! | `upstream`, `ca`, `load` | the registry, who signs its certificate, and its clients, all in this process |
 //! | `contestants`, `build`, `process`, `usage` | who is measured, how it is started, what it takes |
 //! | `rounds` | turns, medians and ratios |
 //! | `requests`, `blob`, `traces`, `instance` | the cases |
@@ -11,6 +11,9 @@
 mod arguments;
 mod blob;
 mod build;
+#[path = "../../tests/e2e/support/ca.rs"]
+#[allow(dead_code, reason = "the tests need more of it")]
+mod ca;
 mod contestants;
 mod instance;
 mod load;
@@ -19,17 +22,16 @@ mod requests;
 mod rounds;
 mod table;
 mod targets;
-mod tls;
 mod traces;
 mod upstream;
 mod usage;
 
 use arguments::{Arguments, Case};
+use ca::Ca;
 use clap::{Parser as _, ValueEnum as _};
 use contestants::Contestant;
 use std::process::ExitCode;
 use targets::Targets;
-use tls::Identity;
 use tokio::signal::unix::{SignalKind, signal};
 use upstream::Upstream;
 
@@ -57,10 +59,10 @@ fn main() -> ExitCode {
 async fn measure(arguments: &Arguments) {
     let scale = arguments.scale();
     let mut targets = Targets::default();
-    let identity = arguments.tls.then(Identity::generate);
-    let open = Upstream::start(false, scale.blob, identity.as_ref()).await;
-    let guarded = Upstream::start(true, scale.blob, identity.as_ref()).await;
-    let contestants = Contestant::start(arguments, &open, &guarded, identity.as_ref()).await;
+    let ca = arguments.tls.then(Ca::new);
+    let open = Upstream::start(false, scale.blob, ca.as_ref()).await;
+    let guarded = Upstream::start(true, scale.blob, ca.as_ref()).await;
+    let contestants = Contestant::start(arguments, &open, &guarded, ca.as_ref()).await;
     println!(
         "{} rounds of {:?} for each, {} connections, {} processors, host {}, upstream {}",
         scale.rounds,

@@ -1,6 +1,6 @@
 //! The upstream: a registry in this process, once open and once behind a token, that counts what it is asked.
 
-use crate::tls::Identity;
+use crate::ca::Ca;
 use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
@@ -65,9 +65,10 @@ pub struct Counts {
 /// A registry on ports of its own, until it is stopped.
 pub struct Upstream {
     /// Where it is without TLS, whatever it has besides.
+    pub plain: SocketAddr,
+    /// Where contestants find it.
+    pub scheme: &'static str,
     pub address: SocketAddr,
-    /// Where contestants find it: of scheme and authority.
-    pub url: String,
     pub counts: Arc<Counts>,
     serving: Vec<JoinHandle<()>>,
 }
@@ -88,19 +89,19 @@ type Answer = Response<Either<Full<Bytes>, Zeros>>;
 
 impl Upstream {
     /// `guarded`: asks for a token, and grants them too.
-    pub async fn start(guarded: bool, blob: u64, identity: Option<&Identity>) -> Self {
-        let (plain, address) = listen().await;
-        let (secure, url) = match identity {
-            Some(identity) => {
+    pub async fn start(guarded: bool, blob: u64, ca: Option<&Ca>) -> Self {
+        let (listener, plain) = listen().await;
+        let (secure, scheme, address) = match ca {
+            Some(ca) => {
                 let (listener, address) = listen().await;
-                let acceptor = TlsAcceptor::from(Arc::clone(&identity.server));
-                (Some((listener, acceptor)), format!("https://{address}"))
+                let acceptor = TlsAcceptor::from(ca.server(&["127.0.0.1"]));
+                (Some((listener, acceptor)), "https", address)
             }
-            None => (None, format!("http://{address}")),
+            None => (None, "http", plain),
         };
         let counts = Arc::default();
         let registry = Arc::new(Registry {
-            url: url.clone(),
+            url: format!("{scheme}://{address}"),
             guarded,
             blob,
             digest: digest(),
@@ -108,12 +109,16 @@ impl Upstream {
             token: format!(r#"{{"token":"{}","expires_in":300}}"#, "t".repeat(TOKEN)).into(),
             counts: Arc::clone(&counts),
         });
-        let mut serving = vec![tokio::spawn(serve(plain, Arc::clone(&registry), async |stream| Some(stream)))];
+        let mut serving = vec![tokio::spawn(serve(listener, Arc::clone(&registry), async |stream| Some(stream)))];
         if let Some((listener, acceptor)) = secure {
             let accept = async move |stream| acceptor.accept(stream).await.ok();
             serving.push(tokio::spawn(serve(listener, registry, accept)));
         }
-        Self { address, url, counts, serving }
+        Self { plain, scheme, address, counts, serving }
+    }
+
+    pub fn url(&self) -> String {
+        format!("{}://{}", self.scheme, self.address)
     }
 
     /// From now on nobody answers there.
