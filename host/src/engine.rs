@@ -3,6 +3,7 @@
 use crate::guest::{Guest, Shared};
 use crate::interfaces;
 use crate::output::note;
+use crate::response;
 use anyhow::{Context as _, Result};
 use std::path::Path;
 use std::pin::Pin;
@@ -90,6 +91,7 @@ pub fn load(file: &Path, shared: Shared) -> Result<Handler> {
     wasmtime_wasi::p3::add_to_linker(&mut linker)?;
     p2::add_only_http_to_linker_async(&mut linker)?;
     p3::add_to_linker(&mut linker)?;
+    response::add_to_linker(&mut linker)?;
     interfaces::add_to_linker(&mut linker)?;
     let instance = linker
         .instantiate_pre(&component)

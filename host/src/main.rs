@@ -13,6 +13,7 @@
 //! | [`build`] | the component's build command |
 //! | [`engine`] | Wasmtime: compiling, linking, the life of an instance |
 //! | [`guest`] | what one instance of the component owns |
+//! | [`response`] | how the component makes an answer |
 //! | [`interfaces`] | Spin's own interfaces: key-value, variables |
 //! | [`key_value`] | the stores, in SQLite |
 //! | [`allowed_hosts`], [`blocked_networks`] | where the component may connect to: by URL, by address |
@@ -31,6 +32,7 @@ mod interfaces;
 mod key_value;
 mod manifest;
 mod output;
+mod response;
 mod route;
 mod runtime_config;
 mod sender;
