@@ -66,6 +66,21 @@ fn the_wasip2_build_needs_no_more_than_spin_3_0() {
     expect_imports(WASIP2, &own);
 }
 
+/// A host clears it for each request of WASIp2, the stack too, of which the linker would make a mebibyte.
+#[test]
+fn an_instance_begins_with_little_memory() {
+    for name in [WASIP3, WASIP2] {
+        let component = build(name);
+        let payloads = Parser::new(0).parse_all(&component).map(|payload| payload.expect("a component"));
+        let memories = payloads.filter_map(|payload| match payload {
+            Payload::MemorySection(section) => Some(section),
+            _ => None,
+        });
+        let pages: u64 = memories.flatten().map(|memory| memory.expect("a memory").initial).sum();
+        assert!((1..=4).contains(&pages), "{name}: {pages} pages of 64 KiB");
+    }
+}
+
 fn expect_imports(manifest: &str, own: &[&str]) {
     let mut others = BTreeSet::new();
     for import in imports(&build(manifest)) {
