@@ -25,7 +25,12 @@ mod p3 {
 mod p2 {
     wasmtime::component::bindgen!({
         path: "wit/p2.wit",
-        imports: { "fermyon:spin/key-value.[drop]store": trappable, default: async },
+        // What waits for nothing is no future: a WASIp2 instance reads all its settings for its one request.
+        imports: {
+            "fermyon:spin/key-value.[drop]store": trappable,
+            "fermyon:spin/key-value.[method]store.set": async,
+            "fermyon:spin/key-value.[method]store.delete": async,
+        },
         with: { "fermyon:spin/key-value.store": super::OpenStore },
     });
 }
@@ -144,11 +149,11 @@ impl<T: Send> kv3::HostStoreWithStore<T> for Spin {
 impl kv2::Host for Guest {}
 
 impl kv2::HostStore for Guest {
-    async fn open(&mut self, label: String) -> Result<Resource<OpenStore>, kv2::Error> {
+    fn open(&mut self, label: String) -> Result<Resource<OpenStore>, kv2::Error> {
         self.open_store(&label)?.ok_or(kv2::Error::AccessDenied)
     }
 
-    async fn get(&mut self, store: Resource<OpenStore>, key: String) -> Result<Option<Vec<u8>>, kv2::Error> {
+    fn get(&mut self, store: Resource<OpenStore>, key: String) -> Result<Option<Vec<u8>>, kv2::Error> {
         Ok(self.store(&store)?.get(&key)?)
     }
 
@@ -160,11 +165,11 @@ impl kv2::HostStore for Guest {
         Ok(self.store(&store)?.delete(key).await?)
     }
 
-    async fn exists(&mut self, store: Resource<OpenStore>, key: String) -> Result<bool, kv2::Error> {
+    fn exists(&mut self, store: Resource<OpenStore>, key: String) -> Result<bool, kv2::Error> {
         Ok(self.store(&store)?.exists(&key)?)
     }
 
-    async fn get_keys(&mut self, store: Resource<OpenStore>) -> Result<Vec<String>, kv2::Error> {
+    fn get_keys(&mut self, store: Resource<OpenStore>) -> Result<Vec<String>, kv2::Error> {
         Ok(self.store(&store)?.keys()?)
     }
 
@@ -184,7 +189,7 @@ impl<T: Send> variables3::HostWithStore<T> for Spin {
 }
 
 impl variables2::Host for Guest {
-    async fn get(&mut self, name: String) -> Result<String, variables2::Error> {
+    fn get(&mut self, name: String) -> Result<String, variables2::Error> {
         check_name(&name).map_err(|error| variables2::Error::InvalidName(format!("{name:?}: {error}")))?;
         let value = self.variables.get(&name).cloned();
         value.ok_or_else(|| variables2::Error::Undefined(format!("the component has no variable {name:?}")))

@@ -4,13 +4,14 @@ use super::{alike, nanoseconds};
 use crate::mirror::Mirror;
 use crate::platform::{Fault, Platform, ReadFault, StoreFault, Timeouts, VariableFault};
 use crate::reply::Body;
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use spin_executor::{CancelOnDropToken, push_waker_and_get_token};
 use spin_sdk_wasip2::key_value::{self, Store};
 use spin_sdk_wasip2::variables;
 use std::cell::{OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::future::{pending, poll_fn};
+use std::mem::ManuallyDrop;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -48,7 +49,9 @@ async fn serve(request: &IncomingRequest, out: ResponseOutparam) {
     };
     let spin = Spin::default();
     let head_only = request.method() == http::Method::HEAD;
-    let response = Mirror::new(spin.clone()).handle(request).await;
+    // Not dropped: its memory goes with the instance.
+    let mirror = ManuallyDrop::new(Mirror::new(spin.clone()));
+    let response = mirror.handle(request).await;
     answer(response, head_only, out);
     while let Some(work) = spin.deferred() {
         work.await;
@@ -113,8 +116,7 @@ fn spliced(upstream: &IncomingResponse, output: &OutputStream, send_head: impl F
         send_head();
         return Err(StreamError::Closed);
     };
-    input.subscribe().block();
-    let mut moved = output.splice(&input, SPLICE);
+    let mut moved = output.blocking_splice(&input, SPLICE);
     send_head();
     loop {
         match moved {
@@ -128,9 +130,11 @@ fn spliced(upstream: &IncomingResponse, output: &OutputStream, send_head: impl F
 
 fn outgoing_response(head: &http::response::Parts) -> Result<OutgoingResponse, ErrorCode> {
     let response = OutgoingResponse::new(fields(&head.headers)?);
-    response
-        .set_status_code(head.status.as_u16())
-        .map_err(|()| ErrorCode::InternalError(Some("no status of HTTP".to_owned())))?;
+    // What a host takes for granted is not said to it: each of these is a call.
+    if head.status != StatusCode::OK {
+        let no_status = |()| ErrorCode::InternalError(Some("no status of HTTP".to_owned()));
+        response.set_status_code(head.status.as_u16()).map_err(no_status)?;
+    }
     Ok(response)
 }
 
@@ -282,17 +286,16 @@ fn incoming_method(method: Method) -> Option<http::Method> {
 
 fn outgoing(request: http::Request<()>) -> Result<OutgoingRequest, ()> {
     let (head, ()) = request.into_parts();
-    let method = match head.method {
-        http::Method::GET => Method::Get,
-        http::Method::HEAD => Method::Head,
-        other => Method::Other(other.to_string()),
-    };
     let scheme = match head.uri.scheme_str() {
         Some("http") => Scheme::Http,
         _ => Scheme::Https,
     };
     let request = OutgoingRequest::new(fields(&head.headers).map_err(drop)?);
-    request.set_method(&method)?;
+    match head.method {
+        http::Method::GET => {}
+        http::Method::HEAD => request.set_method(&Method::Head)?,
+        other => request.set_method(&Method::Other(other.to_string()))?,
+    }
     request.set_scheme(Some(&scheme))?;
     request.set_authority(head.uri.authority().map(|authority| authority.as_str()))?;
     request.set_path_with_query(head.uri.path_and_query().map(|path| path.as_str()))?;
