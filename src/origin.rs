@@ -101,10 +101,10 @@ impl fmt::Display for Authority {
 impl Origin {
     /// `host`, or `host:port` where the port is not the scheme's own: what goes into a `Host` header.
     pub fn authority(&self) -> String {
-        if self.port == self.scheme.default_port() {
-            self.host.to_string()
-        } else {
-            format!("{}:{}", self.host, self.port)
+        match &self.host {
+            host if self.port != self.scheme.default_port() => format!("{host}:{}", self.port),
+            Host::Domain(name) => name.clone(),
+            address => address.to_string(),
         }
     }
 }
