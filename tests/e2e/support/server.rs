@@ -15,7 +15,7 @@ use hyper::service::service_fn;
 use hyper::{HeaderMap, Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Sleep, sleep};
 use tokio_rustls::TlsAcceptor;
@@ -191,9 +191,13 @@ impl Full {
     }
 }
 
-/// An address that refuses connections: nobody listens there any more.
+/// An address that refuses connections: taken, so that nobody else gets it while the tests run, and not listened on.
 pub async fn nobody() -> SocketAddr {
-    Server::unwanted("127.0.0.1").await.address
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind(any_port("127.0.0.1")).expect("a free port");
+    let address = socket.local_addr().expect("an address");
+    std::mem::forget(socket);
+    address
 }
 
 async fn serve<I>(io: I, handler: Handler)
