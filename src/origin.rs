@@ -73,12 +73,8 @@ impl Authority {
             Some((host, port)) if !port.ends_with(']') => (host, Some(port.parse().map_err(|_| Malformed)?)),
             _ => (text, None),
         };
-        let host = if is_plain_name(host) {
-            Host::Domain(host.to_owned())
-        } else {
-            Host::parse(host).map_err(|_| Malformed)?
-        };
-        if port == Some(0) || matches!(&host, Host::Domain(name) if !is_dns_name(name)) {
+        let host = parse_host(host)?;
+        if port == Some(0) {
             return Err(Malformed);
         }
         Ok(Authority { host, port })
@@ -161,6 +157,16 @@ fn is_dns_name(name: &str) -> bool {
             && label.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
     };
     name.len() <= 253 && name.split('.').all(is_label)
+}
+
+fn parse_host(text: &str) -> Result<Host, Malformed> {
+    if is_plain_name(text) {
+        return Ok(Host::Domain(text.to_owned()));
+    }
+    match Host::parse(text) {
+        Ok(Host::Domain(name)) if !is_dns_name(&name) => Err(Malformed),
+        parsed => parsed.map_err(|_| Malformed),
+    }
 }
 
 /// Whether a name of the DNS is surely what a URL parser makes of it: no number, no letters of other scripts in disguise. A

@@ -47,11 +47,11 @@ fn new(
     let mut response = store.data_mut().table.delete(made)?;
     // Without them the body is not held to its `Content-Length` here: it is when the answer leaves.
     let headers = std::mem::take(&mut response.headers);
-    let (transmission, begun) = oneshot::channel::<Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>>();
+    let (tell, told) = oneshot::channel::<Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>>();
+    // How it is transmitted is known of the answer that is made below.
     let outcome = async {
-        match begun.await {
-            Ok(transmission) => transmission.await,
-            // Never sent: the component has dropped it.
+        match told.await {
+            Ok(transmitted) => transmitted.await,
             Err(_) => Ok(()),
         }
     };
@@ -60,6 +60,6 @@ fn new(
     let (mut response, transmitted) = Response::from_http(guest.http().hooks, piped);
     response.headers = headers;
     // The pipe holds the other end, unless it is gone already.
-    let _ = transmission.send(Box::pin(transmitted));
+    let _ = tell.send(Box::pin(transmitted));
     Ok((guest.table.push(response)?, sent))
 }
