@@ -18,17 +18,22 @@ impl Accept {
         let essence = media_type.split(';').next().unwrap_or_default().trim();
         let mut taken = self.media_types().peekable();
         let all = ["*/*", "application/*", essence];
-        taken.peek().is_none() || taken.any(|taken| all.iter().any(|one| taken.eq_ignore_ascii_case(one)))
+        taken.peek().is_none()
+            || taken.any(|taken| all.iter().any(|one| taken.eq_ignore_ascii_case(one)))
     }
 
     /// Whether this type itself is named.
     pub fn names(&self, media_type: &str) -> bool {
-        self.media_types().any(|named| named.eq_ignore_ascii_case(media_type))
+        self.media_types()
+            .any(|named| named.eq_ignore_ascii_case(media_type))
     }
 
     fn media_types(&self) -> impl Iterator<Item = &str> {
         let values = self.0.iter().filter_map(|value| value.to_str().ok());
-        values.flat_map(|text| text.split(',')).filter_map(|text| text.split(';').next()).map(str::trim)
+        values
+            .flat_map(|text| text.split(','))
+            .filter_map(|text| text.split(';').next())
+            .map(str::trim)
     }
 }
 
@@ -36,11 +41,16 @@ impl Accept {
 /// order.
 impl fmt::Display for Accept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ranges = self.0.iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+        let ranges = self
+            .0
+            .iter()
+            .flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
         let mut ranges: Vec<&[u8]> = ranges.map(<[u8]>::trim_ascii).collect();
         ranges.sort_unstable();
         ranges.dedup();
-        ranges.iter().try_for_each(|range| write!(f, "{},", range.escape_ascii()))
+        ranges
+            .iter()
+            .try_for_each(|range| write!(f, "{},", range.escape_ascii()))
     }
 }
 

@@ -16,7 +16,10 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// The span in which a client's requests are counted.
 const MINUTE: u64 = 60;
 /// Keys in the store for counts.
-const COUNTS: Shape = Shape { buckets: 64, entries: 32 };
+const COUNTS: Shape = Shape {
+    buckets: 64,
+    entries: 32,
+};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Access {
@@ -32,7 +35,9 @@ impl Access {
     /// Takes the secret off a path. Returns what stood in front, `/SECRET` or nothing, and the path behind it; `None`
     /// where the secret is missing.
     pub fn enter<'a>(&self, path: &'a str) -> Option<(&'a str, &'a str)> {
-        let Some(secret) = &self.secret else { return Some(("", path)) };
+        let Some(secret) = &self.secret else {
+            return Some(("", path));
+        };
         let guess = path.strip_prefix('/')?.split('/').next()?;
         if !secret.is(guess) {
             return None;
@@ -63,7 +68,11 @@ impl Secret {
     /// Looks at every byte of both hashes, however early they differ.
     pub fn is(&self, guess: &str) -> bool {
         let guess = Sha256::digest(guess);
-        let differs = self.0.iter().zip(guess).fold(0, |differs, (own, guessed)| differs | (own ^ guessed));
+        let differs = self
+            .0
+            .iter()
+            .zip(guess)
+            .fold(0, |differs, (own, guessed)| differs | (own ^ guessed));
         std::hint::black_box(differs) == 0
     }
 }
@@ -95,23 +104,38 @@ impl<P: Platform> Default for Counts<P> {
 impl<P: Platform> Counts<P> {
     /// Counts a request with these headers, if there is a limit. Returns how long to wait where it is one too many.
     pub async fn add(&self, context: &Context<'_, P>, headers: &HeaderMap) -> Result<(), Duration> {
-        let Access { client_limit: limit, trusted_proxies, .. } = context.config.access;
+        let Access {
+            client_limit: limit,
+            trusted_proxies,
+            ..
+        } = context.config.access;
         if limit == 0 {
             return Ok(());
         }
         // Where the platform does not say whom it is connected to, there is nobody to count.
-        let Some(client) = client(headers, trusted_proxies) else { return Ok(()) };
+        let Some(client) = client(headers, trusted_proxies) else {
+            return Ok(());
+        };
         let now = context.platform.now();
         let minute = now.as_secs().checked_div(MINUTE).unwrap_or_default();
-        let rest = Duration::from_secs(MINUTE.saturating_sub(now.as_secs().checked_rem(MINUTE).unwrap_or_default()));
+        let rest = Duration::from_secs(
+            MINUTE.saturating_sub(now.as_secs().checked_rem(MINUTE).unwrap_or_default()),
+        );
         let identity = format!("{client}\n{minute}");
         let is_new_here = self.0.remembered(&identity, now).is_none();
-        let before = self.0.find(context.store, &identity).await.map_or(0, |count| count.0);
+        let before = self
+            .0
+            .find(context.store, &identity)
+            .await
+            .map_or(0, |count| count.0);
         if before >= limit {
             return Err(rest);
         }
         let count = before.saturating_add(1);
-        let step = limit.checked_div(8).unwrap_or_default().clamp(1, MOST_UNTOLD);
+        let step = limit
+            .checked_div(8)
+            .unwrap_or_default()
+            .clamp(1, MOST_UNTOLD);
         if is_new_here || count == limit || count.checked_rem(step) == Some(0) {
             self.0.keep(context.store, &identity, Count(count), rest);
         } else {
@@ -124,24 +148,40 @@ impl<P: Platform> Counts<P> {
 /// The address of the client: the one that Spin is connected to, or behind `trusted_proxies` the one that the outermost of
 /// them saw. An IPv6 address stands for its /64, which is what one user has.
 fn client(headers: &HeaderMap, trusted_proxies: u32) -> Option<IpAddr> {
-    let connected = address(headers.get_all(CLIENT_ADDRESS).iter().next_back()?.to_str().ok()?)?;
+    let connected = address(
+        headers
+            .get_all(CLIENT_ADDRESS)
+            .iter()
+            .next_back()?
+            .to_str()
+            .ok()?,
+    )?;
     let forwarded: Vec<&str> = headers
         .get_all(FORWARDED_FOR)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|text| text.split(',').map(str::trim))
         .collect();
-    let appended = trusted_proxies.checked_sub(1).and_then(|behind| usize::try_from(behind).ok());
-    let appended = appended.and_then(|behind| forwarded.iter().rev().nth(behind)).and_then(|text| address(text));
+    let appended = trusted_proxies
+        .checked_sub(1)
+        .and_then(|behind| usize::try_from(behind).ok());
+    let appended = appended
+        .and_then(|behind| forwarded.iter().rev().nth(behind))
+        .and_then(|text| address(text));
     Some(match appended.unwrap_or(connected).to_canonical() {
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(
+            address.to_bits() & !u128::from(u64::MAX),
+        )),
         address => address,
     })
 }
 
 /// An address with a port or without; some proxies append one (Azure Application Gateway).
 fn address(text: &str) -> Option<IpAddr> {
-    text.parse::<SocketAddr>().map(|address| address.ip()).or_else(|_| text.parse()).ok()
+    text.parse::<SocketAddr>()
+        .map(|address| address.ip())
+        .or_else(|_| text.parse())
+        .ok()
 }
 
 #[cfg(test)]
@@ -153,11 +193,21 @@ mod tests {
     fn a_secret_is_compared_and_never_printed() {
         let secret = Secret::parse("0123456789abcdef").unwrap();
         assert!(secret.is("0123456789abcdef"));
-        for guess in ["", "0123456789abcde", "0123456789abcdef0", "0123456789ABCDEF"] {
+        for guess in [
+            "",
+            "0123456789abcde",
+            "0123456789abcdef0",
+            "0123456789ABCDEF",
+        ] {
             assert!(!secret.is(guess));
         }
         assert_eq!(format!("{secret:?}"), "Secret(…)");
-        for bad in ["short", "with a space in it", "sixteen.letters.", &"x".repeat(129)] {
+        for bad in [
+            "short",
+            "with a space in it",
+            "sixteen.letters.",
+            &"x".repeat(129),
+        ] {
             assert!(Secret::parse(bad).is_err(), "{bad}");
         }
     }
@@ -166,20 +216,57 @@ mod tests {
     fn the_clients_address_is_what_was_appended_and_not_what_was_claimed() {
         for (connected, forwarded, proxies, address) in [
             (&["192.0.2.1:5000"][..], &[][..], 0, "192.0.2.1"),
-            (&["10.9.9.9:1", "192.0.2.1:5000"], &["10.9.9.9"], 0, "192.0.2.1"),
-            (&["192.0.2.1:5000"], &["10.9.9.9, 198.51.100.7"], 1, "198.51.100.7"),
-            (&["192.0.2.1:5000"], &["10.9.9.9", "198.51.100.7, 203.0.113.5"], 2, "198.51.100.7"),
-            (&["192.0.2.1:5000"], &["198.51.100.7:4711"], 1, "198.51.100.7"),
-            (&["192.0.2.1:5000"], &["[2001:db8:1:2:3:4:5:6]:4711"], 1, "2001:db8:1:2::"),
+            (
+                &["10.9.9.9:1", "192.0.2.1:5000"],
+                &["10.9.9.9"],
+                0,
+                "192.0.2.1",
+            ),
+            (
+                &["192.0.2.1:5000"],
+                &["10.9.9.9, 198.51.100.7"],
+                1,
+                "198.51.100.7",
+            ),
+            (
+                &["192.0.2.1:5000"],
+                &["10.9.9.9", "198.51.100.7, 203.0.113.5"],
+                2,
+                "198.51.100.7",
+            ),
+            (
+                &["192.0.2.1:5000"],
+                &["198.51.100.7:4711"],
+                1,
+                "198.51.100.7",
+            ),
+            (
+                &["192.0.2.1:5000"],
+                &["[2001:db8:1:2:3:4:5:6]:4711"],
+                1,
+                "2001:db8:1:2::",
+            ),
             (&["192.0.2.1:5000"], &["nonsense"], 1, "192.0.2.1"),
             (&["192.0.2.1:5000"], &["198.51.100.7"], 3, "192.0.2.1"),
             (&["[2001:db8:1:2:3:4:5:6]:5000"], &[], 0, "2001:db8:1:2::"),
             (&["[::ffff:192.0.2.1]:5000"], &[], 0, "192.0.2.1"),
         ] {
             let mut headers = HeaderMap::new();
-            headers.extend(connected.iter().map(|value| (CLIENT_ADDRESS, value.parse().unwrap())));
-            headers.extend(forwarded.iter().map(|value| (FORWARDED_FOR, value.parse().unwrap())));
-            assert_eq!(client(&headers, proxies), Some(address.parse().unwrap()), "{connected:?} {forwarded:?}");
+            headers.extend(
+                connected
+                    .iter()
+                    .map(|value| (CLIENT_ADDRESS, value.parse().unwrap())),
+            );
+            headers.extend(
+                forwarded
+                    .iter()
+                    .map(|value| (FORWARDED_FOR, value.parse().unwrap())),
+            );
+            assert_eq!(
+                client(&headers, proxies),
+                Some(address.parse().unwrap()),
+                "{connected:?} {forwarded:?}"
+            );
         }
         assert_eq!(client(&HeaderMap::new(), 0), None);
     }

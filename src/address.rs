@@ -18,9 +18,21 @@ pub struct Address {
 impl Address {
     /// `mount` is what stands in front of every path, such as `/SECRET`, or nothing.
     pub fn of(request: &Request<()>, mount: &str) -> Address {
-        let host = request.headers().get(header::HOST).and_then(|value| value.to_str().ok());
-        let host = host.or_else(|| request.uri().authority().map(|authority| authority.as_str()));
-        Address { scheme: scheme(request.headers()), host: host.map(str::to_owned), mount: mount.to_owned() }
+        let host = request
+            .headers()
+            .get(header::HOST)
+            .and_then(|value| value.to_str().ok());
+        let host = host.or_else(|| {
+            request
+                .uri()
+                .authority()
+                .map(|authority| authority.as_str())
+        });
+        Address {
+            scheme: scheme(request.headers()),
+            host: host.map(str::to_owned),
+            mount: mount.to_owned(),
+        }
     }
 
     /// `None` where the client did not say. Most answers don't depend on it, so it is parsed when it is asked for.
@@ -34,7 +46,8 @@ impl Address {
 
     /// For the examples of the manual.
     pub fn host(&self) -> String {
-        self.authority().map_or_else(|| "mirror.example".to_owned(), |own| own.to_string())
+        self.authority()
+            .map_or_else(|| "mirror.example".to_owned(), |own| own.to_string())
     }
 
     /// For the examples of the manual.
@@ -46,7 +59,14 @@ impl Address {
 /// `https` where something in front of the mirror says that it took the request over TLS: a component is always asked
 /// over plain http. It is shown, nothing depends on it.
 fn scheme(headers: &HeaderMap) -> &'static str {
-    if headers.get(FORWARDED_PROTO).is_some_and(|value| value == "https") { "https" } else { "http" }
+    if headers
+        .get(FORWARDED_PROTO)
+        .is_some_and(|value| value == "https")
+    {
+        "https"
+    } else {
+        "http"
+    }
 }
 
 #[cfg(test)]
@@ -66,7 +86,13 @@ mod tests {
         for (headers, address) in [
             (&[][..], "http://in.the.uri:3000/mount"),
             (&[("host", "127.0.0.1:3000")], "http://127.0.0.1:3000/mount"),
-            (&[("host", "mirror.example.org"), ("x-forwarded-proto", "https")], "https://mirror.example.org/mount"),
+            (
+                &[
+                    ("host", "mirror.example.org"),
+                    ("x-forwarded-proto", "https"),
+                ],
+                "https://mirror.example.org/mount",
+            ),
         ] {
             assert_eq!(url(headers), address);
         }
@@ -75,7 +101,11 @@ mod tests {
     #[test]
     fn a_host_header_that_is_no_host_is_not_shown() {
         for host in ["<script>alert(1)</script>", "a\"b", "a&b", "user@a", "a b"] {
-            assert_eq!(url(&[("host", host)]), "http://mirror.example/mount", "{host}");
+            assert_eq!(
+                url(&[("host", host)]),
+                "http://mirror.example/mount",
+                "{host}"
+            );
         }
     }
 }

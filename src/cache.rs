@@ -82,18 +82,23 @@ struct Entry<'a> {
 
 impl<P: Platform> Store<P> {
     pub fn new(platform: P) -> Store<P> {
-        Store { platform, unread_until: Cell::default(), unwritten_until: Cell::default() }
+        Store {
+            platform,
+            unread_until: Cell::default(),
+            unwritten_until: Cell::default(),
+        }
     }
 
     async fn load(&self, key: &str) -> Option<Vec<u8>> {
         if rests(self.unread_until.get(), self.platform.now()) {
             return None;
         }
-        let fault = match platform::within(&self.platform, STORE_PATIENCE, self.platform.load(key)).await {
-            Some(Ok(value)) => return value,
-            Some(Err(fault)) => Some(fault.0),
-            None => None,
-        };
+        let fault =
+            match platform::within(&self.platform, STORE_PATIENCE, self.platform.load(key)).await {
+                Some(Ok(value)) => return value,
+                Some(Err(fault)) => Some(fault.0),
+                None => None,
+            };
         let rested = self.platform.now().saturating_add(STORE_REST);
         self.unread_until.set(rested);
         let reason = fault.unwrap_or_else(|| {
@@ -106,7 +111,11 @@ impl<P: Platform> Store<P> {
 
     /// Changes the value of `key`, after the answer has left. Who changes it at the same time may be overwritten, and so is
     /// what can't be read: nobody can say whether it ever can be again, and what it held costs speed only.
-    fn update(&self, key: String, change: impl FnOnce(Option<Vec<u8>>) -> Option<Vec<u8>> + 'static) {
+    fn update(
+        &self,
+        key: String,
+        change: impl FnOnce(Option<Vec<u8>>) -> Option<Vec<u8>> + 'static,
+    ) {
         if rests(self.unwritten_until.get(), self.platform.now()) {
             return;
         }
@@ -139,7 +148,12 @@ fn failed(doing: &str, key: &str, reason: &str) -> String {
 impl<P: Platform, T: Serialize + DeserializeOwned> Cache<P, T> {
     /// `kind` begins the keys in the store: letters and digits.
     pub fn new(kind: &'static str, shape: Shape) -> Cache<P, T> {
-        Cache { kind, shape, memory: RefCell::default(), reads: Flights::default() }
+        Cache {
+            kind,
+            shape,
+            memory: RefCell::default(),
+            reads: Flights::default(),
+        }
     }
 
     /// What this instance remembers, or else the store.
@@ -163,13 +177,21 @@ impl<P: Platform, T: Serialize + DeserializeOwned> Cache<P, T> {
     }
 
     /// What the store remembers, if it is right: otherwise this instance must not remember it either.
-    pub async fn stored_if(&self, store: &Store<P>, identity: &str, is_right: impl Fn(&T) -> bool) -> Option<Rc<T>> {
+    pub async fn stored_if(
+        &self,
+        store: &Store<P>,
+        identity: &str,
+        is_right: impl Fn(&T) -> bool,
+    ) -> Option<Rc<T>> {
         let read = async || {
             let bytes = store.load(&self.key(identity)).await?;
             let now = store.platform.now();
             let mut entries = Bucket::parse(&bytes).0.into_iter();
-            let entry = entries.find(|entry| entry.identity == identity && entry.span().holds(now))?;
-            let value = serde_json::from_str(entry.value.get()).ok().filter(&is_right)?;
+            let entry =
+                entries.find(|entry| entry.identity == identity && entry.span().holds(now))?;
+            let value = serde_json::from_str(entry.value.get())
+                .ok()
+                .filter(&is_right)?;
             let value = Rc::new(value);
             self.put(identity, Rc::clone(&value), now, entry.span());
             Some(value)
@@ -196,11 +218,22 @@ impl<P: Platform, T: Serialize + DeserializeOwned> Cache<P, T> {
             let Span { kept, expires } = span;
             // The answer may have been a download of hours.
             let now = platform.now();
-            let is_newer = |held: &Entry<'_>| held.identity == identity && held.span().holds(now) && held.kept > kept;
+            let is_newer = |held: &Entry<'_>| {
+                held.identity == identity && held.span().holds(now) && held.kept > kept
+            };
             if !span.holds(now) || bucket.0.iter().any(is_newer) {
                 return None;
             }
-            bucket.put(Entry { identity: identity.into(), kept, expires, value: &value }, now, most);
+            bucket.put(
+                Entry {
+                    identity: identity.into(),
+                    kept,
+                    expires,
+                    value: &value,
+                },
+                now,
+                most,
+            );
             bucket.into_bytes()
         });
     }
@@ -219,7 +252,10 @@ impl<P: Platform, T: Serialize + DeserializeOwned> Cache<P, T> {
 
     fn put(&self, identity: &str, value: Rc<T>, now: Duration, span: Span) {
         let mut memory = self.memory.borrow_mut();
-        let most = self.shape.entries.saturating_mul(self.shape.buckets as usize);
+        let most = self
+            .shape
+            .entries
+            .saturating_mul(self.shape.buckets as usize);
         if memory.len() >= most {
             memory.retain(|_, held| held.span.holds(now));
         }
@@ -232,14 +268,24 @@ impl<P: Platform, T: Serialize + DeserializeOwned> Cache<P, T> {
 
     fn key(&self, identity: &str) -> String {
         let hash = Sha256::digest(identity.as_bytes());
-        let number = hash.iter().take(4).fold(0_u32, |number, byte| (number << 8) | u32::from(*byte));
-        format!("{}-{}", self.kind, number.checked_rem(self.shape.buckets).unwrap_or_default())
+        let number = hash
+            .iter()
+            .take(4)
+            .fold(0_u32, |number, byte| (number << 8) | u32::from(*byte));
+        format!(
+            "{}-{}",
+            self.kind,
+            number.checked_rem(self.shape.buckets).unwrap_or_default()
+        )
     }
 }
 
 impl Span {
     fn new(now: Duration, life: Duration) -> Span {
-        Span { kept: now.as_secs(), expires: now.saturating_add(life).as_secs() }
+        Span {
+            kept: now.as_secs(),
+            expires: now.saturating_add(life).as_secs(),
+        }
     }
 
     fn holds(self, now: Duration) -> bool {
@@ -249,7 +295,10 @@ impl Span {
 
 impl Entry<'_> {
     fn span(&self) -> Span {
-        Span { kept: self.kept, expires: self.expires }
+        Span {
+            kept: self.kept,
+            expires: self.expires,
+        }
     }
 }
 
@@ -262,7 +311,8 @@ impl<'a> Bucket<'a> {
     /// Takes an entry in, in the place of the one that it is newer than, of those whose end has come, and of the oldest
     /// where there are `most` already.
     fn put(&mut self, entry: Entry<'a>, now: Duration, most: usize) {
-        self.0.retain(|held| held.identity != entry.identity && held.span().holds(now));
+        self.0
+            .retain(|held| held.identity != entry.identity && held.span().holds(now));
         self.0.insert(0, entry);
         self.0.truncate(most);
     }
@@ -288,7 +338,10 @@ mod tests {
     use futures_util::future::FutureExt;
     use proptest::prelude::*;
 
-    const ONE: Shape = Shape { buckets: 1, entries: 3 };
+    const ONE: Shape = Shape {
+        buckets: 1,
+        entries: 3,
+    };
     const LIFE: Duration = Duration::from_secs(60);
 
     /// What a new instance finds under `identity` in a store whose bytes were changed after `mine` was kept there.
@@ -298,7 +351,12 @@ mod tests {
         Cache::<_, String>::new("x", ONE).keep(&store, "mine", "value".to_owned(), LIFE);
         platform.settle().now_or_never().unwrap();
         platform.change_store(change);
-        Cache::<_, String>::new("x", ONE).stored(&store, identity).now_or_never().unwrap().as_deref().cloned()
+        Cache::<_, String>::new("x", ONE)
+            .stored(&store, identity)
+            .now_or_never()
+            .unwrap()
+            .as_deref()
+            .cloned()
     }
 
     #[test]
@@ -317,11 +375,25 @@ mod tests {
         };
         let held = || {
             let stored = |identity: &&&str| {
-                Cache::<_, String>::new("x", ONE).stored(&store, identity).now_or_never().unwrap().is_some()
+                Cache::<_, String>::new("x", ONE)
+                    .stored(&store, identity)
+                    .now_or_never()
+                    .unwrap()
+                    .is_some()
             };
-            ["a", "b", "c", "d", "e"].iter().filter(stored).copied().collect::<String>()
+            ["a", "b", "c", "d", "e"]
+                .iter()
+                .filter(stored)
+                .copied()
+                .collect::<String>()
         };
-        for (identity, expected) in [("a", "a"), ("b", "ab"), ("c", "abc"), ("a", "abc"), ("d", "acd")] {
+        for (identity, expected) in [
+            ("a", "a"),
+            ("b", "ab"),
+            ("c", "abc"),
+            ("a", "abc"),
+            ("d", "acd"),
+        ] {
             keep(identity, LIFE);
             assert_eq!(held(), expected);
         }
@@ -338,7 +410,14 @@ mod tests {
         let platform = Scripted::default();
         let store = Store::new(platform.clone());
         let cache = || Cache::<_, i32>::new("x", ONE);
-        let found = |identity| cache().stored(&store, identity).now_or_never().unwrap().as_deref().copied();
+        let found = |identity| {
+            cache()
+                .stored(&store, identity)
+                .now_or_never()
+                .unwrap()
+                .as_deref()
+                .copied()
+        };
         // Two answers that are still on their way, as a download of an hour is.
         cache().keep(&store, "a", 1, 200 * LIFE);
         let late = platform.take_deferred();
@@ -359,12 +438,22 @@ mod tests {
     fn a_key_that_cannot_be_read_is_written_over() {
         let platform = Scripted::default();
         let store = Store::new(platform.clone());
-        let found = || Cache::<_, i32>::new("x", ONE).stored(&store, "a").now_or_never().unwrap().as_deref().copied();
+        let found = || {
+            Cache::<_, i32>::new("x", ONE)
+                .stored(&store, "a")
+                .now_or_never()
+                .unwrap()
+                .as_deref()
+                .copied()
+        };
         platform.set_store(StoreIs::Unreadable);
         assert_eq!(found(), None);
         Cache::new("x", ONE).keep(&store, "a", 1, LIFE);
         platform.settle().now_or_never().unwrap();
-        assert_eq!(platform.log(), [r#"hammal store=failed reading=x-0 reason="malformed""#; 2]);
+        assert_eq!(
+            platform.log(),
+            [r#"hammal store=failed reading=x-0 reason="malformed""#; 2]
+        );
         platform.set_store(StoreIs::Well);
         platform.pass(STORE_REST);
         assert_eq!(found(), Some(1));
@@ -372,7 +461,10 @@ mod tests {
 
     #[test]
     fn what_was_kept_by_a_clock_far_ahead_is_not_believed_when_it_is_set_right() {
-        for (back, believed) in [(CLOCKS_DIFFER, true), (CLOCKS_DIFFER + Duration::from_secs(1), false)] {
+        for (back, believed) in [
+            (CLOCKS_DIFFER, true),
+            (CLOCKS_DIFFER + Duration::from_secs(1), false),
+        ] {
             let platform = Scripted::default();
             platform.pass(2 * CLOCKS_DIFFER);
             let (store, cache) = (Store::new(platform.clone()), Cache::<_, i32>::new("x", ONE));
@@ -380,7 +472,11 @@ mod tests {
             platform.settle().now_or_never().unwrap();
             platform.set_back(back);
             for cache in [&cache, &Cache::new("x", ONE)] {
-                assert_eq!(cache.find(&store, "a").now_or_never().unwrap().is_some(), believed, "{back:?}");
+                assert_eq!(
+                    cache.find(&store, "a").now_or_never().unwrap().is_some(),
+                    believed,
+                    "{back:?}"
+                );
             }
         }
         let platform = Scripted::default();
@@ -396,14 +492,25 @@ mod tests {
     #[test]
     fn what_is_too_large_for_the_store_is_kept_in_memory_only() {
         let platform = Scripted::default();
-        let (store, cache) = (Store::new(platform.clone()), Cache::<_, String>::new("x", ONE));
-        for (identity, length) in [("a", MAX_VALUE / 2), ("b", 10), ("c", MAX_VALUE / 2), ("d", MAX_VALUE)] {
+        let (store, cache) = (
+            Store::new(platform.clone()),
+            Cache::<_, String>::new("x", ONE),
+        );
+        for (identity, length) in [
+            ("a", MAX_VALUE / 2),
+            ("b", 10),
+            ("c", MAX_VALUE / 2),
+            ("d", MAX_VALUE),
+        ] {
             cache.keep(&store, identity, "x".repeat(length), LIFE);
             platform.settle().now_or_never().unwrap();
             assert!(cache.remembered(identity, platform.now()).is_some());
         }
         let stored = |identity| {
-            let found = Cache::<_, String>::new("x", ONE).stored(&store, identity).now_or_never().unwrap();
+            let found = Cache::<_, String>::new("x", ONE)
+                .stored(&store, identity)
+                .now_or_never()
+                .unwrap();
             found.is_some()
         };
         assert_eq!(["a", "b", "c", "d"].map(stored), [false, true, true, false]);
@@ -414,7 +521,9 @@ mod tests {
         let platform = Scripted::default();
         let (store, cache) = (Store::new(platform.clone()), Cache::<_, i32>::new("x", ONE));
         platform.set_store(StoreIs::Hanging);
-        let mut asked: Vec<_> = ["a", "a", "b", "a"].map(|identity| Box::pin(cache.find(&store, identity))).into();
+        let mut asked: Vec<_> = ["a", "a", "b", "a"]
+            .map(|identity| Box::pin(cache.find(&store, identity)))
+            .into();
         assert!(asked.iter_mut().all(|found| found.now_or_never().is_none()));
         assert_eq!(platform.store_calls(), 2);
         // Who reads goes away, and another reads.
@@ -431,7 +540,12 @@ mod tests {
         for number in 0..100 {
             cache.remember(&number.to_string(), number, platform.now(), LIFE);
             assert!(cache.memory.borrow().len() <= 3);
-            assert_eq!(cache.remembered(&number.to_string(), platform.now()).as_deref(), Some(&number));
+            assert_eq!(
+                cache
+                    .remembered(&number.to_string(), platform.now())
+                    .as_deref(),
+                Some(&number)
+            );
         }
     }
 

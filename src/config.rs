@@ -61,7 +61,11 @@ pub struct Mistake {
 
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the variable {} of this mirror must be {}", self.variable, self.expected)
+        write!(
+            f,
+            "the variable {} of this mirror must be {}",
+            self.variable, self.expected
+        )
     }
 }
 
@@ -71,50 +75,90 @@ impl Config {
         for (name, default) in VARIABLES {
             // A default in the place of what can't be read might open what the operator has closed.
             let value = platform.variable(name).await;
-            let value = value.map_err(|_| Mistake { variable: name, expected: "readable: its provider failed" })?;
+            let value = value.map_err(|_| Mistake {
+                variable: name,
+                expected: "readable: its provider failed",
+            })?;
             values.push((name, value.unwrap_or_else(|| default.to_owned())));
         }
         Config::parse(|name| {
-            values.iter().find(|(known, _)| *known == name).map(|(_, value)| value.trim()).unwrap_or_default()
+            values
+                .iter()
+                .find(|(known, _)| *known == name)
+                .map(|(_, value)| value.trim())
+                .unwrap_or_default()
         })
     }
 
     /// The upstream that the mirror's own name `host` stands for; an entry without a port is for every port.
     pub fn of_host(&self, host: &Authority) -> Option<&Upstream> {
-        let matches = |own: &Authority| own.host == host.host && (own.port.is_none() || own.port == host.port);
-        self.host_upstreams.iter().find(|(own, _)| matches(own)).map(|(_, upstream)| upstream)
+        let matches = |own: &Authority| {
+            own.host == host.host && (own.port.is_none() || own.port == host.port)
+        };
+        self.host_upstreams
+            .iter()
+            .find(|(own, _)| matches(own))
+            .map(|(_, upstream)| upstream)
     }
 
     fn parse<'a>(value: impl Fn(&'static str) -> &'a str) -> Result<Config, Mistake> {
         let variables = Variables(&value);
-        let plain_http: Vec<Authority> =
-            variables.list("plain_http_upstreams", "a comma-separated list of host:port", Authority::parse)?;
+        let plain_http: Vec<Authority> = variables.list(
+            "plain_http_upstreams",
+            "a comma-separated list of host:port",
+            Authority::parse,
+        )?;
         let hosts = "a comma-separated list of hosts, host:port, *.domain, or *";
-        let repositories = "a comma-separated list of names as in docker.io/library/*, ghcr.io/owner/image, or *";
+        let repositories =
+            "a comma-separated list of names as in docker.io/library/*, ghcr.io/owner/image, or *";
         let named = "a comma-separated list of hosts, host:port, or http(s) URLs of them";
         let upstreams = variables.list("upstream", named, Named::parse)?;
         if upstreams.is_empty() {
-            return Err(Mistake { variable: "upstream", expected: named });
+            return Err(Mistake {
+                variable: "upstream",
+                expected: named,
+            });
         }
         let mut policy = Policy {
-            plain_http: plain_http.iter().map(|authority| authority.on(Scheme::Http)).collect(),
+            plain_http: plain_http
+                .iter()
+                .map(|authority| authority.on(Scheme::Http))
+                .collect(),
             own: Vec::new(),
             allowed_upstreams: variables.list("allowed_upstreams", hosts, HostPattern::parse)?,
             denied_upstreams: variables.list("denied_upstreams", hosts, HostPattern::parse)?,
             token_services: variables.list("token_services", hosts, HostPattern::parse)?,
-            allowed_repositories: variables.list("allowed_repositories", repositories, RepositoryPattern::parse)?,
-            denied_repositories: variables.list("denied_repositories", repositories, RepositoryPattern::parse)?,
+            allowed_repositories: variables.list(
+                "allowed_repositories",
+                repositories,
+                RepositoryPattern::parse,
+            )?,
+            denied_repositories: variables.list(
+                "denied_repositories",
+                repositories,
+                RepositoryPattern::parse,
+            )?,
         };
         let hosts = "a comma-separated list of OWN.HOST=REGISTRY, each registry as in upstream";
         let host_upstreams = variables.list("host_upstreams", hosts, |pair| {
             let (own, registry) = pair.split_once('=').ok_or(Malformed)?;
-            Ok::<_, Malformed>((Authority::parse(own.trim())?, Named::parse(registry.trim())?))
+            Ok::<_, Malformed>((
+                Authority::parse(own.trim())?,
+                Named::parse(registry.trim())?,
+            ))
         })?;
-        let named = upstreams.iter().chain(host_upstreams.iter().map(|(_, registry)| registry));
+        let named = upstreams
+            .iter()
+            .chain(host_upstreams.iter().map(|(_, registry)| registry));
         policy.own = named.map(Named::pattern).collect();
         policy.allowed_upstreams.extend_from_slice(&policy.own);
-        let upstreams: Result<Vec<_>, _> = upstreams.iter().map(|upstream| upstream.permit(&policy)).collect();
-        let host_upstreams = host_upstreams.into_iter().map(|(own, registry)| Ok((own, registry.permit(&policy)?)));
+        let upstreams: Result<Vec<_>, _> = upstreams
+            .iter()
+            .map(|upstream| upstream.permit(&policy))
+            .collect();
+        let host_upstreams = host_upstreams
+            .into_iter()
+            .map(|(own, registry)| Ok((own, registry.permit(&policy)?)));
         let host_upstreams: Result<Vec<_>, Denied> = host_upstreams.collect();
         Ok(Config {
             upstreams: upstreams.map_err(|_| Mistake {
@@ -156,12 +200,19 @@ impl<'a, F: Fn(&'static str) -> &'a str> Variables<F> {
         expected: &'static str,
         parse: impl Fn(&str) -> Result<T, E>,
     ) -> Result<Vec<T>, Mistake> {
-        let items = (self.0)(variable).split(',').map(str::trim).filter(|item| !item.is_empty());
-        items.map(|item| parse(item).map_err(|_| Mistake { variable, expected })).collect()
+        let items = (self.0)(variable)
+            .split(',')
+            .map(str::trim)
+            .filter(|item| !item.is_empty());
+        items
+            .map(|item| parse(item).map_err(|_| Mistake { variable, expected }))
+            .collect()
     }
 
     fn number(&self, variable: &'static str, expected: &'static str) -> Result<u32, Mistake> {
-        (self.0)(variable).parse().map_err(|_| Mistake { variable, expected })
+        (self.0)(variable)
+            .parse()
+            .map_err(|_| Mistake { variable, expected })
     }
 
     fn choice<T: Copy>(
@@ -171,7 +222,9 @@ impl<'a, F: Fn(&'static str) -> &'a str> Variables<F> {
         choices: &[(&str, T)],
     ) -> Result<T, Mistake> {
         let chosen = choices.iter().find(|(name, _)| *name == (self.0)(variable));
-        chosen.map(|(_, choice)| *choice).ok_or(Mistake { variable, expected })
+        chosen
+            .map(|(_, choice)| *choice)
+            .ok_or(Mistake { variable, expected })
     }
 
     fn seconds(&self, variable: &'static str, least: u32) -> Result<Duration, Mistake> {
@@ -180,7 +233,9 @@ impl<'a, F: Fn(&'static str) -> &'a str> Variables<F> {
             _ => "a whole number of seconds from 1 to 2592000",
         };
         match self.number(variable, expected)? {
-            seconds if (least..=2_592_000).contains(&seconds) => Ok(Duration::from_secs(seconds.into())),
+            seconds if (least..=2_592_000).contains(&seconds) => {
+                Ok(Duration::from_secs(seconds.into()))
+            }
             _ => Err(Mistake { variable, expected }),
         }
     }
@@ -188,9 +243,10 @@ impl<'a, F: Fn(&'static str) -> &'a str> Variables<F> {
     fn secret(&self, variable: &'static str) -> Result<Option<Secret>, Mistake> {
         match (self.0)(variable) {
             "" => Ok(None),
-            text => Secret::parse(text)
-                .map(Some)
-                .map_err(|_| Mistake { variable, expected: "16 to 128 letters, digits, '-' and '_', or empty" }),
+            text => Secret::parse(text).map(Some).map_err(|_| Mistake {
+                variable,
+                expected: "16 to 128 letters, digits, '-' and '_', or empty",
+            }),
         }
     }
 }
@@ -202,8 +258,18 @@ mod tests {
 
     fn parse(changes: &[(&str, &'static str)]) -> Result<Config, Mistake> {
         Config::parse(|name| {
-            let change = changes.iter().find(|(changed, _)| *changed == name).map(|(_, value)| *value);
-            change.or_else(|| VARIABLES.iter().find(|(known, _)| *known == name).map(|(_, default)| *default)).unwrap()
+            let change = changes
+                .iter()
+                .find(|(changed, _)| *changed == name)
+                .map(|(_, value)| *value);
+            change
+                .or_else(|| {
+                    VARIABLES
+                        .iter()
+                        .find(|(known, _)| *known == name)
+                        .map(|(_, default)| *default)
+                })
+                .unwrap()
         })
     }
 
@@ -216,7 +282,9 @@ mod tests {
         assert_eq!(declared.len(), VARIABLES.len());
         for (name, default) in VARIABLES {
             assert_eq!(declared[name]["default"].as_str(), Some(default), "{name}");
-            let passed_on = manifest["component"]["hammal"]["variables"][name].as_str().unwrap();
+            let passed_on = manifest["component"]["hammal"]["variables"][name]
+                .as_str()
+                .unwrap();
             assert_eq!(passed_on, format!("{{{{ {name} }}}}"));
         }
     }
@@ -255,7 +323,11 @@ mod tests {
             ("between_bytes_timeout", "1.5"),
             ("exchange_timeout", "99999999999999999999"),
         ] {
-            assert_eq!(parse(&[(name, value)]).map_err(|mistake| mistake.variable), Err(name), "{value}");
+            assert_eq!(
+                parse(&[(name, value)]).map_err(|mistake| mistake.variable),
+                Err(name),
+                "{value}"
+            );
         }
     }
 
@@ -266,21 +338,39 @@ mod tests {
         for (own, registry) in [
             ("ghcr.mirror.example", Some("https://ghcr.io")),
             ("GHCR.mirror.example:3000", Some("https://ghcr.io")),
-            ("hub.mirror.example:8080", Some("https://registry-1.docker.io")),
+            (
+                "hub.mirror.example:8080",
+                Some("https://registry-1.docker.io"),
+            ),
             ("hub.mirror.example", None),
             ("mirror.example", None),
         ] {
             let found = config.of_host(&Authority::parse(own).unwrap());
-            assert_eq!(found.map(|upstream| upstream.origin().to_string()).as_deref(), registry, "{own}");
+            assert_eq!(
+                found
+                    .map(|upstream| upstream.origin().to_string())
+                    .as_deref(),
+                registry,
+                "{own}"
+            );
         }
     }
 
     #[test]
     fn a_plain_http_upstream_needs_to_be_listed() {
         let listed = ("plain_http_upstreams", " 127.0.0.1:5000 , registry.lan:80,");
-        for upstream in ["127.0.0.1:5000", "http://127.0.0.1:5000", "http://registry.lan"] {
+        for upstream in [
+            "127.0.0.1:5000",
+            "http://127.0.0.1:5000",
+            "http://registry.lan",
+        ] {
             let config = parse(&[listed, ("upstream", upstream)]).unwrap();
-            assert!(config.upstreams[0].origin().to_string().starts_with("http://"));
+            assert!(
+                config.upstreams[0]
+                    .origin()
+                    .to_string()
+                    .starts_with("http://")
+            );
         }
     }
 

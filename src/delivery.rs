@@ -54,13 +54,23 @@ async fn fetch<P: Platform>(
         let location = location.ok_or(Failure::Redirect(RedirectFailure::Malformed))?;
         let from = answer.upstream.target(answer.path_and_query.clone());
         let target = forward::led_to(&from, location).map_err(Failure::Redirect)?;
-        let permitted = forward::permit_path(context, &target, &from.origin)
-            .and_then(|_| context.config.policy.permit_delivery(target.origin, &from.origin));
-        let permitted = permitted.map_err(|denied| Failure::Redirect(RedirectFailure::Forbidden(denied)))?;
+        let permitted = forward::permit_path(context, &target, &from.origin).and_then(|_| {
+            context
+                .config
+                .policy
+                .permit_delivery(target.origin, &from.origin)
+        });
+        let permitted =
+            permitted.map_err(|denied| Failure::Redirect(RedirectFailure::Forbidden(denied)))?;
 
-        let (method, path, headers) = (question.method.clone(), &target.path_and_query, &question.headers);
+        let (method, path, headers) = (
+            question.method.clone(),
+            &target.path_and_query,
+            &question.headers,
+        );
         let requests = &context.cost.requests;
-        let response = outgoing::send_once(context, &permitted, method, path, headers, None, requests).await?;
+        let response =
+            outgoing::send_once(context, &permitted, method, path, headers, None, requests).await?;
         answer = Answer {
             response,
             upstream: Upstream::redirected(permitted),

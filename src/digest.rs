@@ -32,8 +32,13 @@ impl fmt::Display for InvalidDigest {
 impl Digest {
     pub fn parse(text: &str) -> Result<Digest, InvalidDigest> {
         let (algorithm, encoded) = text.split_once(':').ok_or(InvalidDigest)?;
-        let well_formed = text.len() <= MAX_LENGTH && is_algorithm(algorithm) && is_encoded(algorithm, encoded);
-        if well_formed { Ok(Digest(text.to_owned())) } else { Err(InvalidDigest) }
+        let well_formed =
+            text.len() <= MAX_LENGTH && is_algorithm(algorithm) && is_encoded(algorithm, encoded);
+        if well_formed {
+            Ok(Digest(text.to_owned()))
+        } else {
+            Err(InvalidDigest)
+        }
     }
 
     /// The SHA-256 of `content`.
@@ -48,7 +53,11 @@ impl Digest {
             Some(("sha512", _)) => format!("sha512:{:x}", Sha512::digest(content)),
             _ => return Err(Mismatch::UnknownAlgorithm),
         };
-        if actual == self.0 { Ok(()) } else { Err(Mismatch::OtherContent) }
+        if actual == self.0 {
+            Ok(())
+        } else {
+            Err(Mismatch::OtherContent)
+        }
     }
 
     pub fn as_str(&self) -> &str {
@@ -78,17 +87,30 @@ impl fmt::Display for Digest {
 
 /// `[a-z0-9]+([+._-][a-z0-9]+)*`
 fn is_algorithm(text: &str) -> bool {
-    text.split(['+', '.', '_', '-'])
-        .all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()))
+    text.split(['+', '.', '_', '-']).all(|part| {
+        !part.is_empty()
+            && part
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+    })
 }
 
 fn is_encoded(algorithm: &str, encoded: &str) -> bool {
-    let hexadecimal =
-        |length| encoded.len() == length && encoded.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let hexadecimal = |length| {
+        encoded.len() == length
+            && encoded
+                .bytes()
+                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    };
     match algorithm {
         "sha256" => hexadecimal(64),
         "sha512" => hexadecimal(128),
-        _ => !encoded.is_empty() && encoded.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"=_-".contains(&byte)),
+        _ => {
+            !encoded.is_empty()
+                && encoded
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"=_-".contains(&byte))
+        }
     }
 }
 
@@ -107,7 +129,10 @@ mod tests {
             "multihash+base58:QmRZxt2b1FVZPNqd8hsiykDL3TdBDeTSPX9Kv46HmX4Gx8",
             "a.b_c-d:x=_-",
         ] {
-            assert_eq!(Digest::parse(good).map(|digest| digest.to_string()), Ok(good.to_owned()));
+            assert_eq!(
+                Digest::parse(good).map(|digest| digest.to_string()),
+                Ok(good.to_owned())
+            );
         }
         let upper = sha256.to_uppercase();
         let (short, long) = (&sha256[..70], format!("{sha256}0"));
@@ -140,10 +165,22 @@ mod tests {
         for (digest, content, verdict) in [
             (format!("sha256:{empty}"), &b""[..], Ok(())),
             (format!("sha256:{empty}"), b"x", Err(Mismatch::OtherContent)),
-            (format!("sha512:{}", "0".repeat(128)), b"", Err(Mismatch::OtherContent)),
-            ("blake3:abc".to_owned(), b"", Err(Mismatch::UnknownAlgorithm)),
+            (
+                format!("sha512:{}", "0".repeat(128)),
+                b"",
+                Err(Mismatch::OtherContent),
+            ),
+            (
+                "blake3:abc".to_owned(),
+                b"",
+                Err(Mismatch::UnknownAlgorithm),
+            ),
         ] {
-            assert_eq!(Digest::parse(&digest).unwrap().verify(content), verdict, "{digest}");
+            assert_eq!(
+                Digest::parse(&digest).unwrap().verify(content),
+                verdict,
+                "{digest}"
+            );
         }
     }
 

@@ -48,9 +48,16 @@ impl<P: Platform, T: Clone> Flights<P, T> {
 
     fn take_off<'a>(&'a self, identity: &'a str) -> Landing<'a, P, T> {
         let brought = Rc::new(OnceCell::new());
-        let flight = Flight { brought: brought.clone(), waiting: Vec::new() };
+        let flight = Flight {
+            brought: brought.clone(),
+            waiting: Vec::new(),
+        };
         self.0.borrow_mut().insert(identity.to_owned(), flight);
-        Landing { flights: self, identity, brought }
+        Landing {
+            flights: self,
+            identity,
+            brought,
+        }
     }
 }
 
@@ -103,7 +110,8 @@ mod tests {
     #[tokio::test]
     async fn another_takes_over_where_the_first_goes_away() {
         let (platform, flights) = (Scripted::default(), Flights::default());
-        let mut first = Box::pin(flights.share(&platform, "a", async || std::future::pending::<u8>().await));
+        let mut first =
+            Box::pin(flights.share(&platform, "a", async || std::future::pending::<u8>().await));
         let mut second = Box::pin(flights.share(&platform, "a", async || 2));
         assert_eq!((&mut first).now_or_never(), None);
         assert_eq!((&mut second).now_or_never(), None);

@@ -95,14 +95,18 @@ impl Failure {
             | Failure::HeadersTooLong
             | Failure::SeveralRanges
             | Failure::Token(auth::Failure::Refused) => false,
-            Failure::Fault(_) | Failure::Token(_) | Failure::Redirect(_) | Failure::Delivery(_) => true,
+            Failure::Fault(_) | Failure::Token(_) | Failure::Redirect(_) | Failure::Delivery(_) => {
+                true
+            }
         }
     }
 
     /// Whether, where another upstream may do better, it is only about what was asked for, and this one is well otherwise.
     pub fn is_of_content(&self) -> bool {
         match self {
-            Failure::Delivery(status) | Failure::Token(auth::Failure::Status(status)) => status.is_client_error(),
+            Failure::Delivery(status) | Failure::Token(auth::Failure::Status(status)) => {
+                status.is_client_error()
+            }
             Failure::Redirect(_) => true,
             _ => false,
         }
@@ -122,7 +126,10 @@ impl From<Unsent> for Failure {
 pub fn request_headers(from: &HeaderMap) -> Result<HeaderMap, Failure> {
     let mut headers = HeaderMap::new();
     let mut left = MAX_HEADER;
-    for (name, value) in from.iter().filter(|(name, _)| REQUEST_HEADERS.contains(name)) {
+    for (name, value) in from
+        .iter()
+        .filter(|(name, _)| REQUEST_HEADERS.contains(name))
+    {
         let length = name.as_str().len().saturating_add(value.len());
         left = left.checked_sub(length).ok_or(Failure::HeadersTooLong)?;
         headers.append(name.clone(), value.clone());
@@ -146,8 +153,17 @@ pub async fn ask<P: Platform>(
         }
         match redirect_target(question.route, &hop, &response) {
             None => {
-                let Hop { upstream, path_and_query, .. } = hop;
-                return Ok(Answer { response, upstream, path_and_query, redirected: redirects > 0 });
+                let Hop {
+                    upstream,
+                    path_and_query,
+                    ..
+                } = hop;
+                return Ok(Answer {
+                    response,
+                    upstream,
+                    path_and_query,
+                    redirected: redirects > 0,
+                });
             }
             Some(location) => hop = hop.follow(context, location).map_err(Failure::Redirect)?,
         }
@@ -169,16 +185,26 @@ impl Hop {
         let path = route.path();
         Hop {
             upstream: upstream.clone(),
-            path_and_query: if question.query.is_empty() { path } else { format!("{path}?{}", question.query) },
+            path_and_query: if question.query.is_empty() {
+                path
+            } else {
+                format!("{path}?{}", question.query)
+            },
             name: route.name().cloned(),
         }
     }
 
-    fn follow<P: Platform>(&self, context: &Context<'_, P>, location: &str) -> Result<Hop, RedirectFailure> {
+    fn follow<P: Platform>(
+        &self,
+        context: &Context<'_, P>,
+        location: &str,
+    ) -> Result<Hop, RedirectFailure> {
         let target = led_to(&self.upstream.target(self.path_and_query.clone()), location)?;
         let (policy, from) = (&context.config.policy, self.upstream.origin());
         let permit = || {
-            let upstream = policy.permit(target.origin.clone()).map(Upstream::redirected)?;
+            let upstream = policy
+                .permit(target.origin.clone())
+                .map(Upstream::redirected)?;
             let route = permit_path(context, &target, from)?;
             if route.is_none() {
                 policy.permit_inside(&target.origin, from)?;
@@ -187,13 +213,19 @@ impl Hop {
         };
         let (upstream, route) = permit().map_err(RedirectFailure::Forbidden)?;
         let name = route.and_then(|route| route.name().cloned());
-        Ok(Hop { upstream, path_and_query: target.path_and_query, name })
+        Ok(Hop {
+            upstream,
+            path_and_query: target.path_and_query,
+            name,
+        })
     }
 }
 
 /// Where a redirect leads.
 pub fn led_to(from: &Target, location: &str) -> Result<Target, RedirectFailure> {
-    let mut target = from.join(location).map_err(|_| RedirectFailure::Malformed)?;
+    let mut target = from
+        .join(location)
+        .map_err(|_| RedirectFailure::Malformed)?;
     // What the operator says of Docker Hub holds for all its names.
     target.origin.host = upstream::unalias(target.origin.host);
     Ok(target)
@@ -206,9 +238,17 @@ pub fn permit_path<P: Platform>(
     target: &Target,
     from: &Origin,
 ) -> Result<Option<Route>, Denied> {
-    let route = target.path_and_query.parse::<Uri>().ok().and_then(|uri| Route::of_upstream(&uri));
+    let route = target
+        .path_and_query
+        .parse::<Uri>()
+        .ok()
+        .and_then(|uri| Route::of_upstream(&uri));
     let (policy, origin) = (&context.config.policy, &target.origin);
-    let is_default = context.config.upstreams.iter().any(|upstream| upstream.origin() == origin);
+    let is_default = context
+        .config
+        .upstreams
+        .iter()
+        .any(|upstream| upstream.origin() == origin);
     match &route {
         Some(Route::Repository(name, _)) => policy.permit_redirected(origin, is_default, name)?,
         Some(Route::Catalog) => policy.permit_catalog()?,
@@ -224,29 +264,54 @@ async fn ask_one<P: Platform>(
     question: &Question<'_>,
     hop: &Hop,
 ) -> Result<Response<P::Body>, Failure> {
-    let subject = Subject { upstream: &hop.upstream, name: hop.name.as_ref() };
+    let subject = Subject {
+        upstream: &hop.upstream,
+        name: hop.name.as_ref(),
+    };
     let mut sent = match question.route {
         // What a catalog asks for says nothing about repositories, nor they about it.
         Route::Catalog => Credential::None { refused: None },
-        _ => auth.beforehand(context, &subject).await.map_err(Failure::Token)?,
+        _ => auth
+            .beforehand(context, &subject)
+            .await
+            .map_err(Failure::Token)?,
     };
     let mut method = question.method.clone();
     for _ in 0..MAX_ATTEMPTS {
         let headers = &question.headers;
-        let response = send(context, &hop.upstream, method.clone(), &hop.path_and_query, headers, &sent).await?;
+        let response = send(
+            context,
+            &hop.upstream,
+            method.clone(),
+            &hop.path_and_query,
+            headers,
+            &sent,
+        )
+        .await?;
         if response.status() != StatusCode::UNAUTHORIZED {
             auth.accepted(context, &subject, &sent);
             return Ok(response);
         }
         // public.ecr.aws has no HEAD of blobs for tokens that GET them. Nobody reads the body.
-        if method == Method::HEAD && question.route.is_blob() && matches!(sent, Credential::Token { .. }) {
+        if method == Method::HEAD
+            && question.route.is_blob()
+            && matches!(sent, Credential::Token { .. })
+        {
             method = Method::GET;
             continue;
         }
         let challenge = match (Challenge::find(response.headers()), &sent) {
             // gcr.io may leave the challenge out where it counts, and has it at /v2/.
             (None, Credential::None { .. }) => {
-                let ping = send(context, &hop.upstream, Method::GET, "/v2/", &HeaderMap::new(), &sent).await?;
+                let ping = send(
+                    context,
+                    &hop.upstream,
+                    Method::GET,
+                    "/v2/",
+                    &HeaderMap::new(),
+                    &sent,
+                )
+                .await?;
                 Challenge::find(ping.headers())
             }
             (challenge, _) => challenge,
@@ -270,7 +335,16 @@ async fn send<P: Platform>(
         Credential::None { .. } => None,
     };
     let requests = &context.cost.requests;
-    Ok(outgoing::send(context, upstream.permitted(), method, path_and_query, headers, token, requests).await?)
+    Ok(outgoing::send(
+        context,
+        upstream.permitted(),
+        method,
+        path_and_query,
+        headers,
+        token,
+        requests,
+    )
+    .await?)
 }
 
 /// Where a response that has to be followed here points to. A blob's does so if it is a registry's path again (lscr.io,
@@ -281,7 +355,11 @@ fn redirect_target<'r, B>(route: &Route, hop: &Hop, response: &'r Response<B>) -
     }
     let location = location(response.headers())?;
     if route.is_blob() {
-        let target = hop.upstream.target(hop.path_and_query.clone()).join(location).ok()?;
+        let target = hop
+            .upstream
+            .target(hop.path_and_query.clone())
+            .join(location)
+            .ok()?;
         let uri: Uri = target.path_and_query.parse().ok()?;
         Route::of_upstream(&uri).filter(Route::is_blob)?;
     }
@@ -290,7 +368,11 @@ fn redirect_target<'r, B>(route: &Route, hop: &Hop, response: &'r Response<B>) -
 
 /// Where a redirect points to, as its upstream wrote it.
 pub fn location(headers: &HeaderMap) -> Option<&str> {
-    headers.get(header::LOCATION)?.to_str().ok().filter(|text| text.len() <= MAX_HEADER)
+    headers
+        .get(header::LOCATION)?
+        .to_str()
+        .ok()
+        .filter(|text| text.len() <= MAX_HEADER)
 }
 
 /// 304 is none.

@@ -11,7 +11,10 @@ const REST: Duration = Duration::from_secs(20);
 /// How long an instance takes it that no other has seen an upstream fail.
 const TRUST: Duration = Duration::from_secs(60);
 /// Keys in the store.
-const SHAPE: Shape = Shape { buckets: 16, entries: 4 };
+const SHAPE: Shape = Shape {
+    buckets: 16,
+    entries: 4,
+};
 
 pub struct Health<P: Platform>(Cache<P, bool>);
 
@@ -28,7 +31,8 @@ impl<P: Platform> Health<P> {
         match self.0.find(context.store, identity).await {
             Some(rests) => *rests,
             None => {
-                self.0.remember(identity, false, context.platform.now(), TRUST);
+                self.0
+                    .remember(identity, false, context.platform.now(), TRUST);
                 false
             }
         }
@@ -55,7 +59,11 @@ impl<P: Platform> Health<P> {
         }
         let (mut well, mut resting) = (Vec::new(), Vec::new());
         for upstream in upstreams {
-            let list = if self.rests(context, upstream).await { &mut resting } else { &mut well };
+            let list = if self.rests(context, upstream).await {
+                &mut resting
+            } else {
+                &mut well
+            };
             list.push(upstream.clone());
         }
         well.append(&mut resting);

@@ -27,10 +27,22 @@ pub struct Loop;
 impl Hops {
     /// Of what others have added nothing is passed on: a client may have written it.
     pub fn of(headers: &HeaderMap) -> Result<Hops, Loop> {
-        let values = headers.get_all(CDN_LOOP).iter().filter_map(|value| value.to_str().ok());
-        let names = values.flat_map(|text| text.split(',')).filter_map(|info| info.split(';').next());
-        let before = names.filter(|name| name.trim().eq_ignore_ascii_case("hammal")).count();
-        NAMES.get(before).map(|name| Hops { and_this_one: name.clone() }).ok_or(Loop)
+        let values = headers
+            .get_all(CDN_LOOP)
+            .iter()
+            .filter_map(|value| value.to_str().ok());
+        let names = values
+            .flat_map(|text| text.split(','))
+            .filter_map(|info| info.split(';').next());
+        let before = names
+            .filter(|name| name.trim().eq_ignore_ascii_case("hammal"))
+            .count();
+        NAMES
+            .get(before)
+            .map(|name| Hops {
+                and_this_one: name.clone(),
+            })
+            .ok_or(Loop)
     }
 
     /// Whether it came through no other.
@@ -50,13 +62,28 @@ mod tests {
     use proptest::prelude::*;
 
     fn onward(lines: &[&str]) -> Option<String> {
-        let headers = lines.iter().map(|line| (CDN_LOOP, HeaderValue::from_str(line).unwrap())).collect();
-        Some(Hops::of(&headers).ok()?.and_this_one().to_str().unwrap().to_owned())
+        let headers = lines
+            .iter()
+            .map(|line| (CDN_LOOP, HeaderValue::from_str(line).unwrap()))
+            .collect();
+        Some(
+            Hops::of(&headers)
+                .ok()?
+                .and_this_one()
+                .to_str()
+                .unwrap()
+                .to_owned(),
+        )
     }
 
     #[test]
     fn a_client_came_through_no_mirror() {
-        let hops = |line: &str| Hops::of(&HeaderMap::from_iter([(CDN_LOOP, HeaderValue::from_str(line).unwrap())]));
+        let hops = |line: &str| {
+            Hops::of(&HeaderMap::from_iter([(
+                CDN_LOOP,
+                HeaderValue::from_str(line).unwrap(),
+            )]))
+        };
         assert!(Hops::of(&HeaderMap::new()).unwrap().are_none());
         assert!(hops("other").unwrap().are_none());
         assert!(!hops("other, hammal").unwrap().are_none());

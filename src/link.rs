@@ -19,12 +19,24 @@ pub fn rewrite(
     here: &Address,
     as_named: bool,
 ) -> Option<HeaderValue> {
-    let headers = headers.get_all(LINK).iter().filter_map(|value| value.to_str().ok());
-    let next = headers.filter(|text| text.len() <= MAX_HEADER).flat_map(parse).find(|link| link.is_next)?;
-    let target = from.join(next.reference).ok().filter(|target| target.origin == from.origin)?;
+    let headers = headers
+        .get_all(LINK)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    let next = headers
+        .filter(|text| text.len() <= MAX_HEADER)
+        .flat_map(parse)
+        .find(|link| link.is_next)?;
+    let target = from
+        .join(next.reference)
+        .ok()
+        .filter(|target| target.origin == from.origin)?;
     // A page of the registry that another one redirected to is asked for by its own name.
     let own_name = Naming::Query(from.origin.to_string());
-    let path = through_mirror(&target.path_and_query, if as_named { naming } else { &own_name })?;
+    let path = through_mirror(
+        &target.path_and_query,
+        if as_named { naming } else { &own_name },
+    )?;
     HeaderValue::try_from(format!("<{}{path}>; rel=\"next\"", here.mount())).ok()
 }
 
@@ -43,10 +55,21 @@ fn through_mirror(path_and_query: &str, naming: &Naming) -> Option<String> {
         Naming::Path(host) => (format!("/{host}{path}"), None),
         Naming::Name(host) => (format!("/v2/{host}{}", path.strip_prefix("/v2")?), None),
     };
-    let parameter =
-        parameter.map(|(name, host)| form_urlencoded::Serializer::new(String::new()).append_pair(name, host).finish());
-    let query: Vec<String> = [query.to_string()].into_iter().chain(parameter).filter(|part| !part.is_empty()).collect();
-    Some(if query.is_empty() { path } else { format!("{path}?{}", query.join("&")) })
+    let parameter = parameter.map(|(name, host)| {
+        form_urlencoded::Serializer::new(String::new())
+            .append_pair(name, host)
+            .finish()
+    });
+    let query: Vec<String> = [query.to_string()]
+        .into_iter()
+        .chain(parameter)
+        .filter(|part| !part.is_empty())
+        .collect();
+    Some(if query.is_empty() {
+        path
+    } else {
+        format!("{path}?{}", query.join("&"))
+    })
 }
 
 struct Link<'a> {
@@ -58,11 +81,17 @@ struct Link<'a> {
 fn parse(text: &str) -> impl Iterator<Item = Link<'_>> {
     let mut rest = text;
     std::iter::from_fn(move || {
-        let (reference, after) = rest.trim_start_matches([' ', '\t', ',']).strip_prefix('<')?.split_once('>')?;
+        let (reference, after) = rest
+            .trim_start_matches([' ', '\t', ','])
+            .strip_prefix('<')?
+            .split_once('>')?;
         let end = end_of_parameters(after);
         let (parameters, left) = after.split_at_checked(end)?;
         rest = left;
-        Some(Link { reference, is_next: parameters.split(';').any(is_next) })
+        Some(Link {
+            reference,
+            is_next: parameters.split(';').any(is_next),
+        })
     })
 }
 
@@ -80,7 +109,8 @@ fn is_next(parameter: &str) -> bool {
     let Some((name, value)) = parameter.split_once('=') else {
         return false;
     };
-    name.trim().eq_ignore_ascii_case("rel") && value.trim().trim_matches('"').eq_ignore_ascii_case("next")
+    name.trim().eq_ignore_ascii_case("rel")
+        && value.trim().trim_matches('"').eq_ignore_ascii_case("next")
 }
 
 #[cfg(test)]
@@ -92,7 +122,8 @@ mod tests {
         let from = Target::parse("https://registry.example/v2/a/b/tags/list?n=2").unwrap();
         let here = Address::of(&http::Request::new(()), "");
         let headers = HeaderMap::from_iter([(LINK, HeaderValue::from_str(link).unwrap())]);
-        rewrite(&headers, &from, naming, &here, as_named).map(|value| value.to_str().unwrap().to_owned())
+        rewrite(&headers, &from, naming, &here, as_named)
+            .map(|value| value.to_str().unwrap().to_owned())
     }
 
     #[test]
@@ -100,16 +131,31 @@ mod tests {
         let link = r#"</v2/a/b/tags/list?last=x%2Fy&n=2>; rel="next""#;
         for (naming, path) in [
             (Naming::Default, "/v2/a/b/tags/list?last=x%2Fy&n=2"),
-            (Naming::Query("registry.example".into()), "/v2/a/b/tags/list?last=x%2Fy&n=2&upstream=registry.example"),
+            (
+                Naming::Query("registry.example".into()),
+                "/v2/a/b/tags/list?last=x%2Fy&n=2&upstream=registry.example",
+            ),
             (
                 Naming::Query("https://registry.example:443".into()),
                 "/v2/a/b/tags/list?last=x%2Fy&n=2&upstream=https%3A%2F%2Fregistry.example%3A443",
             ),
-            (Naming::Path("registry.example".into()), "/registry.example/v2/a/b/tags/list?last=x%2Fy&n=2"),
-            (Naming::Name("registry.example".into()), "/v2/registry.example/a/b/tags/list?last=x%2Fy&n=2"),
-            (Naming::Namespace("registry.example".into()), "/v2/a/b/tags/list?last=x%2Fy&n=2&ns=registry.example"),
+            (
+                Naming::Path("registry.example".into()),
+                "/registry.example/v2/a/b/tags/list?last=x%2Fy&n=2",
+            ),
+            (
+                Naming::Name("registry.example".into()),
+                "/v2/registry.example/a/b/tags/list?last=x%2Fy&n=2",
+            ),
+            (
+                Naming::Namespace("registry.example".into()),
+                "/v2/a/b/tags/list?last=x%2Fy&n=2&ns=registry.example",
+            ),
         ] {
-            assert_eq!(rewritten(link, &naming, true), Some(format!("<{path}>; rel=\"next\"")));
+            assert_eq!(
+                rewritten(link, &naming, true),
+                Some(format!("<{path}>; rel=\"next\""))
+            );
         }
         assert_eq!(
             rewritten(link, &Naming::Default, false).unwrap(),
@@ -121,19 +167,38 @@ mod tests {
     fn reads_every_form_of_a_link_and_drops_what_leads_elsewhere() {
         let next = "</v2/a/b/tags/list?n=2>; rel=\"next\"";
         for (link, expected) in [
-            ("<https://registry.example/v2/a/b/tags/list?n=2>; rel=next", Some(next)),
+            (
+                "<https://registry.example/v2/a/b/tags/list?n=2>; rel=next",
+                Some(next),
+            ),
             ("<?n=2>;REL=\"next\"", Some(next)),
-            (r#"</v2/x/tags/list>; rel="prev"; title="a, <b>", </v2/a/b/tags/list?n=2>; rel="next""#, Some(next)),
-            ("</v2/a/b/tags/list?n=2&upstream=evil.example&ns=x>; rel=\"next\"", Some(next)),
-            ("<https://other.example/v2/a/b/tags/list?n=2>; rel=\"next\"", None),
-            ("<http://registry.example/v2/a/b/tags/list?n=2>; rel=\"next\"", None),
+            (
+                r#"</v2/x/tags/list>; rel="prev"; title="a, <b>", </v2/a/b/tags/list?n=2>; rel="next""#,
+                Some(next),
+            ),
+            (
+                "</v2/a/b/tags/list?n=2&upstream=evil.example&ns=x>; rel=\"next\"",
+                Some(next),
+            ),
+            (
+                "<https://other.example/v2/a/b/tags/list?n=2>; rel=\"next\"",
+                None,
+            ),
+            (
+                "<http://registry.example/v2/a/b/tags/list?n=2>; rel=\"next\"",
+                None,
+            ),
             ("</login>; rel=\"next\"", None),
             ("</v2/a/b/tags/list?n=2>; rel=\"prev\"", None),
             ("</v2/a/b/tags/list?n=2", None),
             ("next", None),
             ("", None),
         ] {
-            assert_eq!(rewritten(link, &Naming::Default, true).as_deref(), expected, "{link}");
+            assert_eq!(
+                rewritten(link, &Naming::Default, true).as_deref(),
+                expected,
+                "{link}"
+            );
         }
     }
 

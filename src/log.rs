@@ -27,12 +27,19 @@ pub struct Line<'a> {
 impl Line<'_> {
     pub fn write(&self) -> String {
         let mut line = String::with_capacity(256);
-        line.extend(["hammal method=", self.method.as_str(), " what=", self.route.map_or("unknown", Route::what)]);
+        line.extend([
+            "hammal method=",
+            self.method.as_str(),
+            " what=",
+            self.route.map_or("unknown", Route::what),
+        ]);
         if let Some(Route::Repository(name, resource)) = self.route {
             line.extend([" name=", name.as_str()]);
             match resource {
                 Resource::Manifest(reference) => line.extend([" reference=", reference.as_str()]),
-                Resource::Blob(digest) | Resource::Referrers(digest) => line.extend([" reference=", digest.as_str()]),
+                Resource::Blob(digest) | Resource::Referrers(digest) => {
+                    line.extend([" reference=", digest.as_str()])
+                }
                 Resource::Tags => {}
             }
         }
@@ -43,11 +50,21 @@ impl Line<'_> {
         let cache = self.cost.cache.get().map_or("none", Hit::as_str);
         line.extend([" status=", self.status.as_str()]);
         // Writing to a string can't fail.
-        let _ = write!(line, " requests={} fetches={}", self.cost.requests.get(), self.cost.fetches.get());
+        let _ = write!(
+            line,
+            " requests={} fetches={}",
+            self.cost.requests.get(),
+            self.cost.fetches.get()
+        );
         line.extend([" token=", token, " cache=", cache]);
         let _ = write!(line, " ms={}", self.took.as_millis());
         if let Some(refusal) = self.refusal {
-            let _ = write!(line, " code={} reason={:?}", refusal.code.as_str(), refusal.message);
+            let _ = write!(
+                line,
+                " code={} reason={:?}",
+                refusal.code.as_str(),
+                refusal.message
+            );
         }
         line
     }

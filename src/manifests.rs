@@ -24,8 +24,14 @@ pub const MAX_MANIFEST: usize = 4 * 1024 * 1024;
 /// A larger one is passed on, but not kept.
 const MAX_KEPT: usize = 256 * 1024;
 /// Keys in the store.
-const CONTENTS: Shape = Shape { buckets: 256, entries: 2 };
-const TAGS: Shape = Shape { buckets: 128, entries: 8 };
+const CONTENTS: Shape = Shape {
+    buckets: 256,
+    entries: 2,
+};
+const TAGS: Shape = Shape {
+    buckets: 128,
+    entries: 8,
+};
 /// How long content answers without its upstream being asked: it can't be outdated, but it may have become private. It is kept
 /// for `max_stale` after that, for when the upstream can't be asked.
 const CONTENT_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -95,13 +101,21 @@ pub struct Known {
 
 impl<P: Platform> Default for Manifests<P> {
     fn default() -> Self {
-        Manifests { contents: Cache::new("m", CONTENTS), tags: Cache::new("g", TAGS) }
+        Manifests {
+            contents: Cache::new("m", CONTENTS),
+            tags: Cache::new("g", TAGS),
+        }
     }
 }
 
 impl Wanted {
     /// `None` for a request with conditions or a range: those are the upstream's to judge.
-    pub fn new(upstreams: &[Upstream], name: &Name, reference: &Reference, headers: &HeaderMap) -> Option<Wanted> {
+    pub fn new(
+        upstreams: &[Upstream],
+        name: &Name,
+        reference: &Reference,
+        headers: &HeaderMap,
+    ) -> Option<Wanted> {
         if headers.keys().any(|header| header != ACCEPT) {
             return None;
         }
@@ -111,7 +125,11 @@ impl Wanted {
             place.push('\n');
         }
         place.push_str(name.as_str());
-        Some(Wanted { place, reference: reference.clone(), accept: Accept::of(headers) })
+        Some(Wanted {
+            place,
+            reference: reference.clone(),
+            accept: Accept::of(headers),
+        })
     }
 
     fn content_identity(&self, digest: &Digest) -> String {
@@ -130,7 +148,11 @@ impl<P: Platform> Manifests<P> {
         match &wanted.reference {
             Reference::Digest(digest) => {
                 let content = self.content(context, wanted, digest).await?;
-                Some(Known { digest: digest.clone(), pointer: None, content: Some(content) })
+                Some(Known {
+                    digest: digest.clone(),
+                    pointer: None,
+                    content: Some(content),
+                })
             }
             Reference::Tag(_) => {
                 let pointer = self.tags.find(context.store, &wanted.identity()).await?;
@@ -150,11 +172,18 @@ impl<P: Platform> Manifests<P> {
     ) -> Option<Known> {
         let digest = digest(headers)?;
         let known = match &wanted.reference {
-            Reference::Digest(asked) if *asked == digest && is_held => self.find(context, wanted).await?,
+            Reference::Digest(asked) if *asked == digest && is_held => {
+                self.find(context, wanted).await?
+            }
             Reference::Digest(_) => return None,
             Reference::Tag(_) => {
                 let media_type = header(headers, CONTENT_TYPE)?.to_owned();
-                let pointer = Rc::new(Pointer::new(digest, media_type, length(headers)?, context.platform.now()));
+                let pointer = Rc::new(Pointer::new(
+                    digest,
+                    media_type,
+                    length(headers)?,
+                    context.platform.now(),
+                ));
                 let known = self.pointed_at(context, wanted, Rc::clone(&pointer)).await;
                 if known.has_content() || !is_held {
                     self.point(context, wanted, pointer);
@@ -171,8 +200,16 @@ impl<P: Platform> Manifests<P> {
         let now = context.platform.now();
         let is_due = |content: &&Rc<Content>| content.age(now).saturating_mul(2) >= CONTENT_LIFE;
         if let Some(content) = known.content.as_ref().filter(is_due) {
-            let content = Content { seen: now.as_secs(), ..(**content).clone() };
-            self.contents.keep(context.store, &wanted.content_identity(&known.digest), content, kept(context));
+            let content = Content {
+                seen: now.as_secs(),
+                ..(**content).clone()
+            };
+            self.contents.keep(
+                context.store,
+                &wanted.content_identity(&known.digest),
+                content,
+                kept(context),
+            );
         }
     }
 
@@ -181,16 +218,28 @@ impl<P: Platform> Manifests<P> {
     pub fn forget(&self, context: &Context<'_, P>, wanted: &Wanted, known: &Known) {
         match (&wanted.reference, &known.content) {
             (Reference::Tag(_), _) => self.tags.forget(context.store, &wanted.identity()),
-            (Reference::Digest(digest), Some(content)) if wanted.accept.names(&content.media_type) => {
-                self.contents.forget(context.store, &wanted.content_identity(digest));
+            (Reference::Digest(digest), Some(content))
+                if wanted.accept.names(&content.media_type) =>
+            {
+                self.contents
+                    .forget(context.store, &wanted.content_identity(digest));
             }
             (Reference::Digest(_), _) => {}
         }
     }
 
-    async fn pointed_at(&self, context: &Context<'_, P>, wanted: &Wanted, pointer: Rc<Pointer>) -> Known {
+    async fn pointed_at(
+        &self,
+        context: &Context<'_, P>,
+        wanted: &Wanted,
+        pointer: Rc<Pointer>,
+    ) -> Known {
         let content = self.content(context, wanted, &pointer.digest).await;
-        Known { digest: pointer.digest.clone(), pointer: Some(pointer), content }
+        Known {
+            digest: pointer.digest.clone(),
+            pointer: Some(pointer),
+            content,
+        }
     }
 
     /// Reads a manifest that an upstream sent, and keeps it if it is what its digest names.
@@ -211,11 +260,21 @@ impl<P: Platform> Manifests<P> {
         if length(&head.headers).is_some_and(|length| length > MAX_MANIFEST) {
             return Err(too_large());
         }
-        let body = match context.in_time(context.platform.read(body, MAX_MANIFEST)).await {
+        let body = match context
+            .in_time(context.platform.read(body, MAX_MANIFEST))
+            .await
+        {
             Some(Ok(body)) => body,
             Some(Err(ReadFault::TooLarge)) => return Err(too_large()),
-            Some(Err(ReadFault::Broken(_))) => return Err(refuse("broke off within a manifest".to_owned())),
-            None => return Err(Refusal::of_failure(Failure::Fault(Fault::TimedOut), &asked.route)),
+            Some(Err(ReadFault::Broken(_))) => {
+                return Err(refuse("broke off within a manifest".to_owned()));
+            }
+            None => {
+                return Err(Refusal::of_failure(
+                    Failure::Fault(Fault::TimedOut),
+                    &asked.route,
+                ));
+            }
         };
         // `reply` has put there what the manifest was asked by, if the upstream did not.
         let named = digest(&head.headers);
@@ -223,32 +282,70 @@ impl<P: Platform> Manifests<P> {
             Reference::Digest(digest) => Some(digest.clone()),
             Reference::Tag(_) => named,
         };
-        match (digest.as_ref().map(|digest| (digest, digest.verify(&body))), &wanted.reference) {
+        match (
+            digest.as_ref().map(|digest| (digest, digest.verify(&body))),
+            &wanted.reference,
+        ) {
             (Some((digest, Ok(()))), _) => {
-                self.keep(context, wanted, digest, header(&head.headers, CONTENT_TYPE).unwrap_or_default(), &body);
+                self.keep(
+                    context,
+                    wanted,
+                    digest,
+                    header(&head.headers, CONTENT_TYPE).unwrap_or_default(),
+                    &body,
+                );
             }
             // The digest of a signed manifest of schema 1 is that of what is signed: the client takes the signatures off.
-            (Some((_, Err(Mismatch::OtherContent))), Reference::Digest(_)) if !is_signed(&head.headers) => {
-                return Err(refuse("answered with another manifest than its digest names".to_owned()));
+            (Some((_, Err(Mismatch::OtherContent))), Reference::Digest(_))
+                if !is_signed(&head.headers) =>
+            {
+                return Err(refuse(
+                    "answered with another manifest than its digest names".to_owned(),
+                ));
             }
             // What an upstream says of its tag is for the client to judge, and not kept.
             _ => {}
         }
-        head.headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
-        head.headers.insert(CACHE_STATUS, HeaderValue::from_static("hammal; fwd=miss"));
+        head.headers
+            .insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+        head.headers
+            .insert(CACHE_STATUS, HeaderValue::from_static("hammal; fwd=miss"));
         Ok(Response::from_parts(head, Body::Own(body)))
     }
 
-    fn keep(&self, context: &Context<'_, P>, wanted: &Wanted, digest: &Digest, media_type: &str, body: &[u8]) {
-        let Ok(text) = std::str::from_utf8(body) else { return };
+    fn keep(
+        &self,
+        context: &Context<'_, P>,
+        wanted: &Wanted,
+        digest: &Digest,
+        media_type: &str,
+        body: &[u8],
+    ) {
+        let Ok(text) = std::str::from_utf8(body) else {
+            return;
+        };
         if body.len() > MAX_KEPT {
             return;
         }
         let seen = context.platform.now().as_secs();
-        let content = Content { media_type: media_type.to_owned(), text: text.to_owned(), seen };
-        self.contents.keep(context.store, &wanted.content_identity(digest), content, kept(context));
+        let content = Content {
+            media_type: media_type.to_owned(),
+            text: text.to_owned(),
+            seen,
+        };
+        self.contents.keep(
+            context.store,
+            &wanted.content_identity(digest),
+            content,
+            kept(context),
+        );
         if matches!(wanted.reference, Reference::Tag(_)) {
-            let pointer = Pointer::new(digest.clone(), media_type.to_owned(), body.len(), context.platform.now());
+            let pointer = Pointer::new(
+                digest.clone(),
+                media_type.to_owned(),
+                body.len(),
+                context.platform.now(),
+            );
             self.point(context, wanted, Rc::new(pointer));
         }
     }
@@ -260,22 +357,34 @@ impl<P: Platform> Manifests<P> {
         let life = kept(context).max(context.config.tag_ttl);
         let (identity, now) = (wanted.identity(), context.platform.now());
         match self.tags.remembered(&identity, now) {
-            Some(before) if before.digest == pointer.digest && before.written_within(now, WRITE_PAUSE) => {
-                let pointer = Pointer { written: before.written, ..(*pointer).clone() };
+            Some(before)
+                if before.digest == pointer.digest && before.written_within(now, WRITE_PAUSE) =>
+            {
+                let pointer = Pointer {
+                    written: before.written,
+                    ..(*pointer).clone()
+                };
                 self.tags.remember(&identity, pointer, now, life);
             }
             _ => self.tags.keep(context.store, &identity, pointer, life),
         }
     }
 
-    async fn content(&self, context: &Context<'_, P>, wanted: &Wanted, digest: &Digest) -> Option<Rc<Content>> {
+    async fn content(
+        &self,
+        context: &Context<'_, P>,
+        wanted: &Wanted,
+        digest: &Digest,
+    ) -> Option<Rc<Content>> {
         let identity = wanted.content_identity(digest);
         let content = match self.contents.remembered(&identity, context.platform.now()) {
             Some(content) => content,
             // What is read from the store is not believed.
             None => {
                 let is_right = |content: &Content| digest.verify(content.text.as_bytes()).is_ok();
-                self.contents.stored_if(context.store, &identity, is_right).await?
+                self.contents
+                    .stored_if(context.store, &identity, is_right)
+                    .await?
             }
         };
         wanted.accept.takes(&content.media_type).then_some(content)
@@ -298,7 +407,9 @@ fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
 
 /// Whether a manifest has its signatures in it (Docker's schema 1).
 fn is_signed(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_TYPE).is_some_and(|media_type| reply::essence(media_type).ends_with("+prettyjws"))
+    headers
+        .get(CONTENT_TYPE)
+        .is_some_and(|media_type| reply::essence(media_type).ends_with("+prettyjws"))
 }
 
 fn length(headers: &HeaderMap) -> Option<usize> {
@@ -313,7 +424,13 @@ impl Content {
 
 impl Pointer {
     fn new(digest: Digest, media_type: String, length: usize, now: Duration) -> Pointer {
-        Pointer { digest, media_type, length, seen: now.as_secs(), written: now.as_secs() }
+        Pointer {
+            digest,
+            media_type,
+            length,
+            seen: now.as_secs(),
+            written: now.as_secs(),
+        }
     }
 
     fn age(&self, now: Duration) -> Duration {
@@ -340,13 +457,17 @@ impl Known {
         let now = context.platform.now();
         match (&self.pointer, &self.content) {
             (Some(pointer), _) => pointer.age(now) < context.config.tag_ttl,
-            (None, content) => content.as_ref().is_some_and(|content| content.age(now) < CONTENT_LIFE),
+            (None, content) => content
+                .as_ref()
+                .is_some_and(|content| content.age(now) < CONTENT_LIFE),
         }
     }
 
     /// Whether it may answer where the upstream can't be asked; what a digest names always may.
     pub fn may_be_stale<P: Platform>(&self, context: &Context<'_, P>) -> bool {
-        self.pointer.as_ref().is_none_or(|pointer| pointer.age(context.platform.now()) < context.config.max_stale)
+        self.pointer
+            .as_ref()
+            .is_none_or(|pointer| pointer.age(context.platform.now()) < context.config.max_stale)
     }
 
     /// `None` where the content is missing, or what came from the store is no header.
@@ -357,7 +478,11 @@ impl Known {
         hit: Hit,
     ) -> Option<Response<Body<P::Body>>> {
         let (media_type, length, text) = match (&self.content, &self.pointer) {
-            (Some(content), _) => (&content.media_type, content.text.len(), content.text.as_str()),
+            (Some(content), _) => (
+                &content.media_type,
+                content.text.len(),
+                content.text.as_str(),
+            ),
             (None, Some(pointer)) if head_only => (&pointer.media_type, pointer.length, ""),
             _ => return None,
         };
@@ -365,10 +490,16 @@ impl Known {
         let headers = response.headers_mut();
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         headers.insert(CONTENT_TYPE, HeaderValue::from_str(media_type).ok()?);
-        headers.insert(CONTENT_DIGEST, HeaderValue::from_str(self.digest.as_str()).ok()?);
+        headers.insert(
+            CONTENT_DIGEST,
+            HeaderValue::from_str(self.digest.as_str()).ok()?,
+        );
         headers.insert(CACHE_STATUS, HeaderValue::from_static(hit.cache_status()));
         if let Some(pointer) = &self.pointer {
-            headers.insert(AGE, HeaderValue::from(pointer.age(context.platform.now()).as_secs()));
+            headers.insert(
+                AGE,
+                HeaderValue::from(pointer.age(context.platform.now()).as_secs()),
+            );
         }
         context.cost.cache.set(Some(hit));
         Some(response)

@@ -73,7 +73,11 @@ enum Worth {
 }
 
 impl Worth {
-    fn of<B>(answer: &Result<Answer<B>, Failure>, route: &Route, is_usable: impl FnOnce(&Answer<B>) -> bool) -> Worth {
+    fn of<B>(
+        answer: &Result<Answer<B>, Failure>,
+        route: &Route,
+        is_usable: impl FnOnce(&Answer<B>) -> bool,
+    ) -> Worth {
         let is_of_referrers = matches!(route, Route::Repository(_, Resource::Referrers(_)));
         let answer = match answer {
             Ok(answer) => answer,
@@ -102,7 +106,10 @@ impl Worth {
 impl<P: Platform> Errand<'_, P> {
     fn stands_before_last(&self, upstream: &Upstream) -> bool {
         let tried = self.tried.borrow();
-        self.upstreams.iter().find(|one| *one == upstream || Some(*one) == tried.last()) == Some(upstream)
+        self.upstreams
+            .iter()
+            .find(|one| *one == upstream || Some(*one) == tried.last())
+            == Some(upstream)
     }
 }
 
@@ -129,8 +136,13 @@ impl<P: Platform> Mirror<P> {
         let (response, refusal) = match self.answer(&request, &mut known).await {
             Ok(response) => (response, None),
             Err(refusal) => {
-                let mut response = refusal.clone().into_response(request.method() == Method::HEAD);
-                let naming = known.asked.as_ref().map_or(&Naming::Default, |asked| &asked.naming);
+                let mut response = refusal
+                    .clone()
+                    .into_response(request.method() == Method::HEAD);
+                let naming = known
+                    .asked
+                    .as_ref()
+                    .map_or(&Naming::Default, |asked| &asked.naming);
                 reply::seal(response.headers_mut(), naming);
                 (response, Some(refusal))
             }
@@ -149,12 +161,22 @@ impl<P: Platform> Mirror<P> {
         response
     }
 
-    async fn answer(&self, request: &Request<()>, known: &mut Known) -> Result<Response<Body<P::Body>>, Refusal> {
+    async fn answer(
+        &self,
+        request: &Request<()>,
+        known: &mut Known,
+    ) -> Result<Response<Body<P::Body>>, Refusal> {
         // Who asks, and what.
         let config = self.config().await?;
-        let (mount, path) = config.access.enter(request.uri().path()).ok_or(Refused::Nothing)?;
+        let (mount, path) = config
+            .access
+            .enter(request.uri().path())
+            .ok_or(Refused::Nothing)?;
         let here = Address::of(request, mount);
-        let asked = known.asked.insert(Asked::parse(request.method(), path, request.uri().query())?);
+        let asked =
+            known
+                .asked
+                .insert(Asked::parse(request.method(), path, request.uri().query())?);
         match asked.route {
             Route::Page => return Ok(page::manual(request.headers(), &here, asked.head_only)),
             Route::Robots => return Ok(page::robots(asked.head_only)),
@@ -162,14 +184,25 @@ impl<P: Platform> Mirror<P> {
         }
 
         // May it be asked, and of whom.
-        let named = match asked.naming.named().map_err(|_| Refusal::malformed_upstream())? {
-            Some(named) => Some(named.permit(&config.policy).map_err(Refusal::forbidden_upstream)?),
-            None if asked.naming == Naming::Default && !config.host_upstreams.is_empty() => {
-                here.authority().and_then(|own| config.of_host(&own)).cloned()
-            }
+        let named = match asked
+            .naming
+            .named()
+            .map_err(|_| Refusal::malformed_upstream())?
+        {
+            Some(named) => Some(
+                named
+                    .permit(&config.policy)
+                    .map_err(Refusal::forbidden_upstream)?,
+            ),
+            None if asked.naming == Naming::Default && !config.host_upstreams.is_empty() => here
+                .authority()
+                .and_then(|own| config.of_host(&own))
+                .cloned(),
             None => None,
         };
-        let upstreams = named.as_ref().map_or(config.upstreams.as_slice(), std::slice::from_ref);
+        let upstreams = named
+            .as_ref()
+            .map_or(config.upstreams.as_slice(), std::slice::from_ref);
         let first = upstreams.first().ok_or_else(Refusal::malformed_upstream)?;
         known.upstream = Some(first.clone());
         if let Cow::Owned(route) = asked.route.at(first) {
@@ -177,25 +210,51 @@ impl<P: Platform> Mirror<P> {
         }
         let asked = &*asked;
         let permit = |upstream: &Upstream| match &*asked.route.at(upstream) {
-            Route::Repository(name, _) => {
-                config.policy.permit_repository(upstream.origin(), config.upstreams.contains(upstream), name)
-            }
+            Route::Repository(name, _) => config.policy.permit_repository(
+                upstream.origin(),
+                config.upstreams.contains(upstream),
+                name,
+            ),
             Route::Catalog => config.policy.permit_catalog(),
             _ => Ok(()),
         };
-        let upstreams: Vec<Upstream> = upstreams.iter().filter(|upstream| permit(upstream).is_ok()).cloned().collect();
+        let upstreams: Vec<Upstream> = upstreams
+            .iter()
+            .filter(|upstream| permit(upstream).is_ok())
+            .cloned()
+            .collect();
         if upstreams.is_empty() {
             permit(first).map_err(Refusal::closed_repository)?;
         }
         let (hops, cost) = (Hops::of(request.headers())?, &known.cost);
-        let context = Context { platform: &self.platform, store: &self.store, config: &config, hops, cost };
-        self.counts.add(&context, request.headers()).await.map_err(Refusal::over_client_limit)?;
+        let context = Context {
+            platform: &self.platform,
+            store: &self.store,
+            config: &config,
+            hops,
+            cost,
+        };
+        self.counts
+            .add(&context, request.headers())
+            .await
+            .map_err(Refusal::over_client_limit)?;
 
         // Is it known, or else ask upstream.
         let headers = forward::request_headers(request.headers());
         let headers = headers.map_err(|failure| Refusal::of_failure(failure, &asked.route))?;
-        let question = Question { method: request.method().clone(), route: &asked.route, query: &asked.query, headers };
-        let errand = Errand { context: &context, asked, here: &here, upstreams: &upstreams, tried: &known.tried };
+        let question = Question {
+            method: request.method().clone(),
+            route: &asked.route,
+            query: &asked.query,
+            headers,
+        };
+        let errand = Errand {
+            context: &context,
+            asked,
+            here: &here,
+            upstreams: &upstreams,
+            tried: &known.tried,
+        };
         let wanted = match &asked.route {
             Route::Repository(name, Resource::Manifest(reference))
                 if config.manifest_cache && asked.query.is_empty() =>
@@ -209,7 +268,12 @@ impl<P: Platform> Mirror<P> {
                 reply::pong(asked.head_only)
             }
             (_, Some(wanted)) => self.manifest(&errand, question, &wanted).await?,
-            (_, None) => reply::pass_on(asked, self.ask(&errand, &question).await?, &here, &config.policy)?,
+            (_, None) => reply::pass_on(
+                asked,
+                self.ask(&errand, &question).await?,
+                &here,
+                &config.policy,
+            )?,
         };
 
         // What comes back.
@@ -225,7 +289,12 @@ impl<P: Platform> Mirror<P> {
         question: Question<'_>,
         wanted: &Wanted,
     ) -> Result<Response<Body<P::Body>>, Refusal> {
-        let Errand { context, asked, upstreams, .. } = *errand;
+        let Errand {
+            context,
+            asked,
+            upstreams,
+            ..
+        } = *errand;
         let copy = self.manifests.find(context, wanted).await;
         let from_copy = |hit: Hit| {
             let copy = copy.as_ref().filter(|copy| match hit {
@@ -247,7 +316,10 @@ impl<P: Platform> Mirror<P> {
         match self.learn(errand, question, wanted, is_held).await {
             Err(refusal) if refusal.upstream_failed => from_copy(Hit::Stale).ok_or(refusal),
             Err(refusal) => {
-                let is_gone = matches!(refusal.status, StatusCode::NOT_FOUND | StatusCode::FORBIDDEN);
+                let is_gone = matches!(
+                    refusal.status,
+                    StatusCode::NOT_FOUND | StatusCode::FORBIDDEN
+                );
                 // HEAD proves nothing: see `learn`.
                 if let Some(copy) = copy.as_ref().filter(|_| is_gone && !asked.head_only) {
                     self.manifests.forget(context, wanted, copy);
@@ -266,32 +338,71 @@ impl<P: Platform> Mirror<P> {
         wanted: &Wanted,
         is_held: bool,
     ) -> Result<Response<Body<P::Body>>, Refusal> {
-        let Errand { context, asked, here, .. } = *errand;
+        let Errand {
+            context,
+            asked,
+            here,
+            ..
+        } = *errand;
         if asked.head_only || is_held {
-            let look = Question { method: Method::HEAD, ..question.clone() };
+            let look = Question {
+                method: Method::HEAD,
+                ..question.clone()
+            };
             // That it is gone, or not shown, a GET has to confirm before what is held is forgotten.
             let is_final = |status: StatusCode| {
-                asked.head_only || !status.is_client_error() || status == StatusCode::TOO_MANY_REQUESTS
+                asked.head_only
+                    || !status.is_client_error()
+                    || status == StatusCode::TOO_MANY_REQUESTS
             };
             match self.ask(errand, &look).await {
-                Ok(answer) if !reply::is_of_no_head(&answer.response) && is_final(answer.response.status()) => {
+                Ok(answer)
+                    if !reply::is_of_no_head(&answer.response)
+                        && is_final(answer.response.status()) =>
+                {
                     let seen = reply::pass_on(asked, answer, here, &context.config.policy)?;
-                    let confirmed = self.manifests.confirmed(context, wanted, seen.headers(), is_held).await;
+                    let confirmed = self
+                        .manifests
+                        .confirmed(context, wanted, seen.headers(), is_held)
+                        .await;
                     if asked.head_only {
                         return Ok(seen);
                     }
-                    if let Some(response) = confirmed.and_then(|copy| copy.respond(context, false, Hit::Revalidated)) {
+                    if let Some(response) =
+                        confirmed.and_then(|copy| copy.respond(context, false, Hit::Revalidated))
+                    {
                         return Ok(response);
                     }
                 }
-                Err(refusal) if refusal.upstream_failed || is_final(refusal.status) => return Err(refusal),
+                Err(refusal) if refusal.upstream_failed || is_final(refusal.status) => {
+                    return Err(refusal);
+                }
                 _ => {}
             }
         }
-        let asked = Asked { head_only: false, ..asked.clone() };
-        let question = Question { method: Method::GET, ..question };
-        let brought = self.bring(&Errand { asked: &asked, ..*errand }, question, wanted).await?;
-        Ok(if errand.asked.head_only { brought.map(|_| Body::Own(Vec::new())) } else { brought })
+        let asked = Asked {
+            head_only: false,
+            ..asked.clone()
+        };
+        let question = Question {
+            method: Method::GET,
+            ..question
+        };
+        let brought = self
+            .bring(
+                &Errand {
+                    asked: &asked,
+                    ..*errand
+                },
+                question,
+                wanted,
+            )
+            .await?;
+        Ok(if errand.asked.head_only {
+            brought.map(|_| Body::Own(Vec::new()))
+        } else {
+            brought
+        })
     }
 
     /// A manifest by a GET that all share who ask for the same meanwhile: Docker Hub counts each.
@@ -314,7 +425,10 @@ impl<P: Platform> Mirror<P> {
             own.replace(Some(fetched));
             outcome
         };
-        let outcome = self.fetches.share(context.platform, &wanted.identity(), fetch).await;
+        let outcome = self
+            .fetches
+            .share(context.platform, &wanted.identity(), fetch)
+            .await;
         if let Some(fetched) = own.take() {
             return fetched;
         }
@@ -335,20 +449,48 @@ impl<P: Platform> Mirror<P> {
         question: &Question<'_>,
         wanted: &Wanted,
     ) -> Result<Response<Body<P::Body>>, Refusal> {
-        let Errand { context, asked, here, tried, .. } = *errand;
+        let Errand {
+            context,
+            asked,
+            here,
+            tried,
+            ..
+        } = *errand;
         let mut left = errand.upstreams.to_vec();
         let looked_at = tried.borrow().len();
         let mut failed: Option<(Upstream, Refusal)> = None;
         loop {
-            let answer = self.ask(&Errand { upstreams: &left, ..*errand }, question).await;
-            let response = answer.and_then(|answer| reply::pass_on(asked, answer, here, &context.config.policy));
+            let answer = self
+                .ask(
+                    &Errand {
+                        upstreams: &left,
+                        ..*errand
+                    },
+                    question,
+                )
+                .await;
+            let response = answer
+                .and_then(|answer| reply::pass_on(asked, answer, here, &context.config.policy));
             let response = response.map_err(|refusal| match failed.take() {
                 // As in `ask`: it is no answer for one that stands before it.
-                Some((before, failure)) if !refusal.upstream_failed && errand.stands_before_last(&before) => failure,
+                Some((before, failure))
+                    if !refusal.upstream_failed && errand.stands_before_last(&before) =>
+                {
+                    failure
+                }
                 _ => refusal,
             })?;
-            let taken = self.manifests.take_in(context, asked, wanted, response).await;
-            left.retain(|upstream| !tried.borrow().iter().skip(looked_at).any(|tried| tried == upstream));
+            let taken = self
+                .manifests
+                .take_in(context, asked, wanted, response)
+                .await;
+            left.retain(|upstream| {
+                !tried
+                    .borrow()
+                    .iter()
+                    .skip(looked_at)
+                    .any(|tried| tried == upstream)
+            });
             match taken {
                 // It is broken off, too large or another one: the next upstream may have it whole.
                 Err(refusal) if refusal.upstream_failed && !left.is_empty() => {
@@ -363,8 +505,14 @@ impl<P: Platform> Mirror<P> {
     }
 
     /// Asks the upstreams one after the other, until one can help.
-    async fn ask(&self, errand: &Errand<'_, P>, question: &Question<'_>) -> Result<Answer<P::Body>, Refusal> {
-        let Errand { context, upstreams, .. } = *errand;
+    async fn ask(
+        &self,
+        errand: &Errand<'_, P>,
+        question: &Question<'_>,
+    ) -> Result<Answer<P::Body>, Refusal> {
+        let Errand {
+            context, upstreams, ..
+        } = *errand;
         let order = self.health.order(context, upstreams).await;
         let mut refused = Vec::new();
         let mut best: Option<(Worth, Result<_, _>)> = None;
@@ -377,14 +525,17 @@ impl<P: Platform> Mirror<P> {
                 _ => forward::ask(context, &self.auth, upstream, question).await,
             };
             let is_usable = |answer: &Answer<_>| {
-                order.len() == 1 || reply::is_usable(question.route, answer, errand.here, &context.config.policy)
+                order.len() == 1
+                    || reply::is_usable(question.route, answer, errand.here, &context.config.policy)
             };
             let worth = Worth::of(&answer, question.route, is_usable);
             let mut before = upstreams.iter().take_while(|before| *before != upstream);
             let is_last_word = match worth {
                 Worth::Final => true,
                 // A blob may be anywhere.
-                Worth::No => !question.route.is_blob() && before.all(|before| refused.contains(&before)),
+                Worth::No => {
+                    !question.route.is_blob() && before.all(|before| refused.contains(&before))
+                }
                 Worth::Elsewhere | Worth::Failed => false,
             };
             match worth {
@@ -396,7 +547,10 @@ impl<P: Platform> Mirror<P> {
             // Of several, the next page of a list is this one's to answer, whose cursor it has; but nobody is told the name of
             // what only the operator can open.
             let is_named = order.len() > 1 && !context.config.policy.is_listed(upstream.origin());
-            let outcome = outcome.map(|answer| Answer { redirected: answer.redirected || is_named, ..answer });
+            let outcome = outcome.map(|answer| Answer {
+                redirected: answer.redirected || is_named,
+                ..answer
+            });
             if is_last_word {
                 return outcome;
             }

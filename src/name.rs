@@ -57,10 +57,9 @@ fn is_component(text: &str) -> bool {
     };
     alphanumeric(&first)
         && alphanumeric(&last)
-        && text
-            .as_bytes()
-            .split(alphanumeric)
-            .all(|between| matches!(between, b"" | b"." | b"_" | b"__") || between.iter().all(|byte| *byte == b'-'))
+        && text.as_bytes().split(alphanumeric).all(|between| {
+            matches!(between, b"" | b"." | b"_" | b"__") || between.iter().all(|byte| *byte == b'-')
+        })
 }
 
 #[cfg(test)]
@@ -71,13 +70,25 @@ mod tests {
     #[test]
     fn accepts_names_of_the_grammar_and_nothing_else() {
         let longest = "a".repeat(MAX_LENGTH);
-        for good in ["alpine", "library/alpine", "a/b/c/d", "a.b_c__d-e---f", "0", "9/8", &longest] {
-            assert_eq!(Name::parse(good).map(|name| name.to_string()), Ok(good.to_owned()));
+        for good in [
+            "alpine",
+            "library/alpine",
+            "a/b/c/d",
+            "a.b_c__d-e---f",
+            "0",
+            "9/8",
+            &longest,
+        ] {
+            assert_eq!(
+                Name::parse(good).map(|name| name.to_string()),
+                Ok(good.to_owned())
+            );
         }
         let too_long = "a".repeat(MAX_LENGTH + 1);
         for bad in [
-            "", "/", "a/", "/a", "a//b", "A", "a b", "a..b", "a___b", "a._b", "-a", "a-", ".a", "a.", "_a", "a/..",
-            "..", "a/../b", "é", "a%2fb", "a:b", "a@b", "a\0b", "a?b", &too_long,
+            "", "/", "a/", "/a", "a//b", "A", "a b", "a..b", "a___b", "a._b", "-a", "a-", ".a",
+            "a.", "_a", "a/..", "..", "a/../b", "é", "a%2fb", "a:b", "a@b", "a\0b", "a?b",
+            &too_long,
         ] {
             assert_eq!(Name::parse(bad), Err(InvalidName), "{bad:?}");
         }
@@ -85,7 +96,10 @@ mod tests {
 
     #[test]
     fn docker_hub_keeps_one_part_names_under_library() {
-        for (asked, kept) in [("alpine", "library/alpine"), ("grafana/grafana", "grafana/grafana")] {
+        for (asked, kept) in [
+            ("alpine", "library/alpine"),
+            ("grafana/grafana", "grafana/grafana"),
+        ] {
             let name = Name::parse(asked).unwrap();
             assert_eq!(name.on_docker_hub().unwrap_or(name).as_str(), kept);
         }

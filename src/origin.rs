@@ -70,7 +70,9 @@ impl Authority {
             return Err(Malformed);
         }
         let (host, port) = match text.rsplit_once(':') {
-            Some((host, port)) if !port.ends_with(']') => (host, Some(port.parse().map_err(|_| Malformed)?)),
+            Some((host, port)) if !port.ends_with(']') => {
+                (host, Some(port.parse().map_err(|_| Malformed)?))
+            }
             _ => (text, None),
         };
         let host = parse_host(host)?;
@@ -81,7 +83,11 @@ impl Authority {
     }
 
     pub fn on(&self, scheme: Scheme) -> Origin {
-        Origin { scheme, host: self.host.clone(), port: self.port.unwrap_or(scheme.default_port()) }
+        Origin {
+            scheme,
+            host: self.host.clone(),
+            port: self.port.unwrap_or(scheme.default_port()),
+        }
     }
 }
 
@@ -138,7 +144,10 @@ impl Target {
             None => url.path().to_owned(),
         };
         let port = url.port().unwrap_or(scheme.default_port());
-        Ok(Target { origin: Origin { scheme, host, port }, path_and_query })
+        Ok(Target {
+            origin: Origin { scheme, host, port },
+            path_and_query,
+        })
     }
 }
 
@@ -154,7 +163,9 @@ fn is_dns_name(name: &str) -> bool {
         (1..=63).contains(&label.len())
             && !label.starts_with('-')
             && !label.ends_with('-')
-            && label.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
     };
     name.len() <= 253 && name.split('.').all(is_label)
 }
@@ -172,8 +183,10 @@ fn parse_host(text: &str) -> Result<Host, Malformed> {
 /// Whether a name of the DNS is surely what a URL parser makes of it: no number, no letters of other scripts in disguise. A
 /// WASIp2 instance reads all settings for its one request, and the parser takes its time.
 fn is_plain_name(name: &str) -> bool {
-    let ends_in_a_number =
-        name.rsplit('.').next().is_some_and(|last| last.starts_with(|first: char| first.is_ascii_digit()));
+    let ends_in_a_number = name
+        .rsplit('.')
+        .next()
+        .is_some_and(|last| last.starts_with(|first: char| first.is_ascii_digit()));
     is_dns_name(name) && !ends_in_a_number && !name.contains("xn--")
 }
 
@@ -241,14 +254,20 @@ mod tests {
     fn resolves_references_against_a_url() {
         let base = Target::parse("https://registry.example/v2/a/blobs/sha256:1?x=1").unwrap();
         for (reference, resolved) in [
-            ("https://cdn.example/signed?a=%2F&b=1", "https://cdn.example/signed?a=%2F&b=1"),
+            (
+                "https://cdn.example/signed?a=%2F&b=1",
+                "https://cdn.example/signed?a=%2F&b=1",
+            ),
             ("//cdn.example/x", "https://cdn.example/x"),
             ("/other?y=2#fragment", "https://registry.example/other?y=2"),
             ("next", "https://registry.example/v2/a/blobs/next"),
             ("../../b", "https://registry.example/v2/b"),
             ("http://127.1/x", "http://127.0.0.1/x"),
         ] {
-            assert_eq!(base.join(reference).map(|target| target.to_string()), Ok(resolved.to_owned()));
+            assert_eq!(
+                base.join(reference).map(|target| target.to_string()),
+                Ok(resolved.to_owned())
+            );
         }
         for reference in [
             "ftp://a/b",

@@ -36,9 +36,30 @@ pub async fn send<P: Platform>(
     counter: &Cell<u32>,
 ) -> Result<Response<P::Body>, Unsent> {
     let begun = context.platform.now();
-    match send_once(context, host, method.clone(), path_and_query, headers, token, counter).await {
-        Err(Unsent::Fault(Fault::Broken)) if context.platform.now().saturating_sub(begun) < RETIRED_WITHIN => {
-            send_once(context, host, method, path_and_query, headers, token, counter).await
+    match send_once(
+        context,
+        host,
+        method.clone(),
+        path_and_query,
+        headers,
+        token,
+        counter,
+    )
+    .await
+    {
+        Err(Unsent::Fault(Fault::Broken))
+            if context.platform.now().saturating_sub(begun) < RETIRED_WITHIN =>
+        {
+            send_once(
+                context,
+                host,
+                method,
+                path_and_query,
+                headers,
+                token,
+                counter,
+            )
+            .await
         }
         sent => sent,
     }
@@ -58,7 +79,11 @@ pub async fn send_once<P: Platform>(
     *request.method_mut() = method;
     *request.uri_mut() = host.uri(path_and_query).map_err(|_| Unsent::Malformed)?;
     let mut all = HeaderMap::with_capacity(headers.len().saturating_add(4));
-    all.extend(headers.iter().map(|(name, value)| (name.clone(), value.clone())));
+    all.extend(
+        headers
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone())),
+    );
     // containerd asks for zstd and gzip, and then a digest would be that of another body.
     all.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     all.insert(USER_AGENT, AGENT);
@@ -66,5 +91,9 @@ pub async fn send_once<P: Platform>(
     all.extend(token.map(|token| (AUTHORIZATION, token.header())));
     *request.headers_mut() = all;
     count(counter);
-    context.platform.send(request, &context.config.timeouts).await.map_err(Unsent::Fault)
+    context
+        .platform
+        .send(request, &context.config.timeouts)
+        .await
+        .map_err(Unsent::Fault)
 }

@@ -51,7 +51,10 @@ pub struct InvalidPattern;
 impl HostPattern {
     pub fn parse(text: &str) -> Result<HostPattern, InvalidPattern> {
         if text == "*" {
-            return Ok(HostPattern { hosts: Hosts::All, port: None });
+            return Ok(HostPattern {
+                hosts: Hosts::All,
+                port: None,
+            });
         }
         let (below, rest) = match text.strip_prefix("*.") {
             Some(rest) => (true, rest),
@@ -68,7 +71,10 @@ impl HostPattern {
 
     /// The one host.
     pub fn one(Authority { host, port }: Authority) -> HostPattern {
-        HostPattern { hosts: Hosts::One(host), port }
+        HostPattern {
+            hosts: Hosts::One(host),
+            port,
+        }
     }
 
     pub fn is_all(&self) -> bool {
@@ -94,17 +100,27 @@ impl HostPattern {
 impl RepositoryPattern {
     pub fn parse(text: &str) -> Result<RepositoryPattern, InvalidPattern> {
         if text == "*" {
-            return Ok(RepositoryPattern { registry: Registry::Every, name: "*".to_owned() });
+            return Ok(RepositoryPattern {
+                registry: Registry::Every,
+                name: "*".to_owned(),
+            });
         }
         let (registry, name) = match text.split_once('/') {
-            Some((host, name)) if host.contains(['.', ':']) => (Registry::Matching(HostPattern::parse(host)?), name),
+            Some((host, name)) if host.contains(['.', ':']) => {
+                (Registry::Matching(HostPattern::parse(host)?), name)
+            }
             _ => (Registry::Default, text),
         };
-        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-/*".contains(&byte);
+        let plain = |byte: u8| {
+            byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-/*".contains(&byte)
+        };
         if name.is_empty() || name.len() > MAX_LENGTH || !name.bytes().all(plain) {
             return Err(InvalidPattern);
         }
-        Ok(RepositoryPattern { registry, name: name.to_owned() })
+        Ok(RepositoryPattern {
+            registry,
+            name: name.to_owned(),
+        })
     }
 
     pub fn is_all(&self) -> bool {
@@ -123,14 +139,20 @@ impl RepositoryPattern {
     pub fn matches(&self, origin: &Origin, is_default: bool, name: &Name) -> bool {
         let matches = |name: &str| is_match(self.name.as_bytes(), name.as_bytes());
         // On Docker Hub an operator may write a name as people pull it, or as the registry calls it.
-        let pulled_as = || name.as_str().strip_prefix("library/").filter(|_| upstream::is_docker_hub(origin));
-        self.is_of(origin, is_default) && (matches(name.as_str()) || pulled_as().is_some_and(matches))
+        let pulled_as = || {
+            name.as_str()
+                .strip_prefix("library/")
+                .filter(|_| upstream::is_docker_hub(origin))
+        };
+        self.is_of(origin, is_default)
+            && (matches(name.as_str()) || pulled_as().is_some_and(matches))
     }
 }
 
 /// Whether `name` is a name below the domain `apex`.
 pub fn is_below(name: &str, apex: &str) -> bool {
-    name.strip_suffix(apex).is_some_and(|rest| rest.ends_with('.'))
+    name.strip_suffix(apex)
+        .is_some_and(|rest| rest.ends_with('.'))
 }
 
 /// Whether `text` matches `pattern`, in which `*` stands for any run of bytes. Takes time in proportion to the product of
@@ -185,14 +207,33 @@ mod tests {
             ("*.example.com", "badexample.com", false, false),
             ("docker.io", "registry-1.docker.io", true, true),
             ("docker.io", "index.docker.io", true, true),
-            ("registry-1.docker.io", "registry.hub.docker.com", true, true),
+            (
+                "registry-1.docker.io",
+                "registry.hub.docker.com",
+                true,
+                true,
+            ),
             ("docker.io", "auth.docker.io", false, false),
         ] {
             let parsed = HostPattern::parse(pattern).unwrap();
             let matches = |unported| parsed.matches(&origin(host), unported);
-            assert_eq!((matches(Unported::SchemesOwn), matches(Unported::Every)), (opens, closes), "{pattern} {host}");
+            assert_eq!(
+                (matches(Unported::SchemesOwn), matches(Unported::Every)),
+                (opens, closes),
+                "{pattern} {host}"
+            );
         }
-        for bad in ["", "**", "*example.com", "a.*.b", "*.1.2.3.4", "https://a.io", "a/b", "a b", "*."] {
+        for bad in [
+            "",
+            "**",
+            "*example.com",
+            "a.*.b",
+            "*.1.2.3.4",
+            "https://a.io",
+            "a/b",
+            "a b",
+            "*.",
+        ] {
             assert_eq!(HostPattern::parse(bad), Err(InvalidPattern), "{bad}");
         }
     }
@@ -205,14 +246,29 @@ mod tests {
             ("ghcr.io/a/*", "ghcr.io", "b/a/c", false),
             ("ghcr.io/a/b", "ghcr.io", "a/b", true),
             ("ghcr.io/a/b", "ghcr.io", "a/bc", false),
-            ("docker.io/library/*", "registry-1.docker.io", "library/alpine", true),
+            (
+                "docker.io/library/*",
+                "registry-1.docker.io",
+                "library/alpine",
+                true,
+            ),
             ("library/*", "registry-1.docker.io", "library/alpine", true),
             ("library/*", "ghcr.io", "library/alpine", false),
-            ("docker.io/alpine", "registry-1.docker.io", "library/alpine", true),
+            (
+                "docker.io/alpine",
+                "registry-1.docker.io",
+                "library/alpine",
+                true,
+            ),
             ("alpine", "registry-1.docker.io", "library/alpine", true),
             ("alpine", "registry-1.docker.io", "team/alpine", false),
             ("ghcr.io/alpine", "ghcr.io", "library/alpine", false),
-            ("*/mirror-*-x", "registry-1.docker.io", "a/mirror-b-c-x", true),
+            (
+                "*/mirror-*-x",
+                "registry-1.docker.io",
+                "a/mirror-b-c-x",
+                true,
+            ),
             ("*.example.com/team/*", "r.example.com", "team/x", true),
         ] {
             let parsed = RepositoryPattern::parse(pattern).unwrap();

@@ -24,7 +24,11 @@ pub trait Platform: Clone + 'static {
     ) -> impl Future<Output = Result<http::Response<Self::Body>, Fault>>;
 
     /// Reads a body to its end, at most `limit` bytes.
-    fn read(&self, body: Self::Body, limit: usize) -> impl Future<Output = Result<Vec<u8>, ReadFault>>;
+    fn read(
+        &self,
+        body: Self::Body,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<u8>, ReadFault>>;
 
     /// Reads the value of `key` (letters, digits and `-`, at most 255 bytes) from the key-value store.
     fn load(&self, key: &str) -> impl Future<Output = Result<Option<Vec<u8>>, StoreFault>>;
@@ -52,7 +56,11 @@ pub trait Platform: Clone + 'static {
 }
 
 /// Waits for `work` no longer than `limit`; `None` where it takes longer.
-pub async fn within<P: Platform, T>(platform: &P, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+pub async fn within<P: Platform, T>(
+    platform: &P,
+    limit: Duration,
+    work: impl Future<Output = T>,
+) -> Option<T> {
     match future::select(pin!(work), pin!(platform.sleep(limit))).await {
         Either::Left((done, _)) => Some(done),
         Either::Right(_) => None,

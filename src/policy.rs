@@ -11,8 +11,18 @@ use std::rc::Rc;
 use url::Host;
 
 /// Names that never belong to the public internet: RFC 6761, RFC 6762, ICANN's `.internal`, Kubernetes, Spin.
-const PRIVATE_SUFFIXES: [&str; 10] =
-    ["localhost", "localdomain", "local", "internal", "intranet", "lan", "home.arpa", "svc", "onion", "invalid"];
+const PRIVATE_SUFFIXES: [&str; 10] = [
+    "localhost",
+    "localdomain",
+    "local",
+    "internal",
+    "intranet",
+    "lan",
+    "home.arpa",
+    "svc",
+    "onion",
+    "invalid",
+];
 
 /// What the operator opens and closes. By default every public registry may be asked over https, and nothing else.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,14 +88,23 @@ impl Policy {
     /// A host named without a scheme is asked over https, unless it is listed for plain http.
     pub fn permit_authority(&self, authority: &Authority) -> Result<Permitted, Denied> {
         let plain = authority.on(Scheme::Http);
-        if self.plain_http.contains(&plain) { self.permit(plain) } else { self.permit(authority.on(Scheme::Https)) }
+        if self.plain_http.contains(&plain) {
+            self.permit(plain)
+        } else {
+            self.permit(authority.on(Scheme::Https))
+        }
     }
 
     /// May this registry be asked, because a request names it or another registry redirects to it.
     pub fn permit(&self, origin: Origin) -> Result<Permitted, Denied> {
         let permitted = self.permit_host(origin)?;
-        let opens = |pattern: &HostPattern| pattern.matches(permitted.origin(), Unported::SchemesOwn);
-        if self.allowed_upstreams.iter().any(opens) { Ok(permitted) } else { Err(Denied::ClosedUpstream) }
+        let opens =
+            |pattern: &HostPattern| pattern.matches(permitted.origin(), Unported::SchemesOwn);
+        if self.allowed_upstreams.iter().any(opens) {
+            Ok(permitted)
+        } else {
+            Err(Denied::ClosedUpstream)
+        }
     }
 
     /// May `upstream`'s tokens come from this realm. No credential ever goes there, so any public host will do; an
@@ -93,8 +112,12 @@ impl Policy {
     pub fn permit_realm(&self, realm: Origin, upstream: &Origin) -> Result<Permitted, Denied> {
         let permitted = self.permit_delivery(realm, upstream)?;
         let is_open = self.allowed_upstreams.iter().any(HostPattern::is_all);
-        let known = |pattern: &HostPattern| pattern.matches(permitted.origin(), Unported::SchemesOwn);
-        if is_open || share_domain(permitted.origin(), upstream) || self.token_services.iter().any(known) {
+        let known =
+            |pattern: &HostPattern| pattern.matches(permitted.origin(), Unported::SchemesOwn);
+        if is_open
+            || share_domain(permitted.origin(), upstream)
+            || self.token_services.iter().any(known)
+        {
             Ok(permitted)
         } else {
             Err(Denied::ClosedRealm)
@@ -116,9 +139,17 @@ impl Policy {
 
     /// May this registry lead to what is no path of a registry: where repositories are denied, nobody can say that it is none
     /// of those. The operator's own registries may, and each on itself.
-    pub fn permit_unnamed(&self, origin: &Origin, is_default: bool, upstream: &Origin) -> Result<(), Denied> {
+    pub fn permit_unnamed(
+        &self,
+        origin: &Origin,
+        is_default: bool,
+        upstream: &Origin,
+    ) -> Result<(), Denied> {
         let denies_some = |pattern: &RepositoryPattern| pattern.is_of(origin, is_default);
-        if origin == upstream || self.is_own(upstream) || !self.denied_repositories.iter().any(denies_some) {
+        if origin == upstream
+            || self.is_own(upstream)
+            || !self.denied_repositories.iter().any(denies_some)
+        {
             Ok(())
         } else {
             Err(Denied::ClosedRepository)
@@ -126,12 +157,18 @@ impl Policy {
     }
 
     fn is_own(&self, upstream: &Origin) -> bool {
-        self.own.iter().any(|pattern| pattern.matches(upstream, Unported::SchemesOwn))
+        self.own
+            .iter()
+            .any(|pattern| pattern.matches(upstream, Unported::SchemesOwn))
     }
 
     /// Public, on https, and not denied, or else listed.
     fn permit_host(&self, origin: Origin) -> Result<Permitted, Denied> {
-        if self.denied_upstreams.iter().any(|pattern| pattern.matches(&origin, Unported::Every)) {
+        if self
+            .denied_upstreams
+            .iter()
+            .any(|pattern| pattern.matches(&origin, Unported::Every))
+        {
             return Err(Denied::ClosedUpstream);
         }
         if self.is_listed(&origin) {
@@ -152,7 +189,12 @@ impl Policy {
     }
 
     /// May this repository be asked for.
-    pub fn permit_repository(&self, upstream: &Origin, is_default: bool, name: &Name) -> Result<(), Denied> {
+    pub fn permit_repository(
+        &self,
+        upstream: &Origin,
+        is_default: bool,
+        name: &Name,
+    ) -> Result<(), Denied> {
         let matches = |pattern: &RepositoryPattern| pattern.matches(upstream, is_default, name);
         if !self.allowed_repositories.iter().any(matches) {
             return Err(Denied::ClosedRepository);
@@ -162,14 +204,28 @@ impl Policy {
 
     /// May a redirect of a repository that may be asked for lead to this one: registries have their own names for what
     /// the operator has opened (lscr.io redirects to ghcr.io), but what is denied stays denied.
-    pub fn permit_redirected(&self, upstream: &Origin, is_default: bool, name: &Name) -> Result<(), Denied> {
+    pub fn permit_redirected(
+        &self,
+        upstream: &Origin,
+        is_default: bool,
+        name: &Name,
+    ) -> Result<(), Denied> {
         let matches = |pattern: &RepositoryPattern| pattern.matches(upstream, is_default, name);
-        if self.denied_repositories.iter().any(matches) { Err(Denied::ClosedRepository) } else { Ok(()) }
+        if self.denied_repositories.iter().any(matches) {
+            Err(Denied::ClosedRepository)
+        } else {
+            Ok(())
+        }
     }
 
     /// May an upstream's list of all its repositories be asked for: it names those too that the operator has closed.
     pub fn permit_catalog(&self) -> Result<(), Denied> {
-        if self.allowed_repositories.iter().any(RepositoryPattern::is_all) && self.denied_repositories.is_empty() {
+        if self
+            .allowed_repositories
+            .iter()
+            .any(RepositoryPattern::is_all)
+            && self.denied_repositories.is_empty()
+        {
             Ok(())
         } else {
             Err(Denied::ClosedRepository)
@@ -184,7 +240,9 @@ impl Policy {
 
     /// What the operator listed may be asked over https too.
     pub fn is_listed(&self, origin: &Origin) -> bool {
-        self.plain_http.iter().any(|listed| listed.host == origin.host && listed.port == origin.port)
+        self.plain_http
+            .iter()
+            .any(|listed| listed.host == origin.host && listed.port == origin.port)
     }
 }
 
@@ -195,8 +253,16 @@ impl Permitted {
             Scheme::Https => uri::Scheme::HTTPS,
         };
         // Every host and port that was parsed can be written so; no other is contacted.
-        let authority = origin.authority().try_into().map_err(|_| Denied::PrivateName)?;
-        Ok(Permitted(Rc::new(Contacted { text: origin.to_string(), origin, scheme, authority })))
+        let authority = origin
+            .authority()
+            .try_into()
+            .map_err(|_| Denied::PrivateName)?;
+        Ok(Permitted(Rc::new(Contacted {
+            text: origin.to_string(),
+            origin,
+            scheme,
+            authority,
+        })))
     }
 
     pub fn origin(&self) -> &Origin {
@@ -216,7 +282,11 @@ impl Permitted {
     /// The URI of a path with its query on it.
     pub fn uri(&self, path_and_query: &str) -> Result<Uri, http::Error> {
         let (scheme, authority) = (self.0.scheme.clone(), self.0.authority.clone());
-        Uri::builder().scheme(scheme).authority(authority).path_and_query(path_and_query).build()
+        Uri::builder()
+            .scheme(scheme)
+            .authority(authority)
+            .path_and_query(path_and_query)
+            .build()
     }
 }
 
@@ -228,7 +298,9 @@ fn is_public_name(name: &str) -> bool {
 /// Whether two hosts are one, or names below one registrable domain.
 fn share_domain(one: &Origin, other: &Origin) -> bool {
     match (&one.host, &other.host) {
-        (Host::Domain(one), Host::Domain(other)) => registrable_domain(one) == registrable_domain(other),
+        (Host::Domain(one), Host::Domain(other)) => {
+            registrable_domain(one) == registrable_domain(other)
+        }
         (one, other) => one == other,
     }
 }
@@ -247,7 +319,8 @@ fn registrable_domain(name: &str) -> &str {
         _ => false,
     };
     let cut = if of_a_country { dots.next() } else { second };
-    cut.and_then(|dot| name.get(dot.saturating_add(1)..)).unwrap_or(name)
+    cut.and_then(|dot| name.get(dot.saturating_add(1)..))
+        .unwrap_or(name)
 }
 
 #[cfg(test)]
@@ -256,9 +329,16 @@ pub mod tests {
 
     /// The policy of the defaults, with these hosts listed for plain http.
     pub fn listing(plain_http: &[&str]) -> Policy {
-        let hosts = |text: &[&str]| text.iter().map(|text| HostPattern::parse(text).unwrap()).collect();
+        let hosts = |text: &[&str]| {
+            text.iter()
+                .map(|text| HostPattern::parse(text).unwrap())
+                .collect()
+        };
         Policy {
-            plain_http: plain_http.iter().map(|text| Authority::parse(text).unwrap().on(Scheme::Http)).collect(),
+            plain_http: plain_http
+                .iter()
+                .map(|text| Authority::parse(text).unwrap().on(Scheme::Http))
+                .collect(),
             own: hosts(&["registry-1.docker.io"]),
             allowed_upstreams: hosts(&["*"]),
             denied_upstreams: Vec::new(),
@@ -289,7 +369,10 @@ pub mod tests {
         let policy = listing(&[]);
         for (asked, answer) in [
             ("ghcr.io", Ok("https://ghcr.io")),
-            ("https://registry.example.com:8443", Ok("https://registry.example.com:8443")),
+            (
+                "https://registry.example.com:8443",
+                Ok("https://registry.example.com:8443"),
+            ),
             ("http://ghcr.io", Err(Denied::PlainHttp)),
             ("127.0.0.1", Err(Denied::Address)),
             ("https://[::1]:5000", Err(Denied::Address)),
@@ -303,7 +386,10 @@ pub mod tests {
             ("printer.local", Err(Denied::PrivateName)),
             ("metadata.google.internal", Err(Denied::PrivateName)),
             ("registry.default.svc", Err(Denied::PrivateName)),
-            ("registry.default.svc.cluster.local", Err(Denied::PrivateName)),
+            (
+                "registry.default.svc.cluster.local",
+                Err(Denied::PrivateName),
+            ),
             ("service.spin.internal", Err(Denied::PrivateName)),
             ("registry.example.com:22", Err(Denied::Port)),
             ("registry.example.com:80", Err(Denied::Port)),
@@ -333,7 +419,12 @@ pub mod tests {
 
     #[test]
     fn the_operator_closes_upstreams_and_their_realms() {
-        let patterns = |texts: &[&str]| texts.iter().map(|text| HostPattern::parse(text).unwrap()).collect();
+        let patterns = |texts: &[&str]| {
+            texts
+                .iter()
+                .map(|text| HostPattern::parse(text).unwrap())
+                .collect()
+        };
         let closed = Policy {
             allowed_upstreams: patterns(&["ghcr.io", "*.example.com", "127.0.0.1:5000"]),
             denied_upstreams: patterns(&["bad.example.com"]),
@@ -355,16 +446,30 @@ pub mod tests {
             ("auth.docker.io", "ghcr.io", Ok(())),
             ("gitlab.com", "registry.gitlab.com", Ok(())),
             ("token.example.co.uk", "registry.example.co.uk", Ok(())),
-            ("token.other.co.uk", "registry.example.co.uk", Err(Denied::ClosedRealm)),
+            (
+                "token.other.co.uk",
+                "registry.example.co.uk",
+                Err(Denied::ClosedRealm),
+            ),
             ("evil.example", "ghcr.io", Err(Denied::ClosedRealm)),
-            ("bad.example.com", "a.example.com", Err(Denied::ClosedUpstream)),
+            (
+                "bad.example.com",
+                "a.example.com",
+                Err(Denied::ClosedUpstream),
+            ),
             ("10.0.0.1", "10.0.0.1", Err(Denied::Address)),
             ("http://127.0.0.1:5001", "http://127.0.0.1:5000", Ok(())),
         ] {
-            let permitted = closed.permit_realm(origin(realm), &origin(upstream)).map(drop);
+            let permitted = closed
+                .permit_realm(origin(realm), &origin(upstream))
+                .map(drop);
             assert_eq!(permitted, answer, "{realm} for {upstream}");
         }
-        assert!(listing(&[]).permit_realm(origin("evil.example"), &origin("ghcr.io")).is_ok());
+        assert!(
+            listing(&[])
+                .permit_realm(origin("evil.example"), &origin("ghcr.io"))
+                .is_ok()
+        );
     }
 
     #[test]
@@ -375,17 +480,36 @@ pub mod tests {
             ("http://127.0.0.1:5001", "http://127.0.0.1:5000", Ok(())),
             ("evil.example", "http://127.0.0.1:5000", Err(Denied::Inner)),
             ("evil.example", "https://127.0.0.1:5000", Err(Denied::Inner)),
-            ("registry-1.docker.io:8443", "http://127.0.0.1:5000", Err(Denied::Inner)),
+            (
+                "registry-1.docker.io:8443",
+                "http://127.0.0.1:5000",
+                Err(Denied::Inner),
+            ),
             ("evil.example", "https://cdn.example", Ok(())),
         ] {
-            assert_eq!(policy.permit_delivery(origin(to), &origin(upstream)).map(drop), answer, "{upstream} to {to}");
-            assert_eq!(policy.permit_realm(origin(to), &origin(upstream)).map(drop), answer, "{upstream} to {to}");
+            assert_eq!(
+                policy
+                    .permit_delivery(origin(to), &origin(upstream))
+                    .map(drop),
+                answer,
+                "{upstream} to {to}"
+            );
+            assert_eq!(
+                policy.permit_realm(origin(to), &origin(upstream)).map(drop),
+                answer,
+                "{upstream} to {to}"
+            );
         }
     }
 
     #[test]
     fn the_operator_closes_repositories() {
-        let patterns = |texts: &[&str]| texts.iter().map(|text| RepositoryPattern::parse(text).unwrap()).collect();
+        let patterns = |texts: &[&str]| {
+            texts
+                .iter()
+                .map(|text| RepositoryPattern::parse(text).unwrap())
+                .collect()
+        };
         let policy = Policy {
             allowed_repositories: patterns(&["library/*", "ghcr.io/team/*"]),
             denied_repositories: patterns(&["ghcr.io/team/secret"]),
@@ -398,7 +522,11 @@ pub mod tests {
             ("ghcr.io", false, "team/app", true),
             ("ghcr.io", false, "team/secret", false),
         ] {
-            let answer = policy.permit_repository(&origin(upstream), is_default, &Name::parse(name).unwrap());
+            let answer = policy.permit_repository(
+                &origin(upstream),
+                is_default,
+                &Name::parse(name).unwrap(),
+            );
             assert_eq!(answer.is_ok(), permitted, "{upstream} {name}");
         }
     }

@@ -12,7 +12,12 @@ pub struct Repeated;
 
 impl<'a> Query<'a> {
     pub fn parse(raw: Option<&'a str>) -> Query<'a> {
-        Query(raw.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()).collect())
+        Query(
+            raw.unwrap_or_default()
+                .split('&')
+                .filter(|pair| !pair.is_empty())
+                .collect(),
+        )
     }
 
     /// Removes the parameter `name` and returns its decoded value.
@@ -67,15 +72,27 @@ mod tests {
     fn takes_a_parameter_and_leaves_the_rest_as_written() {
         for (raw, upstream, rest) in [
             ("upstream=ghcr.io", Some("ghcr.io"), ""),
-            ("n=10&upstream=ghcr.io&last=a%2Fb", Some("ghcr.io"), "n=10&last=a%2Fb"),
-            ("upstream=https%3A%2F%2Fghcr.io%3A443", Some("https://ghcr.io:443"), ""),
+            (
+                "n=10&upstream=ghcr.io&last=a%2Fb",
+                Some("ghcr.io"),
+                "n=10&last=a%2Fb",
+            ),
+            (
+                "upstream=https%3A%2F%2Fghcr.io%3A443",
+                Some("https://ghcr.io:443"),
+                "",
+            ),
             ("u%70stream=ghcr.io", Some("ghcr.io"), ""),
             ("upstream", Some(""), ""),
             ("n=1&&last=+", None, "n=1&last=+"),
             ("", None, ""),
         ] {
             let mut query = Query::parse(Some(raw));
-            assert_eq!(query.take("upstream"), Ok(upstream.map(str::to_owned)), "{raw}");
+            assert_eq!(
+                query.take("upstream"),
+                Ok(upstream.map(str::to_owned)),
+                "{raw}"
+            );
             assert_eq!(query.to_string(), rest);
             assert_eq!(query.is_empty(), rest.is_empty());
         }

@@ -35,7 +35,9 @@ impl Reference {
     /// A tag holds no colon and a digest does, so the colon tells which of the two was meant.
     pub fn parse(text: &str) -> Result<Reference, InvalidReference> {
         if text.contains(':') {
-            Digest::parse(text).map(Reference::Digest).map_err(InvalidReference::Digest)
+            Digest::parse(text)
+                .map(Reference::Digest)
+                .map_err(InvalidReference::Digest)
         } else if is_tag(text) {
             Ok(Reference::Tag(Tag(text.to_owned())))
         } else {
@@ -60,8 +62,13 @@ impl fmt::Display for Reference {
 /// `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`
 fn is_tag(text: &str) -> bool {
     text.len() <= 128
-        && text.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric() || first == b'_')
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+        && text
+            .bytes()
+            .next()
+            .is_some_and(|first| first.is_ascii_alphanumeric() || first == b'_')
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
 #[cfg(test)]
@@ -76,7 +83,17 @@ mod tests {
             assert!(matches!(Reference::parse(good), Ok(Reference::Tag(tag)) if tag.0 == good));
         }
         let too_long = "t".repeat(129);
-        for bad in ["", ".INVALID_MANIFEST_NAME", "-x", "a/b", "a b", "é", "a%", "..", &too_long] {
+        for bad in [
+            "",
+            ".INVALID_MANIFEST_NAME",
+            "-x",
+            "a/b",
+            "a b",
+            "é",
+            "a%",
+            "..",
+            &too_long,
+        ] {
             assert_eq!(Reference::parse(bad), Err(InvalidReference::Tag), "{bad:?}");
         }
     }
@@ -84,8 +101,14 @@ mod tests {
     #[test]
     fn a_colon_makes_it_a_digest() {
         let digest = format!("sha256:{}", "a".repeat(64));
-        assert!(matches!(Reference::parse(&digest), Ok(Reference::Digest(_))));
-        assert!(matches!(Reference::parse("sha256:abc"), Err(InvalidReference::Digest(_))));
+        assert!(matches!(
+            Reference::parse(&digest),
+            Ok(Reference::Digest(_))
+        ));
+        assert!(matches!(
+            Reference::parse("sha256:abc"),
+            Err(InvalidReference::Digest(_))
+        ));
     }
 
     proptest! {

@@ -74,7 +74,13 @@ impl Code {
 
 impl Refusal {
     fn new(status: StatusCode, code: Code, message: impl Display) -> Refusal {
-        Refusal { status, code, message: message.to_string(), headers: Vec::new(), upstream_failed: false }
+        Refusal {
+            status,
+            code,
+            message: message.to_string(),
+            headers: Vec::new(),
+            upstream_failed: false,
+        }
     }
 
     fn with(mut self, name: HeaderName, value: Option<HeaderValue>) -> Refusal {
@@ -99,16 +105,22 @@ impl Refusal {
 
     /// The upstream answered, but not as a registry does.
     pub fn not_a_registry(route: &Route, what: impl Display) -> Refusal {
-        Refusal::upstream_fault(route, StatusCode::BAD_GATEWAY, format!("the upstream {what}"))
+        Refusal::upstream_fault(
+            route,
+            StatusCode::BAD_GATEWAY,
+            format!("the upstream {what}"),
+        )
     }
 
     /// There was no answer.
     pub fn of_failure(failure: forward::Failure, route: &Route) -> Refusal {
         use forward::Failure;
         match failure {
-            Failure::Fault(fault) => {
-                Refusal::upstream_fault(route, status_of(fault), format!("the upstream failed: {fault}"))
-            }
+            Failure::Fault(fault) => Refusal::upstream_fault(
+                route,
+                status_of(fault),
+                format!("the upstream failed: {fault}"),
+            ),
             Failure::Token(failure) => Refusal::of_token_failure(failure, route),
             Failure::Denied => Refusal::denied(),
             Failure::Redirect(failure) => Refusal::not_a_registry(
@@ -121,9 +133,10 @@ impl Refusal {
                     RedirectFailure::TooMany => "redirects more than 5 times".to_owned(),
                 },
             ),
-            Failure::Delivery(status) => {
-                Refusal::not_a_registry(route, format!("redirects to what answers with status {}", status.as_u16()))
-            }
+            Failure::Delivery(status) => Refusal::not_a_registry(
+                route,
+                format!("redirects to what answers with status {}", status.as_u16()),
+            ),
             // stargz-snapshotter asks for one range at a time after a 400, and for nothing more after a 404.
             Failure::SeveralRanges => {
                 let message = "the upstream has one range at a time of this content";
@@ -145,10 +158,21 @@ impl Refusal {
                 return Refusal::too_many().with(RETRY_AFTER, retry_after.filter(is_retry_after));
             }
             Failure::Fault(fault) => (status_of(fault), format!("failed: {fault}")),
-            Failure::Status(status) => (StatusCode::BAD_GATEWAY, format!("answered with status {}", status.as_u16())),
-            Failure::Forbidden(denied) => (StatusCode::BAD_GATEWAY, format!("is not asked: {denied}")),
-            Failure::TooLarge => (StatusCode::BAD_GATEWAY, "answered with more than 1 MiB".to_owned()),
-            Failure::NoToken => (StatusCode::BAD_GATEWAY, "answered without a token".to_owned()),
+            Failure::Status(status) => (
+                StatusCode::BAD_GATEWAY,
+                format!("answered with status {}", status.as_u16()),
+            ),
+            Failure::Forbidden(denied) => {
+                (StatusCode::BAD_GATEWAY, format!("is not asked: {denied}"))
+            }
+            Failure::TooLarge => (
+                StatusCode::BAD_GATEWAY,
+                "answered with more than 1 MiB".to_owned(),
+            ),
+            Failure::NoToken => (
+                StatusCode::BAD_GATEWAY,
+                "answered without a token".to_owned(),
+            ),
         };
         Refusal::upstream_fault(route, status, format!("the upstream's token server {what}"))
     }
@@ -157,9 +181,9 @@ impl Refusal {
     pub fn of_status(status: StatusCode, headers: &HeaderMap, route: &Route) -> Refusal {
         let answered = || format!("the upstream answered with status {}", status.as_u16());
         let refusal = match status {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS => {
-                Refusal::denied()
-            }
+            StatusCode::UNAUTHORIZED
+            | StatusCode::FORBIDDEN
+            | StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS => Refusal::denied(),
             StatusCode::NOT_FOUND | StatusCode::GONE => Refusal::unknown(route),
             // Artifactory says 406, others what they say to what they don't know.
             StatusCode::BAD_REQUEST
@@ -171,9 +195,11 @@ impl Refusal {
                 Refusal::no_referrers()
             }
             StatusCode::TOO_MANY_REQUESTS => Refusal::too_many(),
-            StatusCode::RANGE_NOT_SATISFIABLE => {
-                Refusal::new(status, Code::RangeInvalid, "the content has no bytes in this range")
-            }
+            StatusCode::RANGE_NOT_SATISFIABLE => Refusal::new(
+                status,
+                Code::RangeInvalid,
+                "the content has no bytes in this range",
+            ),
             StatusCode::PRECONDITION_FAILED => {
                 let message = "the content is not the one that the request's conditions name";
                 Refusal::new(status, Code::Unsupported, message)
@@ -192,18 +218,27 @@ impl Refusal {
 
     /// The repository is closed by the operator.
     pub fn closed_repository(denied: Denied) -> Refusal {
-        Refusal::new(StatusCode::FORBIDDEN, Code::Denied, format!("this repository is not mirrored: {denied}"))
+        Refusal::new(
+            StatusCode::FORBIDDEN,
+            Code::Denied,
+            format!("this repository is not mirrored: {denied}"),
+        )
     }
 
     /// The client has made more requests in this minute than the operator lets it.
     pub fn over_client_limit(wait: Duration) -> Refusal {
         let message = "this mirror's limit of requests per minute is reached";
-        Refusal::new(StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests, message)
-            .with(RETRY_AFTER, Some(HeaderValue::from(wait.as_secs().max(1))))
+        Refusal::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            Code::TooManyRequests,
+            message,
+        )
+        .with(RETRY_AFTER, Some(HeaderValue::from(wait.as_secs().max(1))))
     }
 
     fn denied() -> Refusal {
-        let message = "the upstream does not show this to anonymous users: it is private, or does not exist";
+        let message =
+            "the upstream does not show this to anonymous users: it is private, or does not exist";
         Refusal::new(StatusCode::FORBIDDEN, Code::Denied, message)
     }
 
@@ -211,8 +246,15 @@ impl Refusal {
     /// stays a 429 all the same: a client without another source has to know how long to wait.
     fn too_many() -> Refusal {
         let message = "the upstream's limit for this mirror's address is reached";
-        let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests, message);
-        Refusal { upstream_failed: true, ..refusal }
+        let refusal = Refusal::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            Code::TooManyRequests,
+            message,
+        );
+        Refusal {
+            upstream_failed: true,
+            ..refusal
+        }
     }
 
     fn unknown(route: &Route) -> Refusal {
@@ -221,13 +263,21 @@ impl Refusal {
             Route::Repository(_, Resource::Blob(_)) => (Code::BlobUnknown, "blob"),
             _ => (Code::NameUnknown, "repository"),
         };
-        Refusal::new(StatusCode::NOT_FOUND, code, format!("the upstream has no such {what}"))
+        Refusal::new(
+            StatusCode::NOT_FOUND,
+            code,
+            format!("the upstream has no such {what}"),
+        )
     }
 
     /// The upstream does not know the endpoint. With a 404 clients go on to the tag that stands for it (OCI distribution
     /// specification 1.1, "Unavailable Referrers API"); with a 5xx they give up.
     pub fn no_referrers() -> Refusal {
-        Refusal::new(StatusCode::NOT_FOUND, Code::Unsupported, "the upstream does not answer for referrers")
+        Refusal::new(
+            StatusCode::NOT_FOUND,
+            Code::Unsupported,
+            "the upstream does not answer for referrers",
+        )
     }
 
     /// dockerd up to 28 tries a layer again for 50 seconds after a 5xx, and goes on to Docker Hub at once after a 404; so
@@ -236,7 +286,10 @@ impl Refusal {
         if route.is_blob() {
             Refusal::new(StatusCode::NOT_FOUND, Code::BlobUnknown, message)
         } else {
-            Refusal { upstream_failed: true, ..Refusal::new(status, Code::Unavailable, message) }
+            Refusal {
+                upstream_failed: true,
+                ..Refusal::new(status, Code::Unavailable, message)
+            }
         }
     }
 
@@ -245,7 +298,9 @@ impl Refusal {
             "errors": [{ "code": self.code.as_str(), "message": self.message, "detail": {} }]
         });
         let mut response = Body::respond(self.status, document.to_string().into_bytes(), head_only);
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         response.headers_mut().extend(self.headers);
         response
     }
@@ -261,18 +316,23 @@ impl From<Refused> for Refusal {
                 (StatusCode::BAD_REQUEST, Code::DigestInvalid)
             }
             // Such a manifest can't exist: the specification's conformance tests ask for one and expect 404.
-            Refused::Reference(InvalidReference::Tag) => (StatusCode::NOT_FOUND, Code::ManifestInvalid),
+            Refused::Reference(InvalidReference::Tag) => {
+                (StatusCode::NOT_FOUND, Code::ManifestInvalid)
+            }
             Refused::Ambiguous(_) => (StatusCode::BAD_REQUEST, Code::Unsupported),
             Refused::Query => (StatusCode::URI_TOO_LONG, Code::Unsupported),
         };
-        let allow = matches!(refused, Refused::Method).then(|| HeaderValue::from_static("GET, HEAD"));
+        let allow =
+            matches!(refused, Refused::Method).then(|| HeaderValue::from_static("GET, HEAD"));
         Refusal::new(status, code, refused).with(ALLOW, allow)
     }
 }
 
 impl From<Loop> for Refusal {
     fn from(Loop: Loop) -> Refusal {
-        let message = format!("this request came through {MAX_HOPS} mirrors: an upstream leads back to this one");
+        let message = format!(
+            "this request came through {MAX_HOPS} mirrors: an upstream leads back to this one"
+        );
         Refusal::new(StatusCode::LOOP_DETECTED, Code::Unsupported, message)
     }
 }
@@ -293,6 +353,8 @@ fn is_retry_after(value: &HeaderValue) -> bool {
 fn status_of(fault: Fault) -> StatusCode {
     match fault {
         Fault::TimedOut => StatusCode::GATEWAY_TIMEOUT,
-        Fault::Dns | Fault::Connect | Fault::Tls | Fault::Forbidden | Fault::Broken => StatusCode::BAD_GATEWAY,
+        Fault::Dns | Fault::Connect | Fault::Tls | Fault::Forbidden | Fault::Broken => {
+            StatusCode::BAD_GATEWAY
+        }
     }
 }

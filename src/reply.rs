@@ -67,7 +67,10 @@ impl<B> Body<B> {
 /// `/v2/` of the mirror itself (end-1).
 pub fn pong<B>(head_only: bool) -> Response<Body<B>> {
     let mut response = Body::respond(StatusCode::OK, b"{}".to_vec(), head_only);
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
     response
 }
 
@@ -78,13 +81,22 @@ pub fn pass_on<B>(
     here: &Address,
     policy: &Policy,
 ) -> Result<Response<Body<B>>, Refusal> {
-    let Answer { response, upstream, path_and_query, redirected } = answer;
+    let Answer {
+        response,
+        upstream,
+        path_and_query,
+        redirected,
+    } = answer;
     let (head, body) = response.into_parts();
     let from = upstream.target(path_and_query);
     let refuse = |what: &str| Refusal::not_a_registry(&asked.route, what);
 
     let mut headers = HeaderMap::with_capacity(16);
-    for (name, value) in head.headers.iter().filter(|(name, _)| RESPONSE_HEADERS.contains(name)) {
+    for (name, value) in head
+        .headers
+        .iter()
+        .filter(|(name, _)| RESPONSE_HEADERS.contains(name))
+    {
         headers.append(name.clone(), value.clone());
     }
     if headers.values().any(|value| value.len() > MAX_HEADER) {
@@ -100,13 +112,16 @@ pub fn pass_on<B>(
     match (&asked.route, head.status) {
         (Route::Ping, StatusCode::OK) => Ok(pong(asked.head_only)),
         (route, StatusCode::OK | StatusCode::PARTIAL_CONTENT) => {
-            let content_type = content_type(route, head.status, &head.headers).ok_or_else(|| match route {
-                // registry.k8s.io sends who asks for them to a page for people.
-                Route::Repository(_, Resource::Referrers(_)) => Refusal::no_referrers(),
-                _ => refuse("answered with no registry's content"),
-            })?;
+            let content_type =
+                content_type(route, head.status, &head.headers).ok_or_else(|| match route {
+                    // registry.k8s.io sends who asks for them to a page for people.
+                    Route::Repository(_, Resource::Referrers(_)) => Refusal::no_referrers(),
+                    _ => refuse("answered with no registry's content"),
+                })?;
             headers.insert(header::CONTENT_TYPE, content_type);
-            if let Some(links) = link::rewrite(&head.headers, &from, &asked.naming, here, !redirected) {
+            if let Some(links) =
+                link::rewrite(&head.headers, &from, &asked.naming, here, !redirected)
+            {
                 headers.insert(header::LINK, links);
             }
             if let Some(digest) = route.digest()
@@ -116,13 +131,23 @@ pub fn pass_on<B>(
                 headers.insert(CONTENT_DIGEST, digest);
             }
             // A HEAD may have become a GET on its way.
-            Ok(with(headers, if asked.head_only { Body::Own(Vec::new()) } else { Body::Upstream(body) }))
+            Ok(with(
+                headers,
+                if asked.head_only {
+                    Body::Own(Vec::new())
+                } else {
+                    Body::Upstream(body)
+                },
+            ))
         }
         (_, StatusCode::NOT_MODIFIED) => Ok(with(headers, Body::Own(Vec::new()))),
         (route, status) if route.is_blob() && forward::is_redirect(status) => {
-            let location =
-                forward::location(&head.headers).and_then(|location| delivery(location, &from, here, policy));
-            headers.insert(header::LOCATION, location.ok_or_else(|| refuse("redirects to where no client should go"))?);
+            let location = forward::location(&head.headers)
+                .and_then(|location| delivery(location, &from, here, policy));
+            headers.insert(
+                header::LOCATION,
+                location.ok_or_else(|| refuse("redirects to where no client should go"))?,
+            );
             // Whatever the body says, the client does not need it.
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
             Ok(with(headers, Body::Own(Vec::new())))
@@ -135,8 +160,14 @@ pub fn pass_on<B>(
 /// for a page of this mirror.
 pub fn seal(headers: &mut HeaderMap, naming: &Naming) {
     headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; sandbox"));
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    headers.insert(
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("default-src 'none'; sandbox"),
+    );
     if let Naming::Namespace(namespace) = naming
         && let Ok(namespace) = HeaderValue::from_str(namespace)
     {
@@ -150,7 +181,9 @@ pub fn is_usable<B>(route: &Route, answer: &Answer<B>, here: &Address, policy: &
     if forward::is_redirect(status) {
         let from = answer.upstream.target(answer.path_and_query.clone());
         let location = forward::location(headers).filter(|_| route.is_blob());
-        return location.and_then(|location| delivery(location, &from, here, policy)).is_some();
+        return location
+            .and_then(|location| delivery(location, &from, here, policy))
+            .is_some();
     }
     status != StatusCode::OK || content_type(route, status, headers).is_some()
 }
@@ -158,7 +191,10 @@ pub fn is_usable<B>(route: &Route, answer: &Answer<B>, here: &Address, policy: &
 /// Whether a registry that answers so to the `HEAD` of a manifest has none to speak of: a GET tells.
 pub fn is_of_no_head<B>(response: &Response<B>) -> bool {
     match response.status() {
-        StatusCode::OK => !response.headers().get(header::CONTENT_TYPE).is_some_and(is_registry_type),
+        StatusCode::OK => !response
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .is_some_and(is_registry_type),
         StatusCode::BAD_REQUEST
         | StatusCode::METHOD_NOT_ALLOWED
         | StatusCode::NOT_ACCEPTABLE
@@ -173,41 +209,65 @@ fn content_type(route: &Route, status: StatusCode, headers: &HeaderMap) -> Optio
     match route {
         Route::Repository(_, Resource::Blob(_)) => {
             let is_ranges = |value: &&HeaderValue| essence(value) == "multipart/byteranges";
-            let ranges = headers.get(header::CONTENT_TYPE).filter(|_| status == StatusCode::PARTIAL_CONTENT);
-            let ranges = ranges.filter(|value| value.len() <= MAX_HEADER).filter(is_ranges);
-            Some(ranges.cloned().unwrap_or(HeaderValue::from_static("application/octet-stream")))
+            let ranges = headers
+                .get(header::CONTENT_TYPE)
+                .filter(|_| status == StatusCode::PARTIAL_CONTENT);
+            let ranges = ranges
+                .filter(|value| value.len() <= MAX_HEADER)
+                .filter(is_ranges);
+            Some(
+                ranges
+                    .cloned()
+                    .unwrap_or(HeaderValue::from_static("application/octet-stream")),
+            )
         }
         Route::Repository(_, Resource::Tags) | Route::Catalog => {
             // A server in Go that says nothing of the type says this.
-            let is_list = |value: &HeaderValue| is_registry_type(value) || essence(value) == "text/plain";
+            let is_list =
+                |value: &HeaderValue| is_registry_type(value) || essence(value) == "text/plain";
             let is_list = headers.get(header::CONTENT_TYPE).is_none_or(is_list);
             is_list.then(|| HeaderValue::from_static("application/json"))
         }
-        _ => headers.get(header::CONTENT_TYPE).filter(|value| is_registry_type(value)).cloned(),
+        _ => headers
+            .get(header::CONTENT_TYPE)
+            .filter(|value| is_registry_type(value))
+            .cloned(),
     }
 }
 
 fn is_registry_type(value: &HeaderValue) -> bool {
     let essence = essence(value);
     essence == "application/json"
-        || (essence.starts_with("application/vnd.") && (essence.ends_with("+json") || essence.ends_with("+prettyjws")))
+        || (essence.starts_with("application/vnd.")
+            && (essence.ends_with("+json") || essence.ends_with("+prettyjws")))
 }
 
 /// A media type without its parameters, in small letters.
 pub fn essence(value: &HeaderValue) -> String {
     let text = value.to_str().unwrap_or_default();
-    text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+    text.split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase()
 }
 
 /// Where the client is sent for a blob: the `Location` untouched if it is plainly absolute (a signature may cover its
 /// every character), to plain http only where the operator listed it, never back to this mirror.
 fn delivery(location: &str, from: &Target, here: &Address, policy: &Policy) -> Option<HeaderValue> {
     let target = from.join(location).ok()?;
-    let back_here = here.authority().is_some_and(|own| own.on(target.origin.scheme) == target.origin);
+    let back_here = here
+        .authority()
+        .is_some_and(|own| own.on(target.origin.scheme) == target.origin);
     if back_here || !policy.permit_redirect(&target.origin) {
         return None;
     }
-    HeaderValue::try_from(if is_plain(location, &target) { location.to_owned() } else { target.to_string() }).ok()
+    HeaderValue::try_from(if is_plain(location, &target) {
+        location.to_owned()
+    } else {
+        target.to_string()
+    })
+    .ok()
 }
 
 /// Whether `location` is an absolute URL that no client's parser can take for one of another host than `target`: some
@@ -232,23 +292,41 @@ mod tests {
     fn delivered(location: &str) -> Option<String> {
         let from = Target::parse("https://registry.example/v2/a/blobs/x").unwrap();
         let request = Request::get("http://mirror.example/").body(()).unwrap();
-        let delivered = delivery(location, &from, &Address::of(&request, ""), &listing(&["cdn.example:5000"]))?;
+        let delivered = delivery(
+            location,
+            &from,
+            &Address::of(&request, ""),
+            &listing(&["cdn.example:5000"]),
+        )?;
         Some(delivered.to_str().unwrap().to_owned())
     }
 
     #[test]
     fn a_location_that_can_be_read_in_two_ways_is_written_in_one() {
         for (location, sent) in [
-            ("https://cdn.example/a%2Fb?x=~|^", "https://cdn.example/a%2Fb?x=~|^"),
+            (
+                "https://cdn.example/a%2Fb?x=~|^",
+                "https://cdn.example/a%2Fb?x=~|^",
+            ),
             ("HTTPS://CDN.example:443/a", "HTTPS://CDN.example:443/a"),
-            ("https:cdn.example/a", "https://registry.example/v2/a/blobs/cdn.example/a"),
+            (
+                "https:cdn.example/a",
+                "https://registry.example/v2/a/blobs/cdn.example/a",
+            ),
             ("https:/\\cdn.example/a", "https://cdn.example/a"),
-            ("https://cdn.example\\@mirror.example/a", "https://cdn.example/@mirror.example/a"),
+            (
+                "https://cdn.example\\@mirror.example/a",
+                "https://cdn.example/@mirror.example/a",
+            ),
             ("https://cdn.example/\ta", "https://cdn.example/a"),
         ] {
             assert_eq!(delivered(location).as_deref(), Some(sent), "{location}");
         }
-        for location in ["https://mirror.example\\@cdn.example/a", "http://cdn.example/a", "http://cdn.example:80/a"] {
+        for location in [
+            "https://mirror.example\\@cdn.example/a",
+            "http://cdn.example/a",
+            "http://cdn.example:80/a",
+        ] {
             assert_eq!(delivered(location), None, "{location}");
         }
         let listed = "http://cdn.example:5000/a";

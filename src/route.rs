@@ -113,11 +113,18 @@ impl Asked {
             });
         }
 
-        let mut take = |parameter| query.take(parameter).map_err(|_| Refused::Ambiguous(parameter));
+        let mut take = |parameter| {
+            query
+                .take(parameter)
+                .map_err(|_| Refused::Ambiguous(parameter))
+        };
         let (upstream, namespace) = (take("upstream")?, take("ns")?);
         let is_host = |part: &str| {
             let may_be = upstream.is_none() && prefix.is_none() && is_registry_host(part);
-            may_be && !namespace.as_deref().is_some_and(|namespace| is_of_name(part, namespace))
+            may_be
+                && !namespace
+                    .as_deref()
+                    .is_some_and(|namespace| is_of_name(part, namespace))
         };
         let (route, host) = parse_route(path.strip_prefix("v2").unwrap_or_default(), is_host)?;
         let naming = match (upstream, prefix, host, namespace) {
@@ -127,7 +134,12 @@ impl Asked {
             (.., Some(namespace)) => Naming::Namespace(namespace),
             _ => Naming::Default,
         };
-        Ok(Asked { head_only: method == Method::HEAD, route, naming, query: query.to_string() })
+        Ok(Asked {
+            head_only: method == Method::HEAD,
+            route,
+            naming,
+            query: query.to_string(),
+        })
     }
 }
 
@@ -162,10 +174,12 @@ impl Route {
     /// What is asked of `upstream`: on Docker Hub some repositories have another name.
     pub fn at(&self, upstream: &Upstream) -> Cow<'_, Route> {
         match self {
-            Route::Repository(name, resource) if upstream.is_docker_hub() => match name.on_docker_hub() {
-                Some(name) => Cow::Owned(Route::Repository(name, resource.clone())),
-                None => Cow::Borrowed(self),
-            },
+            Route::Repository(name, resource) if upstream.is_docker_hub() => {
+                match name.on_docker_hub() {
+                    Some(name) => Cow::Owned(Route::Repository(name, resource.clone())),
+                    None => Cow::Borrowed(self),
+                }
+            }
             _ => Cow::Borrowed(self),
         }
     }
@@ -180,9 +194,10 @@ impl Route {
     /// The digest of the content that is asked for, where it is asked for by one.
     pub fn digest(&self) -> Option<&Digest> {
         match self {
-            Route::Repository(_, Resource::Blob(digest) | Resource::Manifest(Reference::Digest(digest))) => {
-                Some(digest)
-            }
+            Route::Repository(
+                _,
+                Resource::Blob(digest) | Resource::Manifest(Reference::Digest(digest)),
+            ) => Some(digest),
             _ => None,
         }
     }
@@ -208,7 +223,8 @@ impl Route {
 
 /// Whether a path without its first slash is `v2` or below it.
 fn is_api(path: &str) -> bool {
-    path.strip_prefix("v2").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    path.strip_prefix("v2")
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Whether the first part of an image's name is a registry: as in Docker's own references, it has a dot or a colon.
@@ -224,7 +240,10 @@ fn is_of_name(part: &str, namespace: &str) -> bool {
 
 /// Parses what follows `/v2`, from the right, since a name may hold `manifests` or `blobs` too. Returns also the first part
 /// of the name where it `is_host`, the registry's.
-fn parse_route(path: &str, is_host: impl Fn(&str) -> bool) -> Result<(Route, Option<String>), Refused> {
+fn parse_route(
+    path: &str,
+    is_host: impl Fn(&str) -> bool,
+) -> Result<(Route, Option<String>), Refused> {
     let path = match path {
         "" | "/" => return Ok((Route::Ping, None)),
         "/_catalog" => return Ok((Route::Catalog, None)),
@@ -233,10 +252,14 @@ fn parse_route(path: &str, is_host: impl Fn(&str) -> bool) -> Result<(Route, Opt
     let (rest, last) = path.rsplit_once('/').ok_or(Refused::Endpoint)?;
     let (name, kind) = rest.rsplit_once('/').ok_or(Refused::Endpoint)?;
     let resource = match (kind, last) {
-        ("manifests", reference) => Resource::Manifest(Reference::parse(reference).map_err(Refused::Reference)?),
+        ("manifests", reference) => {
+            Resource::Manifest(Reference::parse(reference).map_err(Refused::Reference)?)
+        }
         ("blobs", digest) => Resource::Blob(Digest::parse(digest).map_err(Refused::Digest)?),
         ("tags", "list") => Resource::Tags,
-        ("referrers", digest) => Resource::Referrers(Digest::parse(digest).map_err(Refused::Digest)?),
+        ("referrers", digest) => {
+            Resource::Referrers(Digest::parse(digest).map_err(Refused::Digest)?)
+        }
         _ => return Err(Refused::Endpoint),
     };
     let (host, name) = match name.split_once('/') {
@@ -259,7 +282,10 @@ mod tests {
     }
 
     fn get(path: &str) -> Result<Asked, Refused> {
-        parse(&Method::GET, &path.replace("DIGEST", DIGEST).parse().unwrap())
+        parse(
+            &Method::GET,
+            &path.replace("DIGEST", DIGEST).parse().unwrap(),
+        )
     }
 
     #[test]
@@ -277,38 +303,109 @@ mod tests {
             ("/v2/?upstream=quay.io", "/v2/", query.clone(), ""),
             ("/ghcr.io/v2", "/v2/", path.clone(), ""),
             ("/v2/_catalog?n=5", "/v2/_catalog", Naming::Default, "n=5"),
-            ("/v2/alpine/manifests/latest", "/v2/alpine/manifests/latest", Naming::Default, ""),
-            ("/v2/a/manifests/b/manifests/c", "/v2/a/manifests/b/manifests/c", Naming::Default, ""),
-            ("/v2/a/b/blobs/DIGEST", "/v2/a/b/blobs/DIGEST", Naming::Default, ""),
+            (
+                "/v2/alpine/manifests/latest",
+                "/v2/alpine/manifests/latest",
+                Naming::Default,
+                "",
+            ),
+            (
+                "/v2/a/manifests/b/manifests/c",
+                "/v2/a/manifests/b/manifests/c",
+                Naming::Default,
+                "",
+            ),
+            (
+                "/v2/a/b/blobs/DIGEST",
+                "/v2/a/b/blobs/DIGEST",
+                Naming::Default,
+                "",
+            ),
             (
                 "/v2/a/manifests/sha256%3Aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
                 "/v2/a/manifests/DIGEST",
                 Naming::Default,
                 "",
             ),
-            ("/v2/a/tags/list?n=2&last=x&upstream=quay.io", "/v2/a/tags/list", query.clone(), "n=2&last=x"),
+            (
+                "/v2/a/tags/list?n=2&last=x&upstream=quay.io",
+                "/v2/a/tags/list",
+                query.clone(),
+                "n=2&last=x",
+            ),
             (
                 "/v2/a/referrers/DIGEST?artifactType=x%2Fy",
                 "/v2/a/referrers/DIGEST",
                 Naming::Default,
                 "artifactType=x%2Fy",
             ),
-            ("/ghcr.io/v2/a/b/tags/list", "/v2/a/b/tags/list", path.clone(), ""),
-            ("/v2/ghcr.io/a/b/tags/list", "/v2/a/b/tags/list", name.clone(), ""),
+            (
+                "/ghcr.io/v2/a/b/tags/list",
+                "/v2/a/b/tags/list",
+                path.clone(),
+                "",
+            ),
+            (
+                "/v2/ghcr.io/a/b/tags/list",
+                "/v2/a/b/tags/list",
+                name.clone(),
+                "",
+            ),
             ("/v2/a/tags/list?ns=docker.io", "/v2/a/tags/list", ns, ""),
-            ("/v2/ghcr.io/a/tags/list?ns=ghcr.io", "/v2/a/tags/list", name.clone(), ""),
-            ("/v2/ghcr.io/a/tags/list?ns=docker.io", "/v2/a/tags/list", name.clone(), ""),
-            ("/v2/google.com/a/tags/list?ns=gcr.io", "/v2/google.com/a/tags/list", gcr, ""),
-            ("/ghcr.io/v2/a/tags/list?upstream=quay.io&ns=docker.io", "/v2/a/tags/list", query.clone(), ""),
-            ("/v2/my.app/a/tags/list?upstream=quay.io", "/v2/my.app/a/tags/list", query, ""),
-            ("/v2/ghcr.io/tags/list", "/v2/ghcr.io/tags/list", Naming::Default, ""),
+            (
+                "/v2/ghcr.io/a/tags/list?ns=ghcr.io",
+                "/v2/a/tags/list",
+                name.clone(),
+                "",
+            ),
+            (
+                "/v2/ghcr.io/a/tags/list?ns=docker.io",
+                "/v2/a/tags/list",
+                name.clone(),
+                "",
+            ),
+            (
+                "/v2/google.com/a/tags/list?ns=gcr.io",
+                "/v2/google.com/a/tags/list",
+                gcr,
+                "",
+            ),
+            (
+                "/ghcr.io/v2/a/tags/list?upstream=quay.io&ns=docker.io",
+                "/v2/a/tags/list",
+                query.clone(),
+                "",
+            ),
+            (
+                "/v2/my.app/a/tags/list?upstream=quay.io",
+                "/v2/my.app/a/tags/list",
+                query,
+                "",
+            ),
+            (
+                "/v2/ghcr.io/tags/list",
+                "/v2/ghcr.io/tags/list",
+                Naming::Default,
+                "",
+            ),
         ] {
             let found = get(asked).unwrap_or_else(|refused| panic!("{asked}: {refused}"));
-            assert_eq!(found.route.path(), upstream_path.replace("DIGEST", DIGEST), "{asked}");
-            assert_eq!((found.naming, found.query.as_str()), (naming, rest), "{asked}");
+            assert_eq!(
+                found.route.path(),
+                upstream_path.replace("DIGEST", DIGEST),
+                "{asked}"
+            );
+            assert_eq!(
+                (found.naming, found.query.as_str()),
+                (naming, rest),
+                "{asked}"
+            );
         }
         assert_eq!(get("/").map(|asked| asked.route), Ok(Route::Page));
-        assert_eq!(get("/robots.txt").map(|asked| asked.route), Ok(Route::Robots));
+        assert_eq!(
+            get("/robots.txt").map(|asked| asked.route),
+            Ok(Route::Robots)
+        );
     }
 
     #[test]
@@ -323,10 +420,20 @@ mod tests {
         ] {
             assert!(matches!(get(path), Err(Refused::Name(_))), "{path}");
         }
-        for path in ["/v2/a/manifests/", "/v2/a/manifests/.x", "/v2/a/manifests/sha256:1", "/v2/a/manifests/%00"] {
+        for path in [
+            "/v2/a/manifests/",
+            "/v2/a/manifests/.x",
+            "/v2/a/manifests/sha256:1",
+            "/v2/a/manifests/%00",
+        ] {
             assert!(matches!(get(path), Err(Refused::Reference(_))), "{path}");
         }
-        for path in ["/v2/a/blobs/x", "/v2/a/blobs/", "/v2/a/referrers/latest", "/v2/a/blobs/sha256:%c3%a9"] {
+        for path in [
+            "/v2/a/blobs/x",
+            "/v2/a/blobs/",
+            "/v2/a/referrers/latest",
+            "/v2/a/blobs/sha256:%c3%a9",
+        ] {
             assert!(matches!(get(path), Err(Refused::Digest(_))), "{path}");
         }
         for path in [
@@ -340,15 +447,33 @@ mod tests {
         ] {
             assert!(matches!(get(path), Err(Refused::Endpoint)), "{path}");
         }
-        for path in ["/v1/", "/v2x", "/index.html", "/ghcr.io", "/ghcr.io/", "//v2/", "/a/v2/", "/%2fv2/"] {
+        for path in [
+            "/v1/",
+            "/v2x",
+            "/index.html",
+            "/ghcr.io",
+            "/ghcr.io/",
+            "//v2/",
+            "/a/v2/",
+            "/%2fv2/",
+        ] {
             assert_eq!(get(path), Err(Refused::Nothing), "{path}");
         }
-        assert_eq!(get("/v2/?upstream=a.io&upstream=b.io"), Err(Refused::Ambiguous("upstream")));
-        assert_eq!(get(&format!("/v2/_catalog?last={}", "x".repeat(MAX_QUERY))), Err(Refused::Query));
+        assert_eq!(
+            get("/v2/?upstream=a.io&upstream=b.io"),
+            Err(Refused::Ambiguous("upstream"))
+        );
+        assert_eq!(
+            get(&format!("/v2/_catalog?last={}", "x".repeat(MAX_QUERY))),
+            Err(Refused::Query)
+        );
         assert!(get(&format!("/v2/_catalog?last={}", "x".repeat(MAX_QUERY - 5))).is_ok());
         for method in ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "X"] {
             let method = Method::from_bytes(method.as_bytes()).unwrap();
-            assert_eq!(parse(&method, &"/v2/a/blobs/uploads/".parse().unwrap()), Err(Refused::Method));
+            assert_eq!(
+                parse(&method, &"/v2/a/blobs/uploads/".parse().unwrap()),
+                Err(Refused::Method)
+            );
         }
     }
 

@@ -56,7 +56,10 @@ impl Scripted {
     }
 
     pub fn set_variable(&self, name: &str, value: &str) {
-        self.0.variables.borrow_mut().insert(name.to_owned(), value.to_owned());
+        self.0
+            .variables
+            .borrow_mut()
+            .insert(name.to_owned(), value.to_owned());
     }
 
     pub fn let_variables_fail(&self) {
@@ -94,8 +97,16 @@ impl Scripted {
     pub fn asked(&self) -> Vec<String> {
         let asked = std::mem::take(&mut *self.0.asked.borrow_mut());
         let describe = |request: http::Request<()>| {
-            let token = request.headers().get("authorization").map(|value| format!(" {}", value.to_str().unwrap()));
-            format!("{} {}{}", request.method(), request.uri(), token.unwrap_or_default())
+            let token = request
+                .headers()
+                .get("authorization")
+                .map(|value| format!(" {}", value.to_str().unwrap()));
+            format!(
+                "{} {}{}",
+                request.method(),
+                request.uri(),
+                token.unwrap_or_default()
+            )
         };
         asked.into_iter().map(describe).collect()
     }
@@ -155,7 +166,11 @@ impl Platform for Scripted {
     type Alarm = oneshot::Sender<()>;
 
     async fn send(&self, request: http::Request<()>, _timeouts: &Timeouts) -> Exchanged {
-        let unasked = format!("the script has no answer to {} {}", request.method(), request.uri());
+        let unasked = format!(
+            "the script has no answer to {} {}",
+            request.method(),
+            request.uri()
+        );
         self.0.asked.borrow_mut().push(request);
         // Others get a turn, as they do while a real exchange is under way.
         tokio::task::yield_now().await;
@@ -167,7 +182,11 @@ impl Platform for Scripted {
         if self.0.next_body_breaks.take() {
             return Err(ReadFault::Broken(Fault::Broken));
         }
-        if body.len() > limit { Err(ReadFault::TooLarge) } else { Ok(body) }
+        if body.len() > limit {
+            Err(ReadFault::TooLarge)
+        } else {
+            Ok(body)
+        }
     }
 
     async fn load(&self, key: &str) -> Result<Option<Vec<u8>>, StoreFault> {

@@ -40,9 +40,19 @@ impl Named {
             Some(_) => return Err(Malformed),
             None => (None, text),
         };
-        let host = if scheme.is_some() { rest.strip_suffix('/').unwrap_or(rest) } else { rest };
+        let host = if scheme.is_some() {
+            rest.strip_suffix('/').unwrap_or(rest)
+        } else {
+            rest
+        };
         let Authority { host, port } = Authority::parse(host)?;
-        Ok(Named { scheme, authority: Authority { host: unalias(host), port } })
+        Ok(Named {
+            scheme,
+            authority: Authority {
+                host: unalias(host),
+                port,
+            },
+        })
     }
 
     /// The pattern that matches this registry and no other.
@@ -70,8 +80,7 @@ pub fn is_docker_hub(origin: &Origin) -> bool {
 
 /// Whether two hosts are one registry: what people type for Docker Hub answers for it too, where a redirect leads there.
 pub fn are_one(one: &Host, other: &Host) -> bool {
-    let is_of_docker_hub =
-        |host: &Host| matches!(host, Host::Domain(name) if name == DOCKER_HUB || means_docker_hub(name));
+    let is_of_docker_hub = |host: &Host| matches!(host, Host::Domain(name) if name == DOCKER_HUB || means_docker_hub(name));
     one == other || is_of_docker_hub(one) && is_of_docker_hub(other)
 }
 
@@ -90,9 +99,10 @@ impl Naming {
         match self {
             Naming::Default => Ok(None),
             Naming::Namespace(host) if means_docker_hub(host) => Ok(None),
-            Naming::Query(host) | Naming::Path(host) | Naming::Name(host) | Naming::Namespace(host) => {
-                Named::parse(host).map(Some)
-            }
+            Naming::Query(host)
+            | Naming::Path(host)
+            | Naming::Name(host)
+            | Naming::Namespace(host) => Named::parse(host).map(Some),
         }
     }
 }
@@ -126,7 +136,10 @@ impl Upstream {
 
     /// The URL of `path_and_query`, which begins with `/`, on this registry.
     pub fn target(&self, path_and_query: String) -> Target {
-        Target { origin: self.origin().clone(), path_and_query }
+        Target {
+            origin: self.origin().clone(),
+            path_and_query,
+        }
     }
 }
 
@@ -139,7 +152,9 @@ mod tests {
     fn resolve(text: &str) -> Result<String, String> {
         let policy = listing(&["127.0.0.1:5000"]);
         let named = Named::parse(text).map_err(|_| "malformed".to_owned())?;
-        let upstream = named.permit(&policy).map_err(|denied| format!("{denied:?}"))?;
+        let upstream = named
+            .permit(&policy)
+            .map_err(|denied| format!("{denied:?}"))?;
         Ok(upstream.origin().to_string())
     }
 
@@ -151,8 +166,14 @@ mod tests {
             ("https://ghcr.io/", Ok("https://ghcr.io")),
             ("https://ghcr.io:8443", Ok("https://ghcr.io:8443")),
             ("docker.io", Ok("https://registry-1.docker.io")),
-            ("https://index.docker.io", Ok("https://registry-1.docker.io")),
-            ("Registry.Hub.Docker.com", Ok("https://registry-1.docker.io")),
+            (
+                "https://index.docker.io",
+                Ok("https://registry-1.docker.io"),
+            ),
+            (
+                "Registry.Hub.Docker.com",
+                Ok("https://registry-1.docker.io"),
+            ),
             ("127.0.0.1:5000", Ok("http://127.0.0.1:5000")),
             ("http://127.0.0.1:5000", Ok("http://127.0.0.1:5000")),
             ("http://ghcr.io", Err("PlainHttp")),
@@ -164,7 +185,11 @@ mod tests {
             ("ghcr.io?x", Err("malformed")),
             ("", Err("malformed")),
         ] {
-            assert_eq!(resolve(text), resolved.map(str::to_owned).map_err(str::to_owned), "{text}");
+            assert_eq!(
+                resolve(text),
+                resolved.map(str::to_owned).map_err(str::to_owned),
+                "{text}"
+            );
         }
     }
 
@@ -174,7 +199,10 @@ mod tests {
             assert_eq!(Naming::Namespace(host.into()).named(), Ok(None));
             assert!(matches!(Naming::Name(host.into()).named(), Ok(Some(_))));
         }
-        assert!(matches!(Naming::Namespace("ghcr.io".into()).named(), Ok(Some(_))));
+        assert!(matches!(
+            Naming::Namespace("ghcr.io".into()).named(),
+            Ok(Some(_))
+        ));
         assert_eq!(Naming::Namespace("a b".into()).named(), Err(Malformed));
     }
 

@@ -35,9 +35,14 @@ const STANDARD_LIBRARY: [&str; 18] = [
 fn the_manifests_differ_in_the_build_alone() {
     let [mut wasip3, mut wasip2] = [WASIP3, WASIP2].map(manifest);
     for manifest in [&mut wasip3, &mut wasip2] {
-        let component = manifest["component"]["hammal"].as_table_mut().expect("a component");
+        let component = manifest["component"]["hammal"]
+            .as_table_mut()
+            .expect("a component");
         component.remove("source");
-        component["build"].as_table_mut().expect("a build").remove("command");
+        component["build"]
+            .as_table_mut()
+            .expect("a build")
+            .remove("command");
     }
     assert_eq!(wasip3, wasip2);
 }
@@ -71,12 +76,17 @@ fn the_wasip2_build_needs_no_more_than_spin_3_0() {
 fn an_instance_begins_with_little_memory() {
     for name in [WASIP3, WASIP2] {
         let component = build(name);
-        let payloads = Parser::new(0).parse_all(&component).map(|payload| payload.expect("a component"));
+        let payloads = Parser::new(0)
+            .parse_all(&component)
+            .map(|payload| payload.expect("a component"));
         let memories = payloads.filter_map(|payload| match payload {
             Payload::MemorySection(section) => Some(section),
             _ => None,
         });
-        let pages: u64 = memories.flatten().map(|memory| memory.expect("a memory").initial).sum();
+        let pages: u64 = memories
+            .flatten()
+            .map(|memory| memory.expect("a memory").initial)
+            .sum();
         assert!((1..=4).contains(&pages), "{name}: {pages} pages of 64 KiB");
     }
 }
@@ -92,7 +102,12 @@ fn expect_imports(manifest: &str, own: &[&str]) {
             others.insert(import);
         }
     }
-    assert_eq!(others, own.iter().map(|interface| (*interface).to_owned()).collect());
+    assert_eq!(
+        others,
+        own.iter()
+            .map(|interface| (*interface).to_owned())
+            .collect()
+    );
 }
 
 /// The names of what a component imports; not those that modules and components within it import from each other.
@@ -104,7 +119,11 @@ fn imports(component: &[u8]) -> Vec<String> {
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
             Payload::End(_) if depth > 0 => depth -= 1,
             Payload::ComponentImportSection(section) if depth == 0 => {
-                names.extend(section.into_iter().map(|import| import.expect("an import").name.name.to_owned()));
+                names.extend(
+                    section
+                        .into_iter()
+                        .map(|import| import.expect("an import").name.name.to_owned()),
+                );
             }
             _ => {}
         }
@@ -116,7 +135,9 @@ fn imports(component: &[u8]) -> Vec<String> {
 fn build(name: &str) -> Vec<u8> {
     let manifest = manifest(name);
     let component = &manifest["component"]["hammal"];
-    let command = component["build"]["command"].as_str().expect("a build command");
+    let command = component["build"]["command"]
+        .as_str()
+        .expect("a build command");
     // The manifest names a file in the default target directory, whatever the tests were built in.
     let status = Command::new("sh")
         .args(["-c", command])
@@ -125,7 +146,8 @@ fn build(name: &str) -> Vec<u8> {
         .status()
         .expect("sh");
     assert!(status.success(), "the component does not build: {command}");
-    std::fs::read(repository().join(component["source"].as_str().expect("a source"))).expect("the component")
+    std::fs::read(repository().join(component["source"].as_str().expect("a source")))
+        .expect("the component")
 }
 
 fn manifest(name: &str) -> toml::Table {

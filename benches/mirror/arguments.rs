@@ -121,13 +121,21 @@ impl Arguments {
 
     /// The file name of the manifests of what is measured.
     pub fn manifest(&self) -> &'static str {
-        if self.wasip2 { "spin.wasip2.toml" } else { "spin.toml" }
+        if self.wasip2 {
+            "spin.wasip2.toml"
+        } else {
+            "spin.toml"
+        }
     }
 
     pub fn scale(&self) -> Scale {
         let connections = usize::from(self.connections);
         let (rounds, round) = (self.rounds, self.seconds);
-        let (warm, growth) = if self.wasip2 { (0.85, 64.0) } else { (0.90, 32.0) };
+        let (warm, growth) = if self.wasip2 {
+            (0.85, 64.0)
+        } else {
+            (0.90, 32.0)
+        };
         if self.quick {
             Scale {
                 connections,

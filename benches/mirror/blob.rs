@@ -32,29 +32,66 @@ pub async fn measure(contestants: &[Contestant], scale: &Scale, targets: &mut Ta
     }
     eprintln!();
 
-    let of = |name: &str| contestants.iter().position(|contestant| contestant.name == name).expect("a contestant");
+    let of = |name: &str| {
+        contestants
+            .iter()
+            .position(|contestant| contestant.name == name)
+            .expect("a contestant")
+    };
     let ratio = |one: usize, other: usize| {
         let pairs = streamed[one].iter().zip(&streamed[other]);
         median(pairs.map(|(one, other)| one.rate / other.rate).collect())
     };
-    let growth = |at: usize| streamed[at].iter().map(|streamed| streamed.growth).fold(0.0, f64::max) / MIB;
-    let mut table = Table::new(&[&what, "MB/s", "x forwarder", "x direct", "cpu s", "growth MiB"]);
+    let growth = |at: usize| {
+        streamed[at]
+            .iter()
+            .map(|streamed| streamed.growth)
+            .fold(0.0, f64::max)
+            / MIB
+    };
+    let mut table = Table::new(&[
+        &what,
+        "MB/s",
+        "x forwarder",
+        "x direct",
+        "cpu s",
+        "growth MiB",
+    ]);
     for (at, contestant) in contestants.iter().enumerate() {
-        let of_a_process = |text: String| if contestant.name == DIRECT { "-".to_owned() } else { text };
+        let of_a_process = |text: String| {
+            if contestant.name == DIRECT {
+                "-".to_owned()
+            } else {
+                text
+            }
+        };
         let middle = |value: fn(&Streamed) -> f64| median(streamed[at].iter().map(value).collect());
         table.row(vec![
             contestant.name.clone(),
             format!("{:.0}", middle(|streamed| streamed.rate) / 1e6),
             format!("{:.2}", ratio(at, of(FORWARDER))),
             format!("{:.2}", ratio(at, of(DIRECT))),
-            of_a_process(format!("{:.2}", middle(|streamed| streamed.cpu.as_secs_f64()))),
+            of_a_process(format!(
+                "{:.2}",
+                middle(|streamed| streamed.cpu.as_secs_f64())
+            )),
             of_a_process(format!("{:.1}", growth(at))),
         ]);
     }
     table.print();
     let mirror = of(MIRROR);
-    targets.at_least("blob, bytes/s against direct", 0.90, ratio(mirror, of(DIRECT)), "");
-    targets.at_most("blob, growth of the host's memory", scale.growth, growth(mirror), "MiB");
+    targets.at_least(
+        "blob, bytes/s against direct",
+        0.90,
+        ratio(mirror, of(DIRECT)),
+        "",
+    );
+    targets.at_most(
+        "blob, growth of the host's memory",
+        scale.growth,
+        growth(mirror),
+        "MiB",
+    );
 }
 
 async fn stream(contestant: &Contestant, size: u64) -> Streamed {

@@ -19,7 +19,9 @@ pub fn components(arguments: &Arguments) {
     for folder in COMPONENTS {
         let path = repository().join(folder).join(arguments.manifest());
         let component = component(&path);
-        let command = component["build"]["command"].as_str().expect("a build command");
+        let command = component["build"]["command"]
+            .as_str()
+            .expect("a build command");
         eprintln!("building the component of {}", path.display());
         // The manifest names a file in the default target folder.
         run(Command::new("sh")
@@ -34,15 +36,24 @@ pub fn host(arguments: &Arguments) -> PathBuf {
     if let Some(program) = arguments.spin.as_ref().or(arguments.host.as_ref()) {
         // It runs in a folder of its own; a bare name is looked up in PATH.
         let is_bare = program.components().count() == 1;
-        return if is_bare { program.clone() } else { absolute(program) };
+        return if is_bare {
+            program.clone()
+        } else {
+            absolute(program)
+        };
     }
     if !arguments.no_build {
         eprintln!("building the embedded host (minutes, the first time)");
-        run(Command::new(env!("CARGO")).args(["build", "--package", "hammal-host"]).current_dir(repository()));
+        run(Command::new(env!("CARGO"))
+            .args(["build", "--package", "hammal-host"])
+            .current_dir(repository()));
     }
     // From target/release/deps/mirror-0123 to target/debug/hammal-host.
     let own = std::env::current_exe().expect("this program's path");
-    own.ancestors().nth(3).expect("a target folder").join("debug/hammal-host")
+    own.ancestors()
+        .nth(3)
+        .expect("a target folder")
+        .join("debug/hammal-host")
 }
 
 pub fn absolute(path: &Path) -> PathBuf {
@@ -52,7 +63,10 @@ pub fn absolute(path: &Path) -> PathBuf {
 /// For the heading.
 pub fn host_name(arguments: &Arguments) -> String {
     let program = arguments.spin.as_ref().or(arguments.host.as_ref());
-    program.map_or_else(|| "embedded".to_owned(), |program| program.display().to_string())
+    program.map_or_else(
+        || "embedded".to_owned(),
+        |program| program.display().to_string(),
+    )
 }
 
 /// Bytes of the component that `manifest` names.
@@ -60,11 +74,14 @@ pub fn size(manifest: &Path) -> u64 {
     let component = component(manifest);
     let source = component["source"].as_str().expect("a source");
     let file = manifest.parent().expect("a folder").join(source);
-    std::fs::metadata(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display())).len()
+    std::fs::metadata(&file)
+        .unwrap_or_else(|error| panic!("{}: {error}", file.display()))
+        .len()
 }
 
 fn component(manifest: &Path) -> toml::Value {
-    let text = std::fs::read_to_string(manifest).unwrap_or_else(|error| panic!("{}: {error}", manifest.display()));
+    let text = std::fs::read_to_string(manifest)
+        .unwrap_or_else(|error| panic!("{}: {error}", manifest.display()));
     let manifest: toml::Table = text.parse().expect("a manifest in TOML");
     let components = manifest["component"].as_table().expect("components");
     components.values().next().expect("one component").clone()

@@ -41,7 +41,12 @@ pub struct Counters {
 
 impl Contestant {
     /// Starts all of them. The mirror's upstream asks for tokens, the others' does not.
-    pub async fn start(arguments: &Arguments, open: &Upstream, guarded: &Upstream, ca: Option<&Ca>) -> Vec<Self> {
+    pub async fn start(
+        arguments: &Arguments,
+        open: &Upstream,
+        guarded: &Upstream,
+        ca: Option<&Ca>,
+    ) -> Vec<Self> {
         let host = build::host(arguments);
         let mut contestants = vec![Self {
             name: DIRECT.into(),
@@ -54,14 +59,26 @@ impl Contestant {
             Some(nginx) => contestants.push(start_nginx(&nginx, open).await),
             None => eprintln!("nginx is not installed: measured without it"),
         }
-        let forwarder = repository().join("benches/forwarder").join(arguments.manifest());
+        let forwarder = repository()
+            .join("benches/forwarder")
+            .join(arguments.manifest());
         let url = format!("upstream={}", open.url());
-        let component = Component { host: &host, ca, id: "forwarder" };
+        let component = Component {
+            host: &host,
+            ca,
+            id: "forwarder",
+        };
         contestants.push(component.start(FORWARDER, &forwarder, &[url], open).await);
         let own = repository().join(arguments.manifest());
         let mirrors = [(MIRROR, &own, "off"), (CACHING, &own, "on")];
-        let beside = arguments.beside.iter().map(|(name, manifest)| (&**name, manifest, "off"));
-        let component = Component { id: "hammal", ..component };
+        let beside = arguments
+            .beside
+            .iter()
+            .map(|(name, manifest)| (&**name, manifest, "off"));
+        let component = Component {
+            id: "hammal",
+            ..component
+        };
         for (name, manifest, cache) in mirrors.into_iter().chain(beside) {
             let variables = [
                 format!("upstream={}", guarded.url()),
@@ -83,7 +100,9 @@ impl Contestant {
     }
 
     pub fn tree(&self) -> Tree {
-        self.process.as_ref().map_or_else(Tree::default, |process| Tree::of(process.id()))
+        self.process
+            .as_ref()
+            .map_or_else(Tree::default, |process| Tree::of(process.id()))
     }
 
     pub fn counters(&self, tree: &Tree) -> Counters {
@@ -103,11 +122,24 @@ struct Component<'a> {
 }
 
 impl Component<'_> {
-    async fn start(&self, name: &str, manifest: &Path, variables: &[String], upstream: &Upstream) -> Contestant {
+    async fn start(
+        &self,
+        name: &str,
+        manifest: &Path,
+        variables: &[String],
+        upstream: &Upstream,
+    ) -> Contestant {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut command = Command::new(self.host);
         command
-            .args(["up", "--listen", "127.0.0.1:0", "--format", "json", "--from"])
+            .args([
+                "up",
+                "--listen",
+                "127.0.0.1:0",
+                "--format",
+                "json",
+                "--from",
+            ])
             .arg(build::absolute(manifest))
             .arg("--state-dir")
             .arg(folder.path().join("state"))
@@ -116,7 +148,10 @@ impl Component<'_> {
             command.args(["--variable", variable]);
         }
         if let Some(ca) = self.ca {
-            let (root, config) = (folder.path().join("root.pem"), folder.path().join("runtime-config.toml"));
+            let (root, config) = (
+                folder.path().join("root.pem"),
+                folder.path().join("runtime-config.toml"),
+            );
             fs::write(&root, ca.pem()).expect("a file");
             let text = format!(
                 "[[client_tls]]\ncomponent_ids = [{:?}]\nhosts = [\"127.0.0.1\"]\nca_roots_file = {root:?}\n",
@@ -126,8 +161,11 @@ impl Component<'_> {
             command.arg("--runtime-config-file").arg(config);
         }
         let mut process = Process::spawn(&mut command, folder);
-        let address =
-            process.wait_for(&format!("the address of the {name}"), |process| announced(&process.stdout())).await;
+        let address = process
+            .wait_for(&format!("the address of the {name}"), |process| {
+                announced(&process.stdout())
+            })
+            .await;
         Contestant {
             name: name.to_owned(),
             address,
@@ -156,7 +194,9 @@ async fn start_nginx(nginx: &Path, upstream: &Upstream) -> Contestant {
     command.arg("-e").arg(folder.path().join("error.log"));
     command.arg("-p").arg(folder.path()).arg("-c").arg(&config);
     let mut process = Process::spawn(&mut command, folder);
-    process.wait_for("nginx", |_| std::net::TcpStream::connect(address).ok()).await;
+    process
+        .wait_for("nginx", |_| std::net::TcpStream::connect(address).ok())
+        .await;
     Contestant {
         name: "nginx".to_owned(),
         address,
@@ -168,7 +208,9 @@ async fn start_nginx(nginx: &Path, upstream: &Upstream) -> Contestant {
 
 /// A plain reverse proxy: connections kept on both sides, nothing stored, nothing logged.
 fn nginx_config(folder: &Path, listen: SocketAddr, upstream: &Upstream) -> String {
-    let Upstream { scheme, address, .. } = upstream;
+    let Upstream {
+        scheme, address, ..
+    } = upstream;
     let folder = folder.display();
     format!(
         "daemon off;

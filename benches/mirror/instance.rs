@@ -16,7 +16,9 @@ const IDLE: Duration = Duration::from_millis(1400);
 pub async fn measure(contestants: &[Contestant], scale: &Scale, targets: &mut Targets) {
     let mut connections = Vec::new();
     for contestant in contestants {
-        warm(scale.connections, Until::Requests(200)).run(contestant.address).await;
+        warm(scale.connections, Until::Requests(200))
+            .run(contestant.address)
+            .await;
         connections.push(Connection::open(contestant.address).await);
     }
     let mut measured: Vec<Vec<(f64, f64)>> = contestants.iter().map(|_| Vec::new()).collect();
@@ -43,7 +45,12 @@ pub async fn measure(contestants: &[Contestant], scale: &Scale, targets: &mut Ta
             milliseconds(more),
         ]);
         if contestant.name == MIRROR {
-            targets.at_most("first answer of a new instance, more than a warm one", 3.0, more * 1e3, "ms");
+            targets.at_most(
+                "first answer of a new instance, more than a warm one",
+                3.0,
+                more * 1e3,
+                "ms",
+            );
         }
     }
     table.print();

@@ -73,10 +73,19 @@ impl Load {
         let mut latencies = latencies.expect("a load that ends").concat();
         let took = begun.elapsed();
         latencies.sort_unstable();
-        Outcome { requests: latencies.len() as u64, took, latencies }
+        Outcome {
+            requests: latencies.len() as u64,
+            took,
+            latencies,
+        }
     }
 
-    async fn client(self, mut connection: Connection, next: Arc<AtomicU64>, begun: Instant) -> Vec<Duration> {
+    async fn client(
+        self,
+        mut connection: Connection,
+        next: Arc<AtomicU64>,
+        begun: Instant,
+    ) -> Vec<Duration> {
         let mut latencies = Vec::new();
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
@@ -109,7 +118,12 @@ impl Connection {
     pub async fn open(target: SocketAddr) -> Self {
         let stream = TcpStream::connect(target).await.expect("a connection");
         stream.set_nodelay(true).expect("a socket");
-        Self { target, stream, request: String::new(), answer: Vec::with_capacity(PIECE) }
+        Self {
+            target,
+            stream,
+            request: String::new(),
+            answer: Vec::with_capacity(PIECE),
+        }
     }
 
     /// Reads a whole answer, which has to be as expected, and says how many bytes its body had.
@@ -137,7 +151,10 @@ impl Connection {
             self.answer.clear();
             bytes += self.read(path).await;
         }
-        assert_eq!(bytes, head.body, "GET http://{target}{path}: more bytes than Content-Length says");
+        assert_eq!(
+            bytes, head.body,
+            "GET http://{target}{path}: more bytes than Content-Length says"
+        );
         bytes
     }
 
@@ -167,8 +184,15 @@ impl Head {
             httparse::Status::Complete(length) => length,
             httparse::Status::Partial => return None,
         };
-        let body = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
+        let body = response
+            .headers
+            .iter()
+            .find(|header| header.name.eq_ignore_ascii_case("content-length"));
         let body = body.and_then(|header| str::from_utf8(header.value).ok()?.parse().ok());
-        Some(Self { length, body: body.expect("a Content-Length"), status: response.code.expect("a status") })
+        Some(Self {
+            length,
+            body: body.expect("a Content-Length"),
+            status: response.code.expect("a status"),
+        })
     }
 }

@@ -70,9 +70,17 @@ async fn measure(arguments: &Arguments) {
         scale.connections,
         std::thread::available_parallelism().map_or(0, usize::from),
         build::host_name(arguments),
-        if arguments.tls { "by TLS" } else { "by plain HTTP" },
+        if arguments.tls {
+            "by TLS"
+        } else {
+            "by plain HTTP"
+        },
     );
-    for case in Case::value_variants().iter().copied().filter(|case| arguments.wants(*case)) {
+    for case in Case::value_variants()
+        .iter()
+        .copied()
+        .filter(|case| arguments.wants(*case))
+    {
         match case {
             Case::Blob => blob::measure(&contestants, &scale, &mut targets).await,
             Case::Steady => traces::steady(&contestants, &scale, &mut targets).await,

@@ -22,7 +22,10 @@ pub struct Process {
 impl Process {
     pub fn spawn(command: &mut Command, folder: TempDir) -> Self {
         let file = |name| File::create(folder.path().join(name)).expect("a file");
-        command.stdin(Stdio::null()).stdout(file("stdout")).stderr(file("stderr"));
+        command
+            .stdin(Stdio::null())
+            .stdout(file("stdout"))
+            .stderr(file("stderr"));
         let child = command.spawn();
         let child = child.unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
         Self { child, folder }
@@ -65,7 +68,11 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("--- last words of process {} ---\n{}", self.id(), self.last_words());
+            eprintln!(
+                "--- last words of process {} ---\n{}",
+                self.id(),
+                self.last_words()
+            );
         }
         let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
         let deadline = Instant::now() + STOP;
@@ -84,5 +91,8 @@ impl Drop for Process {
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let usual = ["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from);
-    std::env::split_paths(&path).chain(usual).map(|folder| folder.join(program)).find(|path| path.is_file())
+    std::env::split_paths(&path)
+        .chain(usual)
+        .map(|folder| folder.join(program))
+        .find(|path| path.is_file())
 }

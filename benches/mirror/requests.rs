@@ -23,22 +23,35 @@ pub async fn measure(case: Case, contestants: &[Contestant], scale: &Scale, targ
     match case {
         Case::Warm => {
             let load = || vec![warm(scale.connections, Until::Time(scale.round))];
-            let turns = compare(contestants, scale, &["warm manifest"], load).await.remove(0);
+            let turns = compare(contestants, scale, &["warm manifest"], load)
+                .await
+                .remove(0);
             turns.print();
             let rate = turns.mirror_against_forwarder(|turn| turn.rate);
-            targets.at_least("warm manifest, req/s against the forwarder", scale.warm, rate, "");
+            targets.at_least(
+                "warm manifest, req/s against the forwarder",
+                scale.warm,
+                rate,
+                "",
+            );
             let p99 = turns.mirror_against_forwarder(|turn| turn.p99.as_secs_f64());
             targets.at_most("warm manifest, p99 against the forwarder", 1.25, p99, "");
         }
         Case::Cold => {
             let load = || {
-                let fresh = |_| repository(&format!("cold-{}", FRESH.fetch_add(1, Ordering::Relaxed)));
+                let fresh =
+                    |_| repository(&format!("cold-{}", FRESH.fetch_add(1, Ordering::Relaxed)));
                 vec![timed(StatusCode::OK, Arc::new(fresh))]
             };
             show(contestants, scale, &["cold repository"], load).await;
         }
         Case::Redirect => {
-            let load = || vec![timed(StatusCode::TEMPORARY_REDIRECT, Arc::new(|_| REDIRECT.to_owned()))];
+            let load = || {
+                vec![timed(
+                    StatusCode::TEMPORARY_REDIRECT,
+                    Arc::new(|_| REDIRECT.to_owned()),
+                )]
+            };
             show(contestants, scale, &["blob redirect"], load).await;
         }
         Case::Digest => {
@@ -46,10 +59,17 @@ pub async fn measure(case: Case, contestants: &[Contestant], scale: &Scale, targ
                 let path = by_digest();
                 vec![timed(StatusCode::OK, Arc::new(move |_| path.clone()))]
             };
-            let turns = compare(contestants, scale, &["manifest by digest"], load).await.remove(0);
+            let turns = compare(contestants, scale, &["manifest by digest"], load)
+                .await
+                .remove(0);
             turns.print();
             let rate = turns.ratio(CACHING, FORWARDER, |turn| turn.rate);
-            targets.at_least("manifest by digest, req/s against the forwarder", 2.0, rate, "");
+            targets.at_least(
+                "manifest by digest, req/s against the forwarder",
+                2.0,
+                rate,
+                "",
+            );
         }
         Case::Memory => {
             let load = || vec![timed(StatusCode::OK, Arc::new(|_| PING.to_owned()))];
@@ -62,19 +82,35 @@ pub async fn measure(case: Case, contestants: &[Contestant], scale: &Scale, targ
                 let load = Load {
                     connections: scale.connections,
                     until: Until::Requests(count),
-                    path: Arc::new(move |number| repository(&format!("turn-{}", first + number % count))),
+                    path: Arc::new(move |number| {
+                        repository(&format!("turn-{}", first + number % count))
+                    }),
                     status: StatusCode::OK,
                 };
                 vec![load.clone(), load]
             };
-            let names = [format!("{count} repositories, first time"), format!("{count} repositories, again")];
-            show(contestants, scale, &names.each_ref().map(String::as_str), loads).await;
+            let names = [
+                format!("{count} repositories, first time"),
+                format!("{count} repositories, again"),
+            ];
+            show(
+                contestants,
+                scale,
+                &names.each_ref().map(String::as_str),
+                loads,
+            )
+            .await;
         }
         Case::Blob | Case::Steady | Case::Names | Case::Instance | Case::Outage => {}
     }
 }
 
-async fn show(contestants: &[Contestant], scale: &Scale, names: &[&str], loads: impl Fn() -> Vec<Load>) {
+async fn show(
+    contestants: &[Contestant],
+    scale: &Scale,
+    names: &[&str],
+    loads: impl Fn() -> Vec<Load>,
+) {
     for turns in compare(contestants, scale, names, loads).await {
         turns.print();
     }

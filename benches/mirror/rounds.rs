@@ -42,7 +42,10 @@ pub async fn compare(
 ) -> Vec<Turns> {
     let empty = |name: &&str| Turns {
         what: (*name).to_owned(),
-        by_contestant: contestants.iter().map(|c| (c.name.clone(), Vec::new())).collect(),
+        by_contestant: contestants
+            .iter()
+            .map(|c| (c.name.clone(), Vec::new()))
+            .collect(),
     };
     let mut all: Vec<Turns> = names.iter().map(empty).collect();
     for round in 0..scale.rounds as usize {
@@ -50,7 +53,9 @@ pub async fn compare(
         for turn in 0..contestants.len() {
             let at = place(turn, round, contestants.len());
             for (load, turns) in loads().into_iter().zip(&mut all) {
-                turns.by_contestant[at].1.push(turn_of(&contestants[at], &load).await);
+                turns.by_contestant[at]
+                    .1
+                    .push(turn_of(&contestants[at], &load).await);
             }
         }
     }
@@ -61,12 +66,18 @@ pub async fn compare(
 /// Whose turn it is. Everybody is first, last, before and behind everybody else about equally often: who runs twice in a
 /// row finds caches warm.
 pub fn place(turn: usize, round: usize, contestants: usize) -> usize {
-    let along = if round.is_multiple_of(2) { turn } else { contestants - 1 - turn };
+    let along = if round.is_multiple_of(2) {
+        turn
+    } else {
+        contestants - 1 - turn
+    };
     (along + round / 2) % contestants
 }
 
 pub async fn turn_of(contestant: &Contestant, load: &Load) -> Turn {
-    warm(load.connections, Until::Time(RUN_IN)).run(contestant.address).await;
+    warm(load.connections, Until::Time(RUN_IN))
+        .run(contestant.address)
+        .await;
     let tree = contestant.tree();
     let watch = tree.watch();
     let before = contestant.counters(&tree);
@@ -86,19 +97,31 @@ pub async fn turn_of(contestant: &Contestant, load: &Load) -> Turn {
 
 /// The same manifest again and again.
 pub fn warm(connections: usize, until: Until) -> Load {
-    Load { connections, until, path: Arc::new(|_| WARM.to_owned()), status: StatusCode::OK }
+    Load {
+        connections,
+        until,
+        path: Arc::new(|_| WARM.to_owned()),
+        status: StatusCode::OK,
+    }
 }
 
 impl Turns {
     fn of(&self, name: &str) -> &[Turn] {
-        let found = self.by_contestant.iter().find(|(contestant, _)| contestant == name);
+        let found = self
+            .by_contestant
+            .iter()
+            .find(|(contestant, _)| contestant == name);
         found.map_or(&[], |(_, turns)| turns)
     }
 
     /// The median, over the rounds, of what the one measured divided by what the other measured in the same round.
     pub fn ratio(&self, one: &str, other: &str, value: impl Fn(&Turn) -> f64) -> f64 {
         let pairs = self.of(one).iter().zip(self.of(other));
-        median(pairs.map(|(one, other)| value(one) / value(other)).collect())
+        median(
+            pairs
+                .map(|(one, other)| value(one) / value(other))
+                .collect(),
+        )
     }
 
     pub fn mirror_against_forwarder(&self, value: impl Fn(&Turn) -> f64) -> f64 {
@@ -136,7 +159,10 @@ impl Turns {
                 format!("{:.3}", total(|turn| turn.tokens as f64) / requests),
                 of_a_process(format!("{cpu:.2}")),
                 of_a_process(format!("{:.0}", cpu / requests * 1e6)),
-                of_a_process(format!("{:.0}", middle(|turn| turn.peak as f64) / 1048576.0)),
+                of_a_process(format!(
+                    "{:.0}",
+                    middle(|turn| turn.peak as f64) / 1048576.0
+                )),
             ]);
         }
         table.print();

@@ -6,7 +6,9 @@ pub struct Table {
 
 impl Table {
     pub fn new(header: &[&str]) -> Self {
-        Self { rows: vec![header.iter().map(|&text| text.to_owned()).collect()] }
+        Self {
+            rows: vec![header.iter().map(|&text| text.to_owned()).collect()],
+        }
     }
 
     pub fn row(&mut self, cells: Vec<String>) {
@@ -17,7 +19,10 @@ impl Table {
     pub fn print(&self) {
         let width = |column: usize| {
             let cells = self.rows.iter().filter_map(|row| row.get(column));
-            cells.map(|cell| cell.chars().count()).max().unwrap_or_default()
+            cells
+                .map(|cell| cell.chars().count())
+                .max()
+                .unwrap_or_default()
         };
         println!();
         for (number, row) in self.rows.iter().enumerate() {

@@ -28,8 +28,21 @@ impl Targets {
         self.add(what, Bound::AtMost, limit, measured, unit);
     }
 
-    fn add(&mut self, what: &'static str, bound: Bound, limit: f64, measured: f64, unit: &'static str) {
-        self.0.push(Target { what, bound, limit, measured, unit });
+    fn add(
+        &mut self,
+        what: &'static str,
+        bound: Bound,
+        limit: f64,
+        measured: f64,
+        unit: &'static str,
+    ) {
+        self.0.push(Target {
+            what,
+            bound,
+            limit,
+            measured,
+            unit,
+        });
     }
 
     pub fn print(&self) {
@@ -41,8 +54,12 @@ impl Targets {
             };
             table.row(vec![
                 target.what.to_owned(),
-                format!("{word} {} {}", number(target.limit), target.unit).trim_end().to_owned(),
-                format!("{} {}", number(target.measured), target.unit).trim_end().to_owned(),
+                format!("{word} {} {}", number(target.limit), target.unit)
+                    .trim_end()
+                    .to_owned(),
+                format!("{} {}", number(target.measured), target.unit)
+                    .trim_end()
+                    .to_owned(),
                 if reached { "ok" } else { "NOT" }.to_owned(),
             ]);
         }

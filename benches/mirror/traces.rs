@@ -18,9 +18,19 @@ const SETTLE: Duration = Duration::from_secs(2);
 
 pub async fn steady(contestants: &[Contestant], scale: &Scale, targets: &mut Targets) {
     let mut table = Table::new(&["warm requests", "requests", "upstream/req", "tokens/req"]);
-    for contestant in contestants.iter().filter(|contestant| contestant.is_a_mirror) {
-        eprintln!("steady: {} warm requests of {}", scale.steady, contestant.name);
-        let turn = turn_of(contestant, &warm(scale.connections, Until::Requests(scale.steady))).await;
+    for contestant in contestants
+        .iter()
+        .filter(|contestant| contestant.is_a_mirror)
+    {
+        eprintln!(
+            "steady: {} warm requests of {}",
+            scale.steady, contestant.name
+        );
+        let turn = turn_of(
+            contestant,
+            &warm(scale.connections, Until::Requests(scale.steady)),
+        )
+        .await;
         let upstream = turn.upstream as f64 / turn.requests as f64;
         let tokens = turn.tokens as f64 / turn.requests as f64;
         table.row(vec![
@@ -52,7 +62,10 @@ pub async fn names(contestants: &[Contestant], scale: &Scale, targets: &mut Targ
         "ratio",
         "peak MiB",
     ]);
-    for contestant in contestants.iter().filter(|contestant| contestant.is_a_mirror) {
+    for contestant in contestants
+        .iter()
+        .filter(|contestant| contestant.is_a_mirror)
+    {
         eprintln!("names: {} of them for {}", scale.names, contestant.name);
         let before = p50(contestant, scale).await;
         let load = Load {
@@ -70,16 +83,29 @@ pub async fn names(contestants: &[Contestant], scale: &Scale, targets: &mut Targ
             targets.at_most("keys after invented names", 1000.0, kept.keys as f64, "");
         }
         if contestant.name == MIRROR {
-            targets.at_most("warm p50 after invented names, against before", 1.1, after / before, "");
+            targets.at_most(
+                "warm p50 after invented names, against before",
+                1.1,
+                after / before,
+                "",
+            );
         }
     }
     table.print();
 }
 
 /// A tag that is known, while nobody answers upstream. Nothing can be measured after it.
-pub async fn outage(contestants: &[Contestant], upstream: &Upstream, scale: &Scale, targets: &mut Targets) {
+pub async fn outage(
+    contestants: &[Contestant],
+    upstream: &Upstream,
+    scale: &Scale,
+    targets: &mut Targets,
+) {
     let mut table = Table::new(&["upstream off", "req/s", "p50 ms", "p99 ms"]);
-    let caching: Vec<_> = contestants.iter().filter(|contestant| contestant.name == CACHING).collect();
+    let caching: Vec<_> = contestants
+        .iter()
+        .filter(|contestant| contestant.name == CACHING)
+        .collect();
     let load = warm(scale.connections, Until::Time(scale.round));
     for contestant in &caching {
         load.run(contestant.address).await;
@@ -89,7 +115,10 @@ pub async fn outage(contestants: &[Contestant], upstream: &Upstream, scale: &Sca
     for contestant in caching {
         eprintln!("outage: {}", contestant.name);
         let outcome = load.run(contestant.address).await;
-        let (p50, p99) = (outcome.latency(0.50).as_secs_f64(), outcome.latency(0.99).as_secs_f64());
+        let (p50, p99) = (
+            outcome.latency(0.50).as_secs_f64(),
+            outcome.latency(0.99).as_secs_f64(),
+        );
         table.row(vec![
             contestant.name.clone(),
             format!("{:.0}", outcome.rate()),
@@ -138,12 +167,15 @@ struct Kept {
 
 impl Kept {
     fn read(file: &Path) -> Self {
-        let count =
-            "SELECT count(*), coalesce(max(length(key)), 0), coalesce(max(length(value)), 0) FROM spin_key_value";
+        let count = "SELECT count(*), coalesce(max(length(key)), 0), coalesce(max(length(value)), 0) FROM spin_key_value";
         let store = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY);
         let kept = store.and_then(|store| {
             store.query_row(count, [], |row| {
-                Ok(Self { keys: row.get(0)?, longest_key: row.get(1)?, largest_value: row.get(2)? })
+                Ok(Self {
+                    keys: row.get(0)?,
+                    longest_key: row.get(1)?,
+                    largest_value: row.get(2)?,
+                })
             })
         });
         kept.unwrap_or_else(|error| panic!("{}: {error}", file.display()))

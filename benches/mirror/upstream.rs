@@ -109,12 +109,22 @@ impl Upstream {
             token: format!(r#"{{"token":"{}","expires_in":300}}"#, "t".repeat(TOKEN)).into(),
             counts: Arc::clone(&counts),
         });
-        let mut serving = vec![tokio::spawn(serve(listener, Arc::clone(&registry), async |stream| Some(stream)))];
+        let mut serving = vec![tokio::spawn(serve(
+            listener,
+            Arc::clone(&registry),
+            async |stream| Some(stream),
+        ))];
         if let Some((listener, acceptor)) = secure {
             let accept = async move |stream| acceptor.accept(stream).await.ok();
             serving.push(tokio::spawn(serve(listener, registry, accept)));
         }
-        Self { plain, scheme, address, counts, serving }
+        Self {
+            plain,
+            scheme,
+            address,
+            counts,
+            serving,
+        }
     }
 
     pub fn url(&self) -> String {
@@ -145,7 +155,9 @@ where
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         let _ = stream.set_nodelay(true);
-        let Some(stream) = accept(stream).await else { continue };
+        let Some(stream) = accept(stream).await else {
+            continue;
+        };
         let registry = Arc::clone(&registry);
         let service = service_fn(move |request| {
             let answer = registry.answer(&request);
@@ -153,7 +165,9 @@ where
         });
         connections.spawn(async move {
             // Errors are the client's: gone.
-            let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+            let _ = Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
         });
     }
 }
@@ -163,7 +177,11 @@ impl Registry {
         let path = request.uri().path();
         if path == "/token" {
             self.counts.tokens.fetch_add(1, Ordering::Relaxed);
-            return answer(200, &[("content-type", "application/json")], self.token.clone());
+            return answer(
+                200,
+                &[("content-type", "application/json")],
+                self.token.clone(),
+            );
         }
         self.counts.requests.fetch_add(1, Ordering::Relaxed);
         let Some(path) = path.strip_prefix("/v2/") else {
@@ -172,22 +190,34 @@ impl Registry {
         if self.guarded && !request.headers().contains_key(header::AUTHORIZATION) {
             return self.challenge(path);
         }
-        match path.rsplit_once("/manifests/").or(path.rsplit_once("/blobs/")) {
+        match path
+            .rsplit_once("/manifests/")
+            .or(path.rsplit_once("/blobs/"))
+        {
             None => answer(200, &[("content-type", "application/json")], "{}"),
             Some((name, _)) if name.starts_with(INVENTED) => {
-                let unknown =
-                    r#"{"errors":[{"code":"NAME_UNKNOWN","message":"repository name not known to registry"}]}"#;
+                let unknown = r#"{"errors":[{"code":"NAME_UNKNOWN","message":"repository name not known to registry"}]}"#;
                 answer(404, &[("content-type", "application/json")], unknown)
             }
             Some(("bench/redirect", digest)) => {
                 let location = format!("{}/cdn/{digest}?verify={}", self.url, "s".repeat(300));
-                answer(307, &[("location", &location)], "<a href=\"there\">Temporary Redirect</a>.")
+                answer(
+                    307,
+                    &[("location", &location)],
+                    "<a href=\"there\">Temporary Redirect</a>.",
+                )
             }
             Some(("bench/blob", digest)) => {
                 let zeros = Zeros { left: self.blob };
-                head(200, &[("content-type", "application/octet-stream"), ("docker-content-digest", digest)])
-                    .body(Either::Right(zeros))
-                    .expect("a response")
+                head(
+                    200,
+                    &[
+                        ("content-type", "application/octet-stream"),
+                        ("docker-content-digest", digest),
+                    ],
+                )
+                .body(Either::Right(zeros))
+                .expect("a response")
             }
             Some(_) => {
                 let headers = [
@@ -205,21 +235,28 @@ impl Registry {
     }
 
     fn challenge(&self, path: &str) -> Answer {
-        let name = path.rsplit_once("/manifests/").or(path.rsplit_once("/blobs/"));
+        let name = path
+            .rsplit_once("/manifests/")
+            .or(path.rsplit_once("/blobs/"));
         let name = name.map_or("", |(name, _)| name);
         let url = &self.url;
-        let challenge = format!(r#"Bearer realm="{url}/token",service="bench",scope="repository:{name}:pull""#);
+        let challenge =
+            format!(r#"Bearer realm="{url}/token",service="bench",scope="repository:{name}:pull""#);
         answer(401, &[("www-authenticate", &challenge)], "")
     }
 }
 
 fn answer(status: u16, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
-    head(status, headers).body(Either::Left(Full::new(body.into()))).expect("a response")
+    head(status, headers)
+        .body(Either::Left(Full::new(body.into())))
+        .expect("a response")
 }
 
 fn head(status: u16, headers: &[(&str, &str)]) -> hyper::http::response::Builder {
     let start = Response::builder().status(status);
-    headers.iter().fold(start, |head, (name, value)| head.header(*name, *value))
+    headers
+        .iter()
+        .fold(start, |head, (name, value)| head.header(*name, *value))
 }
 
 /// About 2 KB, as an image of ten layers has.
@@ -247,7 +284,10 @@ impl Body for Zeros {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let piece = self.left.min(PIECE as u64);
         self.left -= piece;
         let piece = &ZEROS[..usize::try_from(piece).expect("a piece's length")];

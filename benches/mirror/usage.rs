@@ -25,7 +25,12 @@ impl Tree {
         let mut tree = vec![root];
         let mut at = 0;
         while let Some(&parent) = tree.get(at) {
-            tree.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| pid));
+            tree.extend(
+                parents
+                    .iter()
+                    .filter(|(_, of)| *of == parent)
+                    .map(|(pid, _)| pid),
+            );
             at += 1;
         }
         Self(tree)
@@ -45,7 +50,9 @@ impl Tree {
     pub fn resident(&self) -> u64 {
         let kilobytes = |pid: &u32| {
             let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix("VmRSS:"))?;
             line.split_whitespace().next()?.parse::<u64>().ok()
         };
         self.0.iter().filter_map(kilobytes).sum::<u64>() * 1024
@@ -53,7 +60,11 @@ impl Tree {
 
     /// Watches resident memory until the answer is asked for.
     pub fn watch(&self) -> Watch {
-        let (tree, over, peak) = (self.clone(), Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
+        let (tree, over, peak) = (
+            self.clone(),
+            Arc::<AtomicBool>::default(),
+            Arc::<AtomicU64>::default(),
+        );
         let (ended, highest) = (Arc::clone(&over), Arc::clone(&peak));
         let task = tokio::spawn(async move {
             while !ended.load(Ordering::Relaxed) {

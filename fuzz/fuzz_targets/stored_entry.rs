@@ -8,9 +8,17 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     for path in [MANIFEST, BLOB, "/v2/a/b/tags/list?upstream=ghcr.io"] {
         let variables = vec![("client_limit", "5".to_owned())];
         let answers = vec![answer(404, &[], b"")];
-        let platform = Scripted::new(World { answers, variables, stored: Some(data.to_vec()), ..World::default() });
+        let platform = Scripted::new(World {
+            answers,
+            variables,
+            stored: Some(data.to_vec()),
+            ..World::default()
+        });
         let mut request = get(path);
-        request.headers_mut().insert("spin-client-addr", http::HeaderValue::from_static("192.0.2.1:1"));
+        request.headers_mut().insert(
+            "spin-client-addr",
+            http::HeaderValue::from_static("192.0.2.1:1"),
+        );
         platform.handle(request);
         let asked = platform.asked();
         assert_public(&asked);

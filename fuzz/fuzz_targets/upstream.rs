@@ -5,8 +5,14 @@ use hammal::upstream::{Named, Naming};
 use hammal_fuzz::{Scripted, World, assert_public, get};
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    let Ok(text) = std::str::from_utf8(data) else { return };
-    for naming in [Naming::Query(text.into()), Naming::Path(text.into()), Naming::Namespace(text.into())] {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    for naming in [
+        Naming::Query(text.into()),
+        Naming::Path(text.into()),
+        Naming::Namespace(text.into()),
+    ] {
         let _ = naming.named();
     }
     if Named::parse(text).is_err() {
@@ -17,5 +23,9 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let response = platform.handle(get(&format!("/v2/a/tags/list?upstream={value}")));
     let asked = platform.asked();
     assert_public(&asked);
-    assert_eq!(asked.is_empty(), matches!(response.status().as_u16(), 400 | 403), "{text:?}");
+    assert_eq!(
+        asked.is_empty(),
+        matches!(response.status().as_u16(), 400 | 403),
+        "{text:?}"
+    );
 });

@@ -10,8 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 pub const MANIFEST: &str = "/v2/library/alpine/manifests/latest";
-pub const BLOB: &str =
-    "/v2/library/alpine/blobs/sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+pub const BLOB: &str = "/v2/library/alpine/blobs/sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 const NOW: Duration = Duration::from_secs(1_700_000_000);
 
 type Response = http::Response<Vec<u8>>;
@@ -37,9 +36,21 @@ struct State {
 }
 
 impl Scripted {
-    pub fn new(World { answers, variables, stored }: World) -> Scripted {
+    pub fn new(
+        World {
+            answers,
+            variables,
+            stored,
+        }: World,
+    ) -> Scripted {
         let answers = RefCell::new(answers.into());
-        Scripted(Rc::new(State { answers, variables, stored, asked: RefCell::default(), log: RefCell::default() }))
+        Scripted(Rc::new(State {
+            answers,
+            variables,
+            stored,
+            asked: RefCell::default(),
+            log: RefCell::default(),
+        }))
     }
 
     pub fn asked(&self) -> Vec<http::Request<()>> {
@@ -52,7 +63,10 @@ impl Scripted {
 
     /// Answers one request. Nothing here waits, so it is done at once.
     pub fn handle(&self, request: http::Request<()>) -> http::Response<Body<Vec<u8>>> {
-        Mirror::new(self.clone()).handle(request).now_or_never().expect("nothing waits")
+        Mirror::new(self.clone())
+            .handle(request)
+            .now_or_never()
+            .expect("nothing waits")
     }
 }
 
@@ -63,11 +77,19 @@ impl Platform for Scripted {
     /// An exchange that the script has no answer to fails.
     async fn send(&self, request: http::Request<()>, _: &Timeouts) -> Result<Response, Fault> {
         self.0.asked.borrow_mut().push(request);
-        self.0.answers.borrow_mut().pop_front().ok_or(Fault::Connect)
+        self.0
+            .answers
+            .borrow_mut()
+            .pop_front()
+            .ok_or(Fault::Connect)
     }
 
     async fn read(&self, body: Vec<u8>, limit: usize) -> Result<Vec<u8>, ReadFault> {
-        if body.len() > limit { Err(ReadFault::TooLarge) } else { Ok(body) }
+        if body.len() > limit {
+            Err(ReadFault::TooLarge)
+        } else {
+            Ok(body)
+        }
     }
 
     async fn load(&self, _: &str) -> Result<Option<Vec<u8>>, StoreFault> {
@@ -105,11 +127,15 @@ impl Platform for Scripted {
 }
 
 pub fn get(path: &str) -> http::Request<()> {
-    http::Request::get(format!("http://mirror.example{path}")).body(()).expect("a request")
+    http::Request::get(format!("http://mirror.example{path}"))
+        .body(())
+        .expect("a request")
 }
 
 pub fn answer(status: u16, headers: &[(&str, &[u8])], body: &[u8]) -> Response {
-    let headers = headers.iter().map(|(name, value)| (*name, http::HeaderValue::from_bytes(value)));
+    let headers = headers
+        .iter()
+        .map(|(name, value)| (*name, http::HeaderValue::from_bytes(value)));
     let mut response = http::Response::builder().status(status);
     for (name, value) in headers {
         // What can't be a header's value never comes from a host.
@@ -128,7 +154,10 @@ pub fn assert_public(asked: &[http::Request<()>]) {
         assert_eq!(uri.scheme_str(), Some("https"), "{uri}");
         let is_name = matches!(url::Host::parse(host), Ok(url::Host::Domain(_)));
         assert!(is_name && host.contains('.'), "{uri}");
-        assert!(uri.port_u16().is_none_or(|port| port == 443 || port > 1023), "{uri}");
+        assert!(
+            uri.port_u16().is_none_or(|port| port == 443 || port > 1023),
+            "{uri}"
+        );
         for private in [".local", ".internal", ".svc", ".localhost", ".lan"] {
             assert!(!host.ends_with(private), "{uri}");
         }

@@ -46,7 +46,10 @@ impl AllowedHosts {
             if matches!(pattern, "" | "http://" | "https://") {
                 continue;
             }
-            parsed.push(Pattern::parse(pattern).with_context(|| format!("allowed_outbound_hosts: {pattern:?}"))?);
+            parsed.push(
+                Pattern::parse(pattern)
+                    .with_context(|| format!("allowed_outbound_hosts: {pattern:?}"))?,
+            );
         }
         Ok(Self(parsed))
     }
@@ -64,7 +67,9 @@ impl AllowedHosts {
             return false;
         };
         let host = host.to_owned();
-        self.0.iter().any(|pattern| pattern.allows(url.scheme(), &host, port))
+        self.0
+            .iter()
+            .any(|pattern| pattern.allows(url.scheme(), &host, port))
     }
 }
 
@@ -76,7 +81,10 @@ impl Pattern {
         let scheme = match scheme {
             "*" => None,
             scheme => {
-                ensure!(!scheme.is_empty() && scheme.chars().all(char::is_alphabetic), "the scheme has only letters");
+                ensure!(
+                    !scheme.is_empty() && scheme.chars().all(char::is_alphabetic),
+                    "the scheme has only letters"
+                );
                 Some(scheme.to_owned())
             }
         };
@@ -86,11 +94,17 @@ impl Pattern {
             Some((host, port)) if !is_network(rest) => (host, port),
             _ => (rest, ""),
         };
-        Ok(Self { port: PortPattern::parse(port, scheme.as_deref())?, host: HostPattern::parse(host)?, scheme })
+        Ok(Self {
+            port: PortPattern::parse(port, scheme.as_deref())?,
+            host: HostPattern::parse(host)?,
+            scheme,
+        })
     }
 
     fn allows(&self, scheme: &str, host: &Host, port: u16) -> bool {
-        self.scheme.as_deref().is_none_or(|wanted| wanted == scheme) && self.host.allows(host) && self.port.allows(port)
+        self.scheme.as_deref().is_none_or(|wanted| wanted == scheme)
+            && self.host.allows(host)
+            && self.port.allows(port)
     }
 }
 
@@ -104,7 +118,9 @@ impl HostPattern {
             return Ok(Self::Any);
         }
         if host == "self" || host == "self.alt" || host.ends_with(".spin.internal") {
-            bail!("requests of the component to itself or its siblings are not supported by this host");
+            bail!(
+                "requests of the component to itself or its siblings are not supported by this host"
+            );
         }
         if let Ok(network) = IpNetwork::from_str_truncate(host) {
             return Ok(Self::Network(network));
@@ -114,10 +130,16 @@ impl HostPattern {
             let Host::Domain(domain) = Host::parse(domain).context("the part after `*.`")? else {
                 bail!("the part after `*.` must be a domain");
             };
-            ensure!(!domain.contains('*'), "`*` may only be the whole host or its first label");
+            ensure!(
+                !domain.contains('*'),
+                "`*` may only be the whole host or its first label"
+            );
             return Ok(Self::Below(format!(".{domain}")));
         }
-        ensure!(!host.contains('*'), "`*` may only be the whole host or its first label");
+        ensure!(
+            !host.contains('*'),
+            "`*` may only be the whole host or its first label"
+        );
         Ok(Self::Exactly(Host::parse(host).context("the host")?))
     }
 
@@ -135,7 +157,10 @@ impl HostPattern {
 
 impl PortPattern {
     fn parse(port: &str, scheme: Option<&str>) -> Result<Self> {
-        let number = |text: &str| text.parse::<u16>().with_context(|| format!("port {text:?} is not a number"));
+        let number = |text: &str| {
+            text.parse::<u16>()
+                .with_context(|| format!("port {text:?} is not a number"))
+        };
         match (port, scheme, port.split_once("..")) {
             ("*", _, _) => Ok(Self::Any),
             ("", Some("http"), _) => Ok(Self::One(80)),
@@ -195,17 +220,33 @@ mod tests {
         ];
         for (pattern, uri, allowed) in cases {
             let hosts = AllowedHosts::parse([pattern]).unwrap();
-            assert_eq!(hosts.allow(&uri.parse().unwrap()), allowed, "{pattern} {uri}");
+            assert_eq!(
+                hosts.allow(&uri.parse().unwrap()),
+                allowed,
+                "{pattern} {uri}"
+            );
         }
     }
 
     #[test]
     fn any_pattern_of_several_is_enough_and_none_allows_nothing() {
         let uri: Uri = "https://b.com/".parse().unwrap();
-        assert!(AllowedHosts::parse(["https://a.com", "https://b.com"]).unwrap().allow(&uri));
+        assert!(
+            AllowedHosts::parse(["https://a.com", "https://b.com"])
+                .unwrap()
+                .allow(&uri)
+        );
         assert!(!AllowedHosts::parse([""; 0]).unwrap().allow(&uri));
-        assert!(!AllowedHosts::parse(["", "https://", "http://"]).unwrap().allow(&uri));
-        assert!(!AllowedHosts::parse(["*://*:*"]).unwrap().allow(&Uri::from_static("/relative")));
+        assert!(
+            !AllowedHosts::parse(["", "https://", "http://"])
+                .unwrap()
+                .allow(&uri)
+        );
+        assert!(
+            !AllowedHosts::parse(["*://*:*"])
+                .unwrap()
+                .allow(&Uri::from_static("/relative"))
+        );
     }
 
     #[test]

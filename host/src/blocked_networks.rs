@@ -21,8 +21,9 @@ impl BlockedNetworks {
                 blocked.private = true;
                 continue;
             }
-            let network = IpNetwork::from_str_truncate(entry)
-                .with_context(|| format!("{entry:?} is neither a network, as in \"10.0.0.0/8\", nor \"private\""))?;
+            let network = IpNetwork::from_str_truncate(entry).with_context(|| {
+                format!("{entry:?} is neither a network, as in \"10.0.0.0/8\", nor \"private\"")
+            })?;
             blocked.networks.push(network);
         }
         Ok(blocked)
@@ -30,7 +31,10 @@ impl BlockedNetworks {
 
     pub fn blocks(&self, address: IpAddr) -> bool {
         if (self.private && !IpNetwork::from(address).is_global())
-            || self.networks.iter().any(|network| network.contains(address))
+            || self
+                .networks
+                .iter()
+                .any(|network| network.contains(address))
         {
             return true;
         }
@@ -48,7 +52,9 @@ mod tests {
 
     fn blocked(entries: &[&str], address: &str) -> bool {
         let entries: Vec<String> = entries.iter().map(|entry| (*entry).to_owned()).collect();
-        BlockedNetworks::parse(&entries).unwrap().blocks(address.parse().unwrap())
+        BlockedNetworks::parse(&entries)
+            .unwrap()
+            .blocks(address.parse().unwrap())
     }
 
     #[test]
@@ -75,7 +81,12 @@ mod tests {
             assert!(blocked(&["private"], address), "{address}");
             assert!(!blocked(&[], address), "{address}");
         }
-        for address in ["1.1.1.1", "123.123.123.123", "2600:beef::1", "::ffff:1.1.1.1"] {
+        for address in [
+            "1.1.1.1",
+            "123.123.123.123",
+            "2600:beef::1",
+            "::ffff:1.1.1.1",
+        ] {
             assert!(!blocked(&["private"], address), "{address}");
         }
     }
@@ -83,7 +94,12 @@ mod tests {
     #[test]
     fn networks_hold_in_both_notations() {
         let entries = ["123.123.0.0/16", "2001:db8::/32", "1.1.1.1/32"];
-        for address in ["123.123.0.0", "::ffff:123.123.1.1", "2001:db8::1", "1.1.1.1"] {
+        for address in [
+            "123.123.0.0",
+            "::ffff:123.123.1.1",
+            "2001:db8::1",
+            "1.1.1.1",
+        ] {
             assert!(blocked(&entries, address), "{address}");
         }
         for address in ["123.124.0.0", "2001:db9::1", "1.1.1.2"] {
@@ -93,7 +109,9 @@ mod tests {
 
     #[test]
     fn what_is_no_network_is_named() {
-        let error = BlockedNetworks::parse(&["privat".to_owned()]).unwrap_err().to_string();
+        let error = BlockedNetworks::parse(&["privat".to_owned()])
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("\"privat\""), "{error}");
     }
 }

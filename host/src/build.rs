@@ -11,7 +11,9 @@ pub fn build(manifest: &Manifest) -> Result<()> {
         eprintln!("component {id} has no build command; nothing to build");
         return Ok(());
     };
-    let folder = manifest.folder.join(build.workdir.as_deref().unwrap_or(".".as_ref()));
+    let folder = manifest
+        .folder
+        .join(build.workdir.as_deref().unwrap_or(".".as_ref()));
     for command in build.commands() {
         eprintln!("Building component {id} with `{command}`");
         let status = Command::new("sh")

@@ -32,7 +32,13 @@ sources, files, SQLite databases, AI models, requests of the component to itself
 #[derive(Debug, Args)]
 pub struct Up {
     /// The manifest: a file, or a folder with a spin.toml in it
-    #[arg(short = 'f', long = "from", alias = "file", value_name = "FILE", default_value = "spin.toml")]
+    #[arg(
+        short = 'f',
+        long = "from",
+        alias = "file",
+        value_name = "FILE",
+        default_value = "spin.toml"
+    )]
     pub from: PathBuf,
 
     /// IP address and port to listen on; port 0 takes a free one
@@ -79,7 +85,9 @@ fn parse_listen(text: &str) -> Result<SocketAddr, String> {
         .map_err(|error| format!("{error}; give an address and a port, as in 127.0.0.1:3000"))?
         .collect();
     let ipv4 = addresses.iter().find(|address| address.is_ipv4());
-    ipv4.or(addresses.first()).copied().ok_or_else(|| "the name has no address".to_owned())
+    ipv4.or(addresses.first())
+        .copied()
+        .ok_or_else(|| "the name has no address".to_owned())
 }
 
 #[cfg(test)]
@@ -94,8 +102,14 @@ mod tests {
 
     #[test]
     fn listens_on_names_and_addresses() {
-        assert_eq!(parse_listen("127.0.0.1:0"), Ok(SocketAddr::from(([127, 0, 0, 1], 0))));
-        assert_eq!(parse_listen("localhost:8080"), Ok(SocketAddr::from(([127, 0, 0, 1], 8080))));
+        assert_eq!(
+            parse_listen("127.0.0.1:0"),
+            Ok(SocketAddr::from(([127, 0, 0, 1], 0)))
+        );
+        assert_eq!(
+            parse_listen("localhost:8080"),
+            Ok(SocketAddr::from(([127, 0, 0, 1], 8080)))
+        );
         assert!(parse_listen("127.0.0.1").is_err_and(|why| why.contains("127.0.0.1:3000")));
     }
 }

@@ -70,19 +70,26 @@ struct Shared {
 
 impl Connector {
     pub fn new(blocked: BlockedNetworks, tls: TlsConfigs) -> Self {
-        Self { shared: Arc::new(Shared { blocked, tls }), http1_only: false }
+        Self {
+            shared: Arc::new(Shared { blocked, tls }),
+            http1_only: false,
+        }
     }
 
     /// One that offers upstreams no HTTP/2.
     pub fn by_http1(self) -> Self {
-        Self { http1_only: true, ..self }
+        Self {
+            http1_only: true,
+            ..self
+        }
     }
 }
 
 impl Service<Uri> for Connector {
     type Response = TokioIo<Box<dyn Upstream>>;
     type Error = ConnectError;
-    type Future = Pin<Box<dyn Future<Output = Result<TokioIo<Box<dyn Upstream>>, ConnectError>> + Send>>;
+    type Future =
+        Pin<Box<dyn Future<Output = Result<TokioIo<Box<dyn Upstream>>, ConnectError>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
         Poll::Ready(Ok(()))
@@ -91,9 +98,12 @@ impl Service<Uri> for Connector {
     fn call(&mut self, uri: Uri) -> Self::Future {
         let Self { shared, http1_only } = self.clone();
         // Read here: the future may finish in a task of its own, for the pool, when another connection came first.
-        let limit = CONNECT_TIMEOUT.try_with(Clone::clone).unwrap_or(crate::sender::DEFAULT_TIMEOUT);
+        let limit = CONNECT_TIMEOUT
+            .try_with(Clone::clone)
+            .unwrap_or(crate::sender::DEFAULT_TIMEOUT);
         Box::pin(async move {
-            let connected = tokio::time::timeout(limit, shared.connect(&uri, limit, http1_only)).await;
+            let connected =
+                tokio::time::timeout(limit, shared.connect(&uri, limit, http1_only)).await;
             connected.unwrap_or(Err(ConnectError::TimedOut))
         })
     }
@@ -107,7 +117,10 @@ impl Shared {
         http1_only: bool,
     ) -> Result<TokioIo<Box<dyn Upstream>>, ConnectError> {
         let host = uri.host().ok_or(ConnectError::Unresolved)?;
-        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let host = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'))
+            .unwrap_or(host);
         let https = uri.scheme() == Some(&Scheme::HTTPS);
         let port = uri.port_u16().unwrap_or(if https { 443 } else { 80 });
 
@@ -121,23 +134,31 @@ impl Shared {
         if http1_only {
             Arc::make_mut(&mut config).alpn_protocols = vec![b"http/1.1".to_vec()];
         }
-        let stream = TlsConnector::from(config).connect(name, stream).await.map_err(|error| {
-            note(&format!("TLS with {host}:{port} failed: {error}"));
-            ConnectError::Tls
-        })?;
+        let stream = TlsConnector::from(config)
+            .connect(name, stream)
+            .await
+            .map_err(|error| {
+                note(&format!("TLS with {host}:{port} failed: {error}"));
+                ConnectError::Tls
+            })?;
         Ok(TokioIo::new(Box::new(stream)))
     }
 
     /// The addresses of `host`, a name or a literal, that may be connected to.
     async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, ConnectError> {
-        let found = tokio::net::lookup_host((host, port)).await.map_err(|_| ConnectError::Unresolved)?;
-        let (blocked, open): (Vec<_>, Vec<_>) = found.partition(|address| self.blocked.blocks(address.ip()));
+        let found = tokio::net::lookup_host((host, port))
+            .await
+            .map_err(|_| ConnectError::Unresolved)?;
+        let (blocked, open): (Vec<_>, Vec<_>) =
+            found.partition(|address| self.blocked.blocks(address.ip()));
         match (open.is_empty(), blocked.first()) {
             (false, _) => Ok(open),
             (true, None) => Err(ConnectError::Unresolved),
             (true, Some(address)) => {
                 let ip = address.ip();
-                note(&format!("{host} is at {ip}, which block_networks in the runtime configuration closes"));
+                note(&format!(
+                    "{host} is at {ip}, which block_networks in the runtime configuration closes"
+                ));
                 Err(ConnectError::Prohibited)
             }
         }
@@ -145,7 +166,11 @@ impl Shared {
 }
 
 /// Connects to the first address that answers, both families in parallel where one is slow.
-async fn connect_to_one(addresses: Vec<SocketAddr>, uri: &Uri, limit: Duration) -> Result<TcpStream, ConnectError> {
+async fn connect_to_one(
+    addresses: Vec<SocketAddr>,
+    uri: &Uri,
+    limit: Duration,
+) -> Result<TcpStream, ConnectError> {
     let count = addresses.len();
     let mut connector = HttpConnector::new_with_resolver(Resolved(addresses));
     connector.enforce_http(false);
@@ -154,16 +179,23 @@ async fn connect_to_one(addresses: Vec<SocketAddr>, uri: &Uri, limit: Duration) 
     let addresses = u32::try_from(count).unwrap_or(u32::MAX);
     connector.set_connect_timeout(Some(limit.max(LEAST_PER_ADDRESS.saturating_mul(addresses))));
     connector.set_happy_eyeballs_timeout(Some(HAPPY_EYEBALLS));
-    connector.call(uri.clone()).await.map(TokioIo::into_inner).map_err(|error| {
-        let mut cause: Option<&(dyn StdError + 'static)> = Some(&error);
-        while let Some(error) = cause {
-            if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut) {
-                return ConnectError::TimedOut;
+    connector
+        .call(uri.clone())
+        .await
+        .map(TokioIo::into_inner)
+        .map_err(|error| {
+            let mut cause: Option<&(dyn StdError + 'static)> = Some(&error);
+            while let Some(error) = cause {
+                if error
+                    .downcast_ref::<io::Error>()
+                    .is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
+                {
+                    return ConnectError::TimedOut;
+                }
+                cause = error.source();
             }
-            cause = error.source();
-        }
-        ConnectError::Refused
-    })
+            ConnectError::Refused
+        })
 }
 
 /// A resolver that only knows the addresses that were already found and judged.
@@ -204,6 +236,10 @@ impl Upstream for TlsStream<TcpStream> {
 
 impl Connection for Box<dyn Upstream> {
     fn connected(&self) -> Connected {
-        if self.is_http2() { Connected::new().negotiated_h2() } else { Connected::new() }
+        if self.is_http2() {
+            Connected::new().negotiated_h2()
+        } else {
+            Connected::new()
+        }
     }
 }

@@ -13,10 +13,12 @@ use std::time::{Duration, Instant};
 use tokio::time::Sleep;
 use wasmtime::component::{Component, GuestTaskId, Linker};
 use wasmtime::{
-    Cache, CacheConfig, Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store, StoreContextMut,
+    Cache, CacheConfig, Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store,
+    StoreContextMut,
 };
 use wasmtime_wasi_http::handler::{
-    HandlerState, Instance, Proxy, ProxyHandler, ProxyPre, ShouldAccept, WorkerExpiration, WorkerState, WorkerStatus,
+    HandlerState, Instance, Proxy, ProxyHandler, ProxyPre, ShouldAccept, WorkerExpiration,
+    WorkerState, WorkerStatus,
 };
 use wasmtime_wasi_http::{WasiHttpView as _, p2, p3};
 
@@ -66,22 +68,29 @@ pub fn load(file: &Path, shared: Shared) -> Result<Handler> {
         )
     })?;
     let mut config = Config::new();
-    config.wasm_component_model_async(true).epoch_interruption(true);
+    config
+        .wasm_component_model_async(true)
+        .epoch_interruption(true);
     match Cache::new(CacheConfig::new()) {
         Ok(cache) => drop(config.cache(Some(cache))),
-        Err(error) => note(&format!("compiled code is not kept for the next start: {error:#}")),
+        Err(error) => note(&format!(
+            "compiled code is not kept for the next start: {error:#}"
+        )),
     }
     // As in Spin: mapping the memory of each new instance takes the kernel longer than many a request takes.
     config.allocation_strategy(pool());
     let engine = Engine::new(&config).or_else(|error| {
         // A machine without address space enough for the pool.
-        note(&format!("instances are made without a pool, which is slower: {error:#}"));
+        note(&format!(
+            "instances are made without a pool, which is slower: {error:#}"
+        ));
         config.allocation_strategy(InstanceAllocationStrategy::OnDemand);
         Engine::new(&config)
     })?;
-    let component = announced("Compiling the component to machine code, once after each change of it...", || {
-        Component::from_binary(&engine, &bytes)
-    });
+    let component = announced(
+        "Compiling the component to machine code, once after each change of it...",
+        || Component::from_binary(&engine, &bytes),
+    );
     let component = component
         .map_err(anyhow::Error::from)
         .with_context(|| format!("{} is not a WebAssembly component", file.display()))?;
@@ -99,12 +108,14 @@ pub fn load(file: &Path, shared: Shared) -> Result<Handler> {
         .context("the component imports something that this host doesn't provide")?;
     let pre = match p3::bindings::ServicePre::new(instance.clone()) {
         Ok(pre) => ProxyPre::P3(pre),
-        Err(p3_error) => ProxyPre::P2(p2::bindings::ProxyPre::new(instance).map_err(|p2_error| {
-            anyhow::anyhow!(
-                "the component exports neither wasi:http/handler@0.3 ({p3_error}) nor \
+        Err(p3_error) => {
+            ProxyPre::P2(p2::bindings::ProxyPre::new(instance).map_err(|p2_error| {
+                anyhow::anyhow!(
+                    "the component exports neither wasi:http/handler@0.3 ({p3_error}) nor \
                  wasi:http/incoming-handler@0.2 ({p2_error})"
-            )
-        })?),
+                )
+            })?)
+        }
     };
     let ticking = engine.weak();
     std::thread::spawn(move || {
@@ -114,7 +125,11 @@ pub fn load(file: &Path, shared: Shared) -> Result<Handler> {
             std::thread::sleep(TICK);
         }
     });
-    Ok(ProxyHandler::new(Instances { engine, pre, shared }))
+    Ok(ProxyHandler::new(Instances {
+        engine,
+        pre,
+        shared,
+    }))
 }
 
 /// Where instances are made. It reserves addresses; memory is taken when it is used.
@@ -167,7 +182,10 @@ impl HandlerState for Instances {
             store,
             proxy,
             view: Guest::http,
-            expiration: Expiration { limit, at: Box::pin(tokio::time::sleep(IDLE)) },
+            expiration: Expiration {
+                limit,
+                at: Box::pin(tokio::time::sleep(IDLE)),
+            },
             state: Life { reuse, limit },
         })
     }
@@ -216,7 +234,12 @@ pub struct Expiration {
 }
 
 impl WorkerExpiration for Expiration {
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>, status: WorkerStatus, since: Instant) -> Poll<()> {
+    fn poll(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        status: WorkerStatus,
+        since: Instant,
+    ) -> Poll<()> {
         let limit = match status {
             WorkerStatus::Idle => IDLE,
             WorkerStatus::Requests => self.limit,

@@ -48,7 +48,9 @@ impl Guest {
             table: ResourceTable::new(),
             variables: Arc::clone(&shared.variables),
             stores: Arc::clone(&shared.stores),
-            limits: StoreLimitsBuilder::new().memory_size(shared.max_memory.unwrap_or(DEFAULT_MEMORY)).build(),
+            limits: StoreLimitsBuilder::new()
+                .memory_size(shared.max_memory.unwrap_or(DEFAULT_MEMORY))
+                .build(),
             wasi: wasi.build(),
             http: WasiHttpCtx::new(),
             outbound: shared.outbound.clone(),
@@ -58,12 +60,19 @@ impl Guest {
 
 impl WasiView for Guest {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+        WasiCtxView {
+            ctx: &mut self.wasi,
+            table: &mut self.table,
+        }
     }
 }
 
 impl WasiHttpView for Guest {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        WasiHttpCtxView { ctx: &mut self.http, table: &mut self.table, hooks: &mut self.outbound }
+        WasiHttpCtxView {
+            ctx: &mut self.http,
+            table: &mut self.table,
+            hooks: &mut self.outbound,
+        }
     }
 }

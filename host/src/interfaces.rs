@@ -101,8 +101,13 @@ impl kv3::HostStore for Guest {
 }
 
 impl<T: Send> kv3::HostStoreWithStore<T> for Spin {
-    async fn open(accessor: &Accessor<T, Self>, label: String) -> Result<Resource<OpenStore>, kv3::Error> {
-        accessor.with(|mut access| access.get().open_store(&label))?.ok_or(kv3::Error::AccessDenied)
+    async fn open(
+        accessor: &Accessor<T, Self>,
+        label: String,
+    ) -> Result<Resource<OpenStore>, kv3::Error> {
+        accessor
+            .with(|mut access| access.get().open_store(&label))?
+            .ok_or(kv3::Error::AccessDenied)
     }
 
     async fn get(
@@ -122,11 +127,19 @@ impl<T: Send> kv3::HostStoreWithStore<T> for Spin {
         Ok(store_of(accessor, &store)?.set(key, value).await?)
     }
 
-    async fn delete(accessor: &Accessor<T, Self>, store: Resource<OpenStore>, key: String) -> Result<(), kv3::Error> {
+    async fn delete(
+        accessor: &Accessor<T, Self>,
+        store: Resource<OpenStore>,
+        key: String,
+    ) -> Result<(), kv3::Error> {
         Ok(store_of(accessor, &store)?.delete(key).await?)
     }
 
-    async fn exists(accessor: &Accessor<T, Self>, store: Resource<OpenStore>, key: String) -> Result<bool, kv3::Error> {
+    async fn exists(
+        accessor: &Accessor<T, Self>,
+        store: Resource<OpenStore>,
+        key: String,
+    ) -> Result<bool, kv3::Error> {
         Ok(store_of(accessor, &store)?.exists(&key)?)
     }
 
@@ -140,7 +153,8 @@ impl<T: Send> kv3::HostStoreWithStore<T> for Spin {
         };
         accessor.with(|mut access| {
             let keys = StreamReader::new(&mut access, keys)?;
-            let outcome = FutureReader::new(&mut access, async move { wasmtime::error::Ok(outcome) })?;
+            let outcome =
+                FutureReader::new(&mut access, async move { wasmtime::error::Ok(outcome) })?;
             Ok((keys, outcome))
         })
     }
@@ -153,11 +167,20 @@ impl kv2::HostStore for Guest {
         self.open_store(&label)?.ok_or(kv2::Error::AccessDenied)
     }
 
-    fn get(&mut self, store: Resource<OpenStore>, key: String) -> Result<Option<Vec<u8>>, kv2::Error> {
+    fn get(
+        &mut self,
+        store: Resource<OpenStore>,
+        key: String,
+    ) -> Result<Option<Vec<u8>>, kv2::Error> {
         Ok(self.store(&store)?.get(&key)?)
     }
 
-    async fn set(&mut self, store: Resource<OpenStore>, key: String, value: Vec<u8>) -> Result<(), kv2::Error> {
+    async fn set(
+        &mut self,
+        store: Resource<OpenStore>,
+        key: String,
+        value: Vec<u8>,
+    ) -> Result<(), kv2::Error> {
         Ok(self.store(&store)?.set(key, value).await?)
     }
 
@@ -182,16 +205,22 @@ impl variables3::Host for Guest {}
 
 impl<T: Send> variables3::HostWithStore<T> for Spin {
     async fn get(accessor: &Accessor<T, Self>, name: String) -> Result<String, variables3::Error> {
-        check_name(&name).map_err(|error| variables3::Error::InvalidName(format!("{name:?}: {error}")))?;
+        check_name(&name)
+            .map_err(|error| variables3::Error::InvalidName(format!("{name:?}: {error}")))?;
         let value = accessor.with(|mut access| access.get().variables.get(&name).cloned());
-        value.ok_or_else(|| variables3::Error::Undefined(format!("the component has no variable {name:?}")))
+        value.ok_or_else(|| {
+            variables3::Error::Undefined(format!("the component has no variable {name:?}"))
+        })
     }
 }
 
 impl variables2::Host for Guest {
     fn get(&mut self, name: String) -> Result<String, variables2::Error> {
-        check_name(&name).map_err(|error| variables2::Error::InvalidName(format!("{name:?}: {error}")))?;
+        check_name(&name)
+            .map_err(|error| variables2::Error::InvalidName(format!("{name:?}: {error}")))?;
         let value = self.variables.get(&name).cloned();
-        value.ok_or_else(|| variables2::Error::Undefined(format!("the component has no variable {name:?}")))
+        value.ok_or_else(|| {
+            variables2::Error::Undefined(format!("the component has no variable {name:?}"))
+        })
     }
 }

@@ -43,7 +43,11 @@ impl Stores {
                     "key_value_stores: there is no store {label:?}; add [key_value_store.{label}] to the runtime configuration"
                 );
             };
-            let store = Store { label: label.clone(), location: location.clone(), open: OnceLock::new() };
+            let store = Store {
+                label: label.clone(),
+                location: location.clone(),
+                open: OnceLock::new(),
+            };
             stores.insert(label.clone(), Arc::new(store));
         }
         Ok(Self(stores))
@@ -95,11 +99,16 @@ impl Store {
     pub fn get(&self, key: &str) -> Result<Option<Vec<u8>>> {
         let reader = self.reader()?;
         let mut statement = reader.prepare_cached(GET)?;
-        Ok(statement.query_row([&self.label, key], |row| row.get(0)).optional()?)
+        Ok(statement
+            .query_row([&self.label, key], |row| row.get(0))
+            .optional()?)
     }
 
     pub fn exists(&self, key: &str) -> Result<bool> {
-        Ok(self.reader()?.prepare_cached(EXISTS)?.exists([&self.label, key])?)
+        Ok(self
+            .reader()?
+            .prepare_cached(EXISTS)?
+            .exists([&self.label, key])?)
     }
 
     /// All keys, in no order.
@@ -122,7 +131,14 @@ impl Store {
     async fn write(&self, change: Change) -> Result<()> {
         let (done, outcome) = oneshot::channel();
         let gone = || anyhow!("the store's writer is gone");
-        self.opened()?.writer.send(Write { label: self.label.clone(), change, done }).map_err(|_| gone())?;
+        self.opened()?
+            .writer
+            .send(Write {
+                label: self.label.clone(),
+                change,
+                done,
+            })
+            .map_err(|_| gone())?;
         outcome.await.map_err(|_| gone())?
     }
 
@@ -151,7 +167,10 @@ impl Store {
             }),
         };
         let (connection, reader) = opened.inspect_err(|error| {
-            note(&format!("the key-value store {:?} can't be opened: {error:#}", self.label));
+            note(&format!(
+                "the key-value store {:?} can't be opened: {error:#}",
+                self.label
+            ));
         })?;
         Ok(self.open.get_or_init(|| {
             let (writer, writes) = mpsc::channel();
@@ -174,7 +193,8 @@ fn connect(path: Option<&Path>) -> Result<Connection> {
                 std::fs::create_dir_all(folder)
                     .with_context(|| format!("can't make the folder {}", folder.display()))?;
             }
-            let connection = Connection::open(path).with_context(|| format!("can't open {}", path.display()))?;
+            let connection =
+                Connection::open(path).with_context(|| format!("can't open {}", path.display()))?;
             connection.busy_timeout(BUSY)?;
             connection.pragma_update(None, "journal_mode", "WAL")?;
             // Synced at checkpoints: a power cut can cost the last writes, never the file.
@@ -194,7 +214,12 @@ fn commit_all(connection: &Mutex<Connection>, writes: &Receiver<Write>) {
         let outcome = commit(&mut lock(connection), &batch);
         for write in batch {
             // Whoever wrote may have gone away meanwhile.
-            let _ = write.done.send(outcome.as_ref().copied().map_err(|error| anyhow!("{error}")));
+            let _ = write.done.send(
+                outcome
+                    .as_ref()
+                    .copied()
+                    .map_err(|error| anyhow!("{error}")),
+            );
         }
     }
 }
@@ -203,8 +228,12 @@ fn commit(connection: &mut Connection, batch: &[Write]) -> rusqlite::Result<()> 
     let transaction = connection.transaction()?;
     for Write { label, change, .. } in batch {
         match change {
-            Change::Set { key, value } => transaction.prepare_cached(SET)?.execute(params![label, key, value])?,
-            Change::Delete { key } => transaction.prepare_cached(DELETE)?.execute(params![label, key])?,
+            Change::Set { key, value } => transaction
+                .prepare_cached(SET)?
+                .execute(params![label, key, value])?,
+            Change::Delete { key } => transaction
+                .prepare_cached(DELETE)?
+                .execute(params![label, key])?,
             Change::Nothing => 0,
         };
     }
@@ -217,7 +246,10 @@ mod tests {
 
     fn store(location: StoreLocation) -> Arc<Store> {
         let locations = BTreeMap::from([("default".to_owned(), location)]);
-        Stores::new(&["default".to_owned()], &locations).unwrap().get("default").unwrap()
+        Stores::new(&["default".to_owned()], &locations)
+            .unwrap()
+            .get("default")
+            .unwrap()
     }
 
     async fn exercise(store: &Store) {
@@ -243,7 +275,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state/sqlite_key_value.db");
         exercise(&store(StoreLocation::File(path.clone()))).await;
-        assert_eq!(store(StoreLocation::File(path)).get("a").unwrap(), Some(vec![0, 255]));
+        assert_eq!(
+            store(StoreLocation::File(path)).get("a").unwrap(),
+            Some(vec![0, 255])
+        );
     }
 
     #[tokio::test]
@@ -253,7 +288,10 @@ mod tests {
         let writes = (0..1000_u32).map(|n| store.set(format!("k{n}"), n.to_le_bytes().to_vec()));
         futures::future::try_join_all(writes).await.unwrap();
         assert_eq!(store.keys().unwrap().len(), 1000);
-        assert_eq!(store.get("k999").unwrap(), Some(999_u32.to_le_bytes().to_vec()));
+        assert_eq!(
+            store.get("k999").unwrap(),
+            Some(999_u32.to_le_bytes().to_vec())
+        );
     }
 
     #[tokio::test]
@@ -271,7 +309,9 @@ mod tests {
 
     #[test]
     fn a_label_without_a_store_says_where_to_add_one() {
-        let error = Stores::new(&["tokens".to_owned()], &BTreeMap::new()).unwrap_err().to_string();
+        let error = Stores::new(&["tokens".to_owned()], &BTreeMap::new())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("[key_value_store.tokens]"), "{error}");
     }
 }

@@ -129,9 +129,16 @@ struct HttpTrigger {
 impl Manifest {
     /// Reads `path`, a manifest or a folder with a `spin.toml`.
     pub fn load(path: &Path) -> Result<Self> {
-        let path = if path.is_dir() { path.join("spin.toml") } else { path.to_owned() };
+        let path = if path.is_dir() {
+            path.join("spin.toml")
+        } else {
+            path.to_owned()
+        };
         let text = std::fs::read_to_string(&path).with_context(|| {
-            format!("can't read the manifest {}; go to its folder or name it with --from FILE", path.display())
+            format!(
+                "can't read the manifest {}; go to its folder or name it with --from FILE",
+                path.display()
+            )
         })?;
         let path = std::path::absolute(&path)?;
         let folder = path.parent().unwrap_or(Path::new("/")).to_owned();
@@ -140,9 +147,19 @@ impl Manifest {
 
     /// Parses and checks the text of a manifest.
     pub fn parse(text: &str, folder: PathBuf) -> Result<Self> {
-        let version = toml::from_str::<toml::Table>(text)?.get("spin_manifest_version").cloned();
-        ensure!(version == Some(toml::Value::Integer(2)), "only `spin_manifest_version = 2` is supported by this host");
-        let File { trigger, component, variables, .. } = toml::from_str(text)?;
+        let version = toml::from_str::<toml::Table>(text)?
+            .get("spin_manifest_version")
+            .cloned();
+        ensure!(
+            version == Some(toml::Value::Integer(2)),
+            "only `spin_manifest_version = 2` is supported by this host"
+        );
+        let File {
+            trigger,
+            component,
+            variables,
+            ..
+        } = toml::from_str(text)?;
         for (name, variable) in &variables {
             variables::check_name(name).with_context(|| format!("variable {name:?}"))?;
             ensure!(
@@ -150,23 +167,42 @@ impl Manifest {
                 "variable {name:?} needs either `default = \"...\"` or `required = true`"
             );
         }
-        let HttpTrigger { route, component: component_id, executor, .. } = one_http_trigger(trigger)?;
-        ensure!(executor.is_none(), "a trigger's `executor` is not supported by this host");
+        let HttpTrigger {
+            route,
+            component: component_id,
+            executor,
+            ..
+        } = one_http_trigger(trigger)?;
+        ensure!(
+            executor.is_none(),
+            "a trigger's `executor` is not supported by this host"
+        );
 
         let mut components = component;
         let Some(component) = components.remove(&component_id) else {
-            bail!("the trigger's component {component_id:?} has no [component.{component_id}] table");
+            bail!(
+                "the trigger's component {component_id:?} has no [component.{component_id}] table"
+            );
         };
         if let Some(other) = components.keys().next() {
-            bail!("only one component is supported by this host; remove [component.{other}], or use `spin up`");
+            bail!(
+                "only one component is supported by this host; remove [component.{other}], or use `spin up`"
+            );
         }
         component.refuse_unsupported(&component_id)?;
-        Ok(Self { folder, variables, route: Route::parse(&route)?, component_id, component })
+        Ok(Self {
+            folder,
+            variables,
+            route: Route::parse(&route)?,
+            component_id,
+            component,
+        })
     }
 
     /// The component's file, absolute.
     pub fn source(&self) -> PathBuf {
-        self.folder.join(self.component.source.as_str().unwrap_or_default())
+        self.folder
+            .join(self.component.source.as_str().unwrap_or_default())
     }
 }
 
@@ -178,16 +214,27 @@ fn one_http_trigger(mut triggers: BTreeMap<String, Vec<toml::Value>>) -> Result<
     let Ok([trigger]) = <[toml::Value; 1]>::try_from(http) else {
         bail!("this host needs exactly one [[trigger.http]]");
     };
-    if trigger.get("component").is_some_and(|component| !component.is_str()) {
-        bail!("a component inside [[trigger.http]] is not supported by this host; use a [component.<id>] table");
+    if trigger
+        .get("component")
+        .is_some_and(|component| !component.is_str())
+    {
+        bail!(
+            "a component inside [[trigger.http]] is not supported by this host; use a [component.<id>] table"
+        );
     }
     trigger.try_into().context("in [[trigger.http]]")
 }
 
 impl Component {
     fn refuse_unsupported(&self, id: &str) -> Result<()> {
-        if let Some(key) = self.rest.keys().find(|key| !WITHOUT_EFFECT.contains(&key.as_str())) {
-            bail!("component.{id}.{key} is not supported by this host; remove it, or use `spin up`");
+        if let Some(key) = self
+            .rest
+            .keys()
+            .find(|key| !WITHOUT_EFFECT.contains(&key.as_str()))
+        {
+            bail!(
+                "component.{id}.{key} is not supported by this host; remove it, or use `spin up`"
+            );
         }
         ensure!(
             self.source.is_str(),
@@ -233,25 +280,68 @@ mod tests {
         assert_eq!(manifest.source(), Path::new("/app/out/hammal.wasm"));
         assert_eq!(manifest.route, Route::parse("/...").unwrap());
         assert_eq!(manifest.component.key_value_stores, ["default"]);
-        assert_eq!(manifest.component.build.as_ref().unwrap().commands(), ["cargo build"]);
+        assert_eq!(
+            manifest.component.build.as_ref().unwrap().commands(),
+            ["cargo build"]
+        );
         assert!(manifest.variables["key"].required);
     }
 
     #[test]
     fn refuses_by_name_what_is_not_supported() {
         let cases = [
-            ("spin_manifest_version = 2", "spin_manifest_version = 1", "spin_manifest_version = 2"),
+            (
+                "spin_manifest_version = 2",
+                "spin_manifest_version = 1",
+                "spin_manifest_version = 2",
+            ),
             ("name = \"hammal\"", "name = \"hammal\"\nnmae = 1", "nmae"),
-            ("[[trigger.http]]", "[[trigger.redis]]\nchannel = \"a\"\n[[trigger.http]]", "trigger.redis"),
-            ("route = \"/...\"", "route = \"/...\"\nexecutor = { type = \"wagi\" }", "executor"),
-            ("component = \"hammal\"", "component = \"other\"", "[component.other]"),
-            ("[component.hammal]", "[component.other]\nsource = \"a\"\n[component.hammal]", "[component.other]"),
-            ("source = \"out/hammal.wasm\"", "source = { url = \"u\", digest = \"d\" }", "remote sources"),
-            ("source = \"out", "sqlite_databases = [\"default\"]\nsource = \"out", "sqlite_databases"),
-            ("source = \"out", "files = [\"a\"]\nsource = \"out", "component.hammal.files"),
+            (
+                "[[trigger.http]]",
+                "[[trigger.redis]]\nchannel = \"a\"\n[[trigger.http]]",
+                "trigger.redis",
+            ),
+            (
+                "route = \"/...\"",
+                "route = \"/...\"\nexecutor = { type = \"wagi\" }",
+                "executor",
+            ),
+            (
+                "component = \"hammal\"",
+                "component = \"other\"",
+                "[component.other]",
+            ),
+            (
+                "[component.hammal]",
+                "[component.other]\nsource = \"a\"\n[component.hammal]",
+                "[component.other]",
+            ),
+            (
+                "source = \"out/hammal.wasm\"",
+                "source = { url = \"u\", digest = \"d\" }",
+                "remote sources",
+            ),
+            (
+                "source = \"out",
+                "sqlite_databases = [\"default\"]\nsource = \"out",
+                "sqlite_databases",
+            ),
+            (
+                "source = \"out",
+                "files = [\"a\"]\nsource = \"out",
+                "component.hammal.files",
+            ),
             ("source = \"out", "sauce = 1\nsource = \"out", "sauce"),
-            ("{ default = \"registry-1.docker.io\" }", "{}", "required = true"),
-            ("upstream = { default", "Up_stream = { default", "lower-case"),
+            (
+                "{ default = \"registry-1.docker.io\" }",
+                "{}",
+                "required = true",
+            ),
+            (
+                "upstream = { default",
+                "Up_stream = { default",
+                "lower-case",
+            ),
         ];
         for (from, to, named) in cases {
             assert!(GOOD.contains(from), "{from}");
@@ -262,7 +352,10 @@ mod tests {
 
     #[test]
     fn a_missing_manifest_says_how_to_name_one() {
-        let error = format!("{:#}", Manifest::load(Path::new("/nowhere/spin.toml")).unwrap_err());
+        let error = format!(
+            "{:#}",
+            Manifest::load(Path::new("/nowhere/spin.toml")).unwrap_err()
+        );
         assert!(error.contains("--from"), "{error}");
     }
 }

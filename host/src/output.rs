@@ -40,7 +40,10 @@ impl Lines {
     }
 
     fn new(out: fn(&[u8])) -> Self {
-        Self(Arc::new(Mutex::new(Pending { line: Vec::new(), out })))
+        Self(Arc::new(Mutex::new(Pending {
+            line: Vec::new(),
+            out,
+        })))
     }
 
     fn pending(&self) -> MutexGuard<'_, Pending> {
@@ -109,7 +112,11 @@ impl Pollable for Lines {
 }
 
 impl AsyncWrite for Lines {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.pending().write(bytes);
         Poll::Ready(Ok(bytes.len()))
     }
@@ -131,7 +138,12 @@ mod tests {
 
     #[test]
     fn writes_whole_lines_and_the_last_one_at_the_end() {
-        let lines = Lines::new(|bytes| WRITTEN.lock().unwrap().push(String::from_utf8_lossy(bytes).into_owned()));
+        let lines = Lines::new(|bytes| {
+            WRITTEN
+                .lock()
+                .unwrap()
+                .push(String::from_utf8_lossy(bytes).into_owned())
+        });
         for piece in ["a", "b\nc", "d", "\ne\nf", "g"] {
             lines.pending().write(piece.as_bytes());
         }

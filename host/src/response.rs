@@ -9,7 +9,9 @@ use tokio::sync::oneshot;
 use wasmtime::component::{Access, FutureReader, Linker, Resource, StreamReader};
 use wasmtime::{AsContextMut as _, StoreContextMut};
 use wasmtime_wasi_http::p3::Response;
-use wasmtime_wasi_http::p3::bindings::http::types::{ErrorCode, Fields, HostResponseWithStore as _, Trailers};
+use wasmtime_wasi_http::p3::bindings::http::types::{
+    ErrorCode, Fields, HostResponseWithStore as _, Trailers,
+};
 use wasmtime_wasi_http::{Error, WasiHttp, WasiHttpView as _};
 
 type Contents = Option<StreamReader<u8>>;
@@ -47,7 +49,8 @@ fn new(
     let mut response = store.data_mut().table.delete(made)?;
     // Without them the body is not held to its `Content-Length` here: it is when the answer leaves.
     let headers = std::mem::take(&mut response.headers);
-    let (tell, told) = oneshot::channel::<Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>>();
+    let (tell, told) =
+        oneshot::channel::<Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>>();
     // How it is transmitted is known of the answer that is made below.
     let outcome = async {
         match told.await {

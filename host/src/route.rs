@@ -20,10 +20,18 @@ impl Route {
             Some(path) => (path, true),
             None => (raw, false),
         };
-        if path.split('/').any(|segment| segment.starts_with(':') || segment.contains("...")) {
-            bail!("route {raw:?} is not supported by this host; use an exact path or one that ends with \"/...\"");
+        if path
+            .split('/')
+            .any(|segment| segment.starts_with(':') || segment.contains("..."))
+        {
+            bail!(
+                "route {raw:?} is not supported by this host; use an exact path or one that ends with \"/...\""
+            );
         }
-        Ok(Self { prefix: path.to_owned(), wildcard })
+        Ok(Self {
+            prefix: path.to_owned(),
+            wildcard,
+        })
     }
 
     /// Without the wildcard; empty for `/...`.
@@ -37,11 +45,12 @@ impl Route {
 
     /// Whether a request for `path` is the component's.
     pub fn leads_to(&self, path: &str) -> bool {
-        path.strip_prefix(&*self.prefix).is_some_and(|rest| match self.wildcard {
-            true => rest.is_empty() || rest.starts_with('/'),
-            // Spin's router takes a trailing slash for the same path.
-            false => rest.is_empty() || rest == "/",
-        })
+        path.strip_prefix(&*self.prefix)
+            .is_some_and(|rest| match self.wildcard {
+                true => rest.is_empty() || rest.starts_with('/'),
+                // Spin's router takes a trailing slash for the same path.
+                false => rest.is_empty() || rest == "/",
+            })
     }
 }
 
@@ -63,7 +72,11 @@ mod tests {
             ("/v2", "/v2/a", false),
         ];
         for (route, path, expected) in cases {
-            assert_eq!(Route::parse(route).unwrap().leads_to(path), expected, "{route} {path}");
+            assert_eq!(
+                Route::parse(route).unwrap().leads_to(path),
+                expected,
+                "{route} {path}"
+            );
         }
     }
 

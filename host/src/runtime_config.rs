@@ -107,13 +107,25 @@ impl RuntimeConfig {
             return Self::parse("", Path::new(""), state_dir, app_folder);
         };
         let text = std::fs::read_to_string(file).with_context(|| {
-            format!("can't read the runtime configuration {}; see --runtime-config-file", file.display())
+            format!(
+                "can't read the runtime configuration {}; see --runtime-config-file",
+                file.display()
+            )
         })?;
-        let folder = std::path::absolute(file)?.parent().unwrap_or(Path::new("/")).to_owned();
-        Self::parse(&text, &folder, state_dir, app_folder).with_context(|| format!("in {}", file.display()))
+        let folder = std::path::absolute(file)?
+            .parent()
+            .unwrap_or(Path::new("/"))
+            .to_owned();
+        Self::parse(&text, &folder, state_dir, app_folder)
+            .with_context(|| format!("in {}", file.display()))
     }
 
-    fn parse(text: &str, folder: &Path, state_dir: Option<&str>, app_folder: &Path) -> Result<Self> {
+    fn parse(
+        text: &str,
+        folder: &Path,
+        state_dir: Option<&str>,
+        app_folder: &Path,
+    ) -> Result<Self> {
         let file: File = toml::from_str(text)?;
         let state_dir = match state_dir.or(file.state_dir.as_deref()) {
             Some("") => None,
@@ -128,16 +140,23 @@ impl RuntimeConfig {
                 store.r#type
             );
             // Without a path Spin keeps such a store in memory, the default one too.
-            let location = store.path.map_or(StoreLocation::Memory, |path| StoreLocation::File(folder.join(path)));
+            let location = store.path.map_or(StoreLocation::Memory, |path| {
+                StoreLocation::File(folder.join(path))
+            });
             stores.insert(label, location);
         }
-        stores.entry("default".to_owned()).or_insert(match state_dir {
-            Some(state_dir) => StoreLocation::File(state_dir.join(DEFAULT_STORE_FILE)),
-            None => StoreLocation::Memory,
-        });
+        stores
+            .entry("default".to_owned())
+            .or_insert(match state_dir {
+                Some(state_dir) => StoreLocation::File(state_dir.join(DEFAULT_STORE_FILE)),
+                None => StoreLocation::Memory,
+            });
         let mut client_tls = file.client_tls;
         for tls in &mut client_tls {
-            ensure!(!tls.component_ids.is_empty(), "client_tls: component_ids must name a component");
+            ensure!(
+                !tls.component_ids.is_empty(),
+                "client_tls: component_ids must name a component"
+            );
             ensure!(!tls.hosts.is_empty(), "client_tls: hosts must name a host");
             tls.ca_roots_file = tls.ca_roots_file.take().map(|path| folder.join(path));
         }
@@ -146,7 +165,9 @@ impl RuntimeConfig {
             providers: file.variables_provider,
             blocked: BlockedNetworks::parse(&file.outbound_networking.block_networks)
                 .context("outbound_networking.block_networks")?,
-            pooling: file.outbound_http.is_none_or(|http| http.connection_pooling),
+            pooling: file
+                .outbound_http
+                .is_none_or(|http| http.connection_pooling),
             client_tls,
             max_instance_memory: file.max_instance_memory,
         })
@@ -164,7 +185,10 @@ mod tests {
     #[test]
     fn without_a_file_the_store_is_in_the_state_directory_and_connections_are_pooled() {
         let config = parse("").unwrap();
-        assert_eq!(config.stores["default"], StoreLocation::File("/app/.spin/sqlite_key_value.db".into()));
+        assert_eq!(
+            config.stores["default"],
+            StoreLocation::File("/app/.spin/sqlite_key_value.db".into())
+        );
         assert!(config.pooling);
         assert!(!config.blocked.blocks("127.0.0.1".parse().unwrap()));
     }
@@ -173,11 +197,19 @@ mod tests {
     fn the_command_lines_state_directory_beats_the_files() {
         let of = |state_dir: Option<&str>| {
             let text = "state_dir = \"/from/file\"";
-            let config = RuntimeConfig::parse(text, Path::new("/etc"), state_dir, Path::new("/app")).unwrap();
+            let config =
+                RuntimeConfig::parse(text, Path::new("/etc"), state_dir, Path::new("/app"))
+                    .unwrap();
             config.stores["default"].clone()
         };
-        assert_eq!(of(None), StoreLocation::File("/from/file/sqlite_key_value.db".into()));
-        assert_eq!(of(Some("/flag")), StoreLocation::File("/flag/sqlite_key_value.db".into()));
+        assert_eq!(
+            of(None),
+            StoreLocation::File("/from/file/sqlite_key_value.db".into())
+        );
+        assert_eq!(
+            of(Some("/flag")),
+            StoreLocation::File("/flag/sqlite_key_value.db".into())
+        );
         assert_eq!(of(Some("")), StoreLocation::Memory);
     }
 
@@ -187,20 +219,34 @@ mod tests {
             "[key_value_store.default]\ntype = \"spin\"\npath = \"kv.db\"\n[key_value_store.other]\ntype = \"spin\"",
         )
         .unwrap();
-        assert_eq!(config.stores["default"], StoreLocation::File("/etc/hammal/kv.db".into()));
+        assert_eq!(
+            config.stores["default"],
+            StoreLocation::File("/etc/hammal/kv.db".into())
+        );
         assert_eq!(config.stores["other"], StoreLocation::Memory);
     }
 
     #[test]
     fn an_outbound_http_table_turns_pooling_off_unless_it_says_otherwise() {
         assert!(!parse("[outbound_http]").unwrap().pooling);
-        assert!(parse("[outbound_http]\nconnection_pooling = true").unwrap().pooling);
+        assert!(
+            parse("[outbound_http]\nconnection_pooling = true")
+                .unwrap()
+                .pooling
+        );
     }
 
     #[test]
     fn private_networks_are_blocked_on_demand() {
-        let config = parse("[outbound_networking]\nblock_networks = [\"private\", \"1.1.1.0/24\"]").unwrap();
-        for blocked in ["127.0.0.1", "10.0.0.1", "::1", "::ffff:192.168.0.1", "1.1.1.7"] {
+        let config =
+            parse("[outbound_networking]\nblock_networks = [\"private\", \"1.1.1.0/24\"]").unwrap();
+        for blocked in [
+            "127.0.0.1",
+            "10.0.0.1",
+            "::1",
+            "::ffff:192.168.0.1",
+            "1.1.1.7",
+        ] {
             assert!(config.blocked.blocks(blocked.parse().unwrap()), "{blocked}");
         }
         assert!(!config.blocked.blocks("1.1.2.1".parse().unwrap()));
@@ -211,14 +257,26 @@ mod tests {
         let cases = [
             ("nonsense = 1", "nonsense"),
             ("[outbound_htpp]", "outbound_htpp"),
-            ("[outbound_http]\nconnection_poolin = true", "connection_poolin"),
+            (
+                "[outbound_http]\nconnection_poolin = true",
+                "connection_poolin",
+            ),
             ("[outbound_networking]\nblock_network = []", "block_network"),
-            ("[outbound_networking]\nblock_networks = [\"privat\"]", "privat"),
+            (
+                "[outbound_networking]\nblock_networks = [\"privat\"]",
+                "privat",
+            ),
             ("[key_value_store.default]\ntype = \"redis\"", "redis"),
-            ("[key_value_store.default]\ntype = \"spin\"\nurl = \"u\"", "url"),
+            (
+                "[key_value_store.default]\ntype = \"spin\"\nurl = \"u\"",
+                "url",
+            ),
             ("[[variables_provider]]\ntype = \"vault\"", "vault"),
             ("[[client_tls]]\nhosts = [\"a\"]", "component_ids"),
-            ("[[client_tls]]\nhosts = []\ncomponent_ids = [\"a\"]", "hosts"),
+            (
+                "[[client_tls]]\nhosts = []\ncomponent_ids = [\"a\"]",
+                "hosts",
+            ),
             ("[outbound_http]\nmax_connections = 1", "max_connections"),
         ];
         for (text, named) in cases {

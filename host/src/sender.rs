@@ -14,7 +14,9 @@ use std::error::Error as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use wasmtime_wasi_http::{DEFAULT_FORBIDDEN_HEADERS, Error, RequestOptions, WasiBody, WasiHttpHooks};
+use wasmtime_wasi_http::{
+    DEFAULT_FORBIDDEN_HEADERS, Error, RequestOptions, WasiBody, WasiHttpHooks,
+};
 
 /// For each of the three time-outs that the component doesn't set, as in Spin.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
@@ -66,16 +68,34 @@ impl Outbound {
         Self::with_silence(allowed, connector, pooling, SILENCE)
     }
 
-    fn with_silence(allowed: AllowedHosts, connector: Connector, pooling: bool, silence: Duration) -> Self {
+    fn with_silence(
+        allowed: AllowedHosts,
+        connector: Connector,
+        pooling: bool,
+        silence: Duration,
+    ) -> Self {
         let mut client = Client::builder(TokioExecutor::new());
-        client.timer(TokioTimer::new()).pool_timer(TokioTimer::new());
+        client
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new());
         client.http2_initial_stream_window_size(STREAM_WINDOW);
         client.http2_initial_connection_window_size(CONNECTION_WINDOW);
-        client.http2_keep_alive_interval(silence).http2_keep_alive_timeout(silence).http2_keep_alive_while_idle(true);
+        client
+            .http2_keep_alive_interval(silence)
+            .http2_keep_alive_timeout(silence)
+            .http2_keep_alive_while_idle(true);
         client.pool_max_idle_per_host(if pooling { IDLE } else { 0 });
         let overflow = client.build(connector.clone().by_http1());
-        let shared = Shared { allowed, client: client.build(connector), overflow, streams: Mutex::default() };
-        Self { shared: Arc::new(shared), incoming: false }
+        let shared = Shared {
+            allowed,
+            client: client.build(connector),
+            overflow,
+            streams: Mutex::default(),
+        };
+        Self {
+            shared: Arc::new(shared),
+            incoming: false,
+        }
     }
 }
 
@@ -105,8 +125,13 @@ impl WasiHttpHooks for Outbound {
     ) -> Box<dyn Future<Output = Result<(Response<WasiBody>, RequestOutcome), Error>> + Send> {
         let shared = Arc::clone(&self.shared);
         Box::new(async move {
-            let response = shared.exchange(request, options.unwrap_or_default()).await?;
-            Ok((response, Box::new(std::future::ready(Ok(()))) as RequestOutcome))
+            let response = shared
+                .exchange(request, options.unwrap_or_default())
+                .await?;
+            Ok((
+                response,
+                Box::new(std::future::ready(Ok(()))) as RequestOutcome,
+            ))
         })
     }
 }
@@ -119,13 +144,21 @@ impl Shared {
     ) -> Result<Response<WasiBody>, Error> {
         let uri = request.uri();
         if !self.allowed.allow(uri) {
-            let (scheme, authority) =
-                (uri.scheme_str().unwrap_or_default(), uri.authority().map_or("", |a| a.as_str()));
-            note(&format!("{scheme}://{authority} is not in the component's allowed_outbound_hosts"));
+            let (scheme, authority) = (
+                uri.scheme_str().unwrap_or_default(),
+                uri.authority().map_or("", |a| a.as_str()),
+            );
+            note(&format!(
+                "{scheme}://{authority} is not in the component's allowed_outbound_hosts"
+            ));
             return Err(Error::HttpRequestDenied);
         }
         let stream = uri.authority().and_then(|authority| self.stream(authority));
-        let client = if stream.is_some() { &self.client } else { &self.overflow };
+        let client = if stream.is_some() {
+            &self.client
+        } else {
+            &self.overflow
+        };
         request.headers_mut().remove(header::HOST);
         let request = without_empty_body(request);
 
@@ -147,7 +180,9 @@ impl Shared {
         if hosts.len() >= HOSTS {
             hosts.retain(|_, streams| streams.available_permits() < STREAMS);
         }
-        let streams = hosts.entry(host.clone()).or_insert_with(|| Arc::new(Semaphore::new(STREAMS)));
+        let streams = hosts
+            .entry(host.clone())
+            .or_insert_with(|| Arc::new(Semaphore::new(STREAMS)));
         Arc::clone(streams).try_acquire_owned().ok()
     }
 }
@@ -167,10 +202,14 @@ fn without_empty_body(request: Request<WasiBody>) -> Request<WasiBody> {
 
 /// The code that Spin gives the component for the same failure.
 fn code(error: &hyper_util::client::legacy::Error) -> Error {
-    match error.source().and_then(|source| source.downcast_ref::<ConnectError>()) {
-        Some(ConnectError::Unresolved) => {
-            Error::DnsError { rcode: Some("address not available".to_owned()), info_code: Some(0) }
-        }
+    match error
+        .source()
+        .and_then(|source| source.downcast_ref::<ConnectError>())
+    {
+        Some(ConnectError::Unresolved) => Error::DnsError {
+            rcode: Some("address not available".to_owned()),
+            info_code: Some(0),
+        },
         Some(ConnectError::Prohibited) => Error::DestinationIpProhibited,
         Some(ConnectError::Refused) => Error::ConnectionRefused,
         Some(ConnectError::TimedOut) => Error::ConnectionTimeout,

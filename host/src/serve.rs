@@ -57,15 +57,23 @@ pub struct Server {
 
 impl Server {
     pub fn new(handler: Handler, route: Route) -> Arc<Self> {
-        Arc::new(Self { handler, route, turns: Semaphore::new(REQUESTS) })
+        Arc::new(Self {
+            handler,
+            route,
+            turns: Semaphore::new(REQUESTS),
+        })
     }
 
     /// Serves `listener` until `stop`, then lets what is under way finish, for a moment.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, stop: impl Future<Output = ()>) {
         let mut http = Builder::new(TokioExecutor::new());
-        http.http1().timer(TokioTimer::new()).header_read_timeout(HEAD);
+        http.http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD);
         // A peer that is gone without a word does not answer it.
-        http.http2().timer(TokioTimer::new()).keep_alive_interval(HEAD);
+        http.http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(HEAD);
         let connections = GracefulShutdown::new();
         tokio::pin!(stop);
         loop {
@@ -85,7 +93,9 @@ impl Server {
             let _ = stream.set_nodelay(true);
             let server = Arc::clone(&self);
             // Digits, points and colons: there is no address that is no header.
-            let Ok(client) = HeaderValue::try_from(client.to_string()) else { continue };
+            let Ok(client) = HeaderValue::try_from(client.to_string()) else {
+                continue;
+            };
             let begun = Arc::new(Notify::new());
             let asked = Arc::clone(&begun);
             let service = service_fn(move |request| {
@@ -93,7 +103,9 @@ impl Server {
                 let (server, client) = (Arc::clone(&server), client.clone());
                 async move { Ok::<_, Infallible>(server.answer(request, client).await) }
             });
-            let connection = http.serve_connection(TokioIo::new(stalling(stream, STALL)), service).into_owned();
+            let connection = http
+                .serve_connection(TokioIo::new(stalling(stream, STALL)), service)
+                .into_owned();
             let connection = connections.watch(connection);
             // Errors here are the client's: gone, or not speaking HTTP.
             tokio::spawn(async move { drop(unless_silent(connection, &begun, HEAD).await) });
@@ -117,20 +129,29 @@ impl Server {
         }
         let request = Request::from_parts(parts, body.map_err(Into::into).boxed_unsync());
         let Ok(Ok(_turn)) = tokio::time::timeout(TURN, self.turns.acquire()).await else {
-            return plain(StatusCode::SERVICE_UNAVAILABLE, "too many requests at one time\n");
+            return plain(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too many requests at one time\n",
+            );
         };
         // The handler's own limit can't stop a component that never lets go of its thread's turn.
         match tokio::time::timeout(ANSWER, self.handler.handle((), request)).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) if error.is::<InstantiationError<()>>() => {
                 note(&format!("the component can't be instantiated: {error:#}"));
-                plain(StatusCode::SERVICE_UNAVAILABLE, "no instance of the component can be made now\n")
+                plain(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "no instance of the component can be made now\n",
+                )
             }
             Ok(Err(error)) if !error.is::<ExpirationError>() => {
                 note(&format!("the component failed to answer: {error:#}"));
                 plain(StatusCode::INTERNAL_SERVER_ERROR, "")
             }
-            Ok(Err(_)) | Err(_) => plain(StatusCode::GATEWAY_TIMEOUT, "the component took too long to answer\n"),
+            Ok(Err(_)) | Err(_) => plain(
+                StatusCode::GATEWAY_TIMEOUT,
+                "the component took too long to answer\n",
+            ),
         }
     }
 }
@@ -144,7 +165,11 @@ fn stalling(stream: TcpStream, limit: Duration) -> Pin<Box<TimeoutStream<TcpStre
 
 /// Lets a connection go on once its first request has `begun`, and drops it where that takes longer than `limit`: until it
 /// is clear which HTTP it speaks, no time-out of hyper's holds. `None` where it is dropped.
-async fn unless_silent<T>(connection: impl Future<Output = T>, begun: &Notify, limit: Duration) -> Option<T> {
+async fn unless_silent<T>(
+    connection: impl Future<Output = T>,
+    begun: &Notify,
+    limit: Duration,
+) -> Option<T> {
     tokio::pin!(connection);
     tokio::select! {
         ended = &mut connection => return Some(ended),
@@ -167,7 +192,11 @@ fn prepare(parts: &mut Parts, route: &Route, client: HeaderValue) -> Result<bool
     if !route.leads_to(parts.uri.path()) {
         return Ok(false);
     }
-    let said = parts.headers.get(header::HOST).map(|host| Authority::try_from(host.as_bytes())).transpose();
+    let said = parts
+        .headers
+        .get(header::HOST)
+        .map(|host| Authority::try_from(host.as_bytes()))
+        .transpose();
     let said = said.context("the Host header is not a host")?;
     let authority = match (said, parts.uri.authority()) {
         (Some(said), None) => said,
@@ -188,8 +217,12 @@ fn prepare(parts: &mut Parts, route: &Route, client: HeaderValue) -> Result<bool
     parts.headers.remove(header::CONNECTION);
     // The marker right before `host`: see `sender::Outbound`.
     parts.headers.remove(header::HOST);
-    parts.headers.insert(INCOMING, HeaderValue::from_static("1"));
-    parts.headers.insert(header::HOST, HeaderValue::from_str(authority.as_str())?);
+    parts
+        .headers
+        .insert(INCOMING, HeaderValue::from_static("1"));
+    parts
+        .headers
+        .insert(header::HOST, HeaderValue::from_str(authority.as_str())?);
     Ok(true)
 }
 
@@ -226,7 +259,9 @@ mod tests {
 
     #[test]
     fn http2_requests_have_an_authority_instead_of_a_host() {
-        let parts = prepared(Request::get("http://a.lan/x"), "/...").unwrap().unwrap();
+        let parts = prepared(Request::get("http://a.lan/x"), "/...")
+            .unwrap()
+            .unwrap();
         assert_eq!(parts.headers["host"], "a.lan");
     }
 
@@ -244,7 +279,10 @@ mod tests {
     #[tokio::test]
     async fn a_connection_that_never_asks_is_dropped_and_one_that_asked_is_not() {
         let (silent, asked, limit) = (Notify::new(), Notify::new(), Duration::from_millis(20));
-        assert_eq!(unless_silent(std::future::pending::<()>(), &silent, limit).await, None);
+        assert_eq!(
+            unless_silent(std::future::pending::<()>(), &silent, limit).await,
+            None
+        );
         asked.notify_one();
         let long = async { tokio::time::sleep(3 * limit).await };
         assert_eq!(unless_silent(long, &asked, limit).await, Some(()));
@@ -255,24 +293,39 @@ mod tests {
         let limit = Duration::from_secs(1);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         for reads in [false, true] {
-            let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let mut client = TcpStream::connect(listener.local_addr().unwrap())
+                .await
+                .unwrap();
             let mut stream = stalling(listener.accept().await.unwrap().0, limit);
             let reader = tokio::spawn(async move {
                 if !reads {
                     std::future::pending::<()>().await;
                 }
                 tokio::time::sleep(limit / 2).await;
-                tokio::io::copy(&mut client, &mut tokio::io::sink()).await.unwrap()
+                tokio::io::copy(&mut client, &mut tokio::io::sink())
+                    .await
+                    .unwrap()
             });
             // More than the buffers of both sockets take.
             let written = stream.write_all(&vec![0; 64 * 1024 * 1024]).await;
-            assert_eq!(written.map_err(|error| error.kind()), if reads { Ok(()) } else { Err(ErrorKind::TimedOut) });
+            assert_eq!(
+                written.map_err(|error| error.kind()),
+                if reads {
+                    Ok(())
+                } else {
+                    Err(ErrorKind::TimedOut)
+                }
+            );
             reader.abort();
         }
     }
 
     #[test]
     fn other_routes_do_not_lead_to_the_component() {
-        assert!(prepared(Request::get("/x").header("host", "a"), "/v2/...").unwrap().is_none());
+        assert!(
+            prepared(Request::get("/x").header("host", "a"), "/v2/...")
+                .unwrap()
+                .is_none()
+        );
     }
 }

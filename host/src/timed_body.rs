@@ -28,7 +28,13 @@ pin_project_lite::pin_project! {
 
 impl TimedBody {
     pub fn new(body: Incoming, limit: Duration, stream: Option<OwnedSemaphorePermit>) -> Self {
-        Self { body: Some(body), limit, sleep: None, waiting: false, stream }
+        Self {
+            body: Some(body),
+            limit,
+            sleep: None,
+            waiting: false,
+            stream,
+        }
     }
 }
 
@@ -36,7 +42,10 @@ impl Body for TimedBody {
     type Data = Bytes;
     type Error = Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let mut this = self.project();
         let Some(body) = this.body.as_mut() else {
             return Poll::Ready(None);

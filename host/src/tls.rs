@@ -20,18 +20,33 @@ impl TlsConfigs {
     /// Loads what applies to `component_id`; where several tables name a host, the first holds.
     pub fn load(tables: &[ClientTls], component_id: &str) -> Result<Self> {
         let mut hosts = HashMap::new();
-        for table in tables.iter().filter(|table| table.component_ids.iter().any(|id| id == component_id)) {
-            let config = Arc::new(load(table).with_context(|| format!("client_tls for {}", table.hosts.join(", ")))?);
+        for table in tables
+            .iter()
+            .filter(|table| table.component_ids.iter().any(|id| id == component_id))
+        {
+            let config = Arc::new(
+                load(table)
+                    .with_context(|| format!("client_tls for {}", table.hosts.join(", ")))?,
+            );
             for host in &table.hosts {
-                let authority: http::uri::Authority =
-                    host.parse().with_context(|| format!("client_tls host {host:?}"))?;
-                ensure!(authority.port().is_none(), "client_tls host {host:?} must not have a port");
-                hosts.entry(host.clone()).or_insert_with(|| Arc::clone(&config));
+                let authority: http::uri::Authority = host
+                    .parse()
+                    .with_context(|| format!("client_tls host {host:?}"))?;
+                ensure!(
+                    authority.port().is_none(),
+                    "client_tls host {host:?} must not have a port"
+                );
+                hosts
+                    .entry(host.clone())
+                    .or_insert_with(|| Arc::clone(&config));
             }
         }
         let mut roots = webpki_roots();
         add_platform_roots(&mut roots);
-        Ok(Self { default: Arc::new(finish(roots)?), hosts })
+        Ok(Self {
+            default: Arc::new(finish(roots)?),
+            hosts,
+        })
     }
 
     /// The configuration for `host`, as the URL writes it.
@@ -46,30 +61,42 @@ fn load(table: &ClientTls) -> Result<ClientConfig> {
         (None, None) => (table.ca_roots_file.is_none(), false),
         (platform, webpki) => (platform.unwrap_or(false), webpki.unwrap_or(false)),
     };
-    let mut roots = if webpki { webpki_roots() } else { RootCertStore::empty() };
+    let mut roots = if webpki {
+        webpki_roots()
+    } else {
+        RootCertStore::empty()
+    };
     if platform {
         add_platform_roots(&mut roots);
     }
     if let Some(file) = &table.ca_roots_file {
         for certificate in certificates(file)? {
-            roots.add(certificate).with_context(|| format!("certificate in {}", file.display()))?;
+            roots
+                .add(certificate)
+                .with_context(|| format!("certificate in {}", file.display()))?;
         }
     }
-    ensure!(!roots.is_empty(), "no certificates are trusted; set ca_roots_file or ca_use_webpki_roots");
+    ensure!(
+        !roots.is_empty(),
+        "no certificates are trusted; set ca_roots_file or ca_use_webpki_roots"
+    );
     finish(roots)
 }
 
 fn finish(roots: RootCertStore) -> Result<ClientConfig> {
     // Named, so that nothing depends on which other providers are linked in.
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let builder =
+        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
     let mut config = builder.with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }
 
 fn webpki_roots() -> RootCertStore {
-    RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() }
+    RootCertStore {
+        roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+    }
 }
 
 /// The machine's own roots count too, as in Spin: networks that inspect TLS install theirs there.
@@ -81,7 +108,11 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let certificates: Vec<_> = CertificateDer::pem_file_iter(file)
         .and_then(Iterator::collect)
         .with_context(|| format!("can't read certificates from {}", file.display()))?;
-    ensure!(!certificates.is_empty(), "there is no certificate in {}", file.display());
+    ensure!(
+        !certificates.is_empty(),
+        "there is no certificate in {}",
+        file.display()
+    );
     Ok(certificates)
 }
 
@@ -101,22 +132,41 @@ mod tests {
 
     #[test]
     fn a_named_host_has_its_own_roots_and_others_the_usual_ones() {
-        let webpki = ClientTls { ca_use_webpki_roots: Some(true), ..table(None) };
+        let webpki = ClientTls {
+            ca_use_webpki_roots: Some(true),
+            ..table(None)
+        };
         let configs = TlsConfigs::load(&[webpki], "hammal").unwrap();
-        assert!(!Arc::ptr_eq(&configs.for_host("registry.lan"), &configs.for_host("registry.wan")));
-        let webpki = ClientTls { ca_use_webpki_roots: Some(true), ..table(None) };
+        assert!(!Arc::ptr_eq(
+            &configs.for_host("registry.lan"),
+            &configs.for_host("registry.wan")
+        ));
+        let webpki = ClientTls {
+            ca_use_webpki_roots: Some(true),
+            ..table(None)
+        };
         let configs = TlsConfigs::load(&[webpki], "other").unwrap();
-        assert!(Arc::ptr_eq(&configs.for_host("registry.lan"), &configs.for_host("registry.wan")));
+        assert!(Arc::ptr_eq(
+            &configs.for_host("registry.lan"),
+            &configs.for_host("registry.wan")
+        ));
     }
 
     #[test]
     fn unreadable_or_empty_files_are_named() {
         let empty = tempfile::NamedTempFile::new().unwrap();
         for file in [Path::new("/nowhere/ca.pem"), empty.path()] {
-            let error = format!("{:#}", TlsConfigs::load(&[table(Some(file))], "hammal").unwrap_err());
+            let error = format!(
+                "{:#}",
+                TlsConfigs::load(&[table(Some(file))], "hammal").unwrap_err()
+            );
             assert!(error.contains(&file.display().to_string()), "{error}");
         }
-        let port = ClientTls { hosts: vec!["a:1".into()], ca_use_webpki_roots: Some(true), ..table(None) };
+        let port = ClientTls {
+            hosts: vec!["a:1".into()],
+            ca_use_webpki_roots: Some(true),
+            ..table(None)
+        };
         assert!(TlsConfigs::load(&[port], "hammal").is_err());
     }
 }

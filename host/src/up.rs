@@ -27,24 +27,38 @@ use tokio::signal::unix::{SignalKind, signal};
 pub fn up(flags: Up) -> Result<()> {
     let manifest = Manifest::load(&flags.from)?;
     // Before the build, which may take minutes: what is wrong with the files should be known at once.
-    let config =
-        RuntimeConfig::load(flags.runtime_config_file.as_deref(), flags.state_dir.as_deref(), &manifest.folder)?;
+    let config = RuntimeConfig::load(
+        flags.runtime_config_file.as_deref(),
+        flags.state_dir.as_deref(),
+        &manifest.folder,
+    )?;
     let declared = &manifest.variables;
-    let variables = Variables::resolve(declared, &flags.variables, &config.providers, |name| std::env::var(name).ok())?;
+    let variables = Variables::resolve(declared, &flags.variables, &config.providers, |name| {
+        std::env::var(name).ok()
+    })?;
     let (shared, stores) = share(&manifest, config, &variables, flags.quiet)?;
     if flags.build {
         build(&manifest)?;
     }
 
     raise_limit_of_files();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
     let served = runtime.block_on(async {
         // Also before compiling, so that a taken port is known at once.
         let listener = listen(flags.listen).await?;
         let handler = tokio::task::block_in_place(|| engine::load(&manifest.source(), shared))?;
         let stop = stop()?;
-        announce(flags.format, listener.local_addr()?, &manifest.component_id, &manifest.route);
-        Server::new(handler, manifest.route).serve(listener, stop).await;
+        announce(
+            flags.format,
+            listener.local_addr()?,
+            &manifest.component_id,
+            &manifest.route,
+        );
+        Server::new(handler, manifest.route)
+            .serve(listener, stop)
+            .await;
         stores.flush().await;
         Ok(())
     });
@@ -56,7 +70,13 @@ pub fn up(flags: Up) -> Result<()> {
 /// A shell's and systemd's own limit of open files, 1,024, is that of some 500 downloads; the hard one is meant for servers.
 fn raise_limit_of_files() {
     let limit = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+    if let Err(error) = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            ..limit
+        },
+    ) {
         note(&format!("the limit of open files stays as it is: {error}"));
     }
 }
@@ -71,16 +91,31 @@ fn share(
     let component = &manifest.component;
     let mut own = BTreeMap::new();
     for (name, template) in &component.variables {
-        crate::variables::check_name(name).with_context(|| format!("component variable {name:?}"))?;
-        own.insert(name.clone(), variables.fill(template).with_context(|| format!("component variable {name:?}"))?);
+        crate::variables::check_name(name)
+            .with_context(|| format!("component variable {name:?}"))?;
+        own.insert(
+            name.clone(),
+            variables
+                .fill(template)
+                .with_context(|| format!("component variable {name:?}"))?,
+        );
     }
-    let patterns = component.allowed_outbound_hosts.iter().map(|pattern| variables.fill(pattern));
-    let allowed = AllowedHosts::parse(patterns.collect::<Result<Vec<_>>>().context("allowed_outbound_hosts")?)?;
+    let patterns = component
+        .allowed_outbound_hosts
+        .iter()
+        .map(|pattern| variables.fill(pattern));
+    let allowed = AllowedHosts::parse(
+        patterns
+            .collect::<Result<Vec<_>>>()
+            .context("allowed_outbound_hosts")?,
+    )?;
 
     let stores = Arc::new(Stores::new(&component.key_value_stores, &config.stores)?);
     for label in &component.key_value_stores {
         if config.stores.get(label) == Some(&StoreLocation::Memory) {
-            eprintln!("The key-value store {label:?} is in memory only; its data ends with this process");
+            eprintln!(
+                "The key-value store {label:?} is in memory only; its data ends with this process"
+            );
         }
     }
     let tls = TlsConfigs::load(&config.client_tls, &manifest.component_id)?;
@@ -127,15 +162,30 @@ fn stop() -> Result<impl Future<Output = ()>> {
 /// Says on stdout where the component is served, in the words of `spin up`.
 fn announce(format: Format, address: SocketAddr, component_id: &str, route: &Route) {
     let base_url = format!("http://{address}");
-    let wildcard = if route.is_wildcard() { " (wildcard)" } else { "" };
-    let path = if route.prefix().is_empty() { "/" } else { route.prefix() };
+    let wildcard = if route.is_wildcard() {
+        " (wildcard)"
+    } else {
+        ""
+    };
+    let path = if route.prefix().is_empty() {
+        "/"
+    } else {
+        route.prefix()
+    };
     match format {
         Format::Plain => {
-            println!("\nServing {base_url}\nAvailable Routes:\n  {component_id}: {base_url}{path}{wildcard}");
+            println!(
+                "\nServing {base_url}\nAvailable Routes:\n  {component_id}: {base_url}{path}{wildcard}"
+            );
         }
         Format::Json => {
-            let routes = [serde_json::json!({ "id": component_id, "route": path, "wildcard": route.is_wildcard() })];
-            println!("{:#}", serde_json::json!({ "base_url": base_url, "routes": routes }));
+            let routes = [
+                serde_json::json!({ "id": component_id, "route": path, "wildcard": route.is_wildcard() }),
+            ];
+            println!(
+                "{:#}",
+                serde_json::json!({ "base_url": base_url, "routes": routes })
+            );
         }
     }
 }

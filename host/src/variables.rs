@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 /// Checks a variable's name: lower case, digits, single underscores between.
 pub fn check_name(name: &str) -> Result<()> {
     let starts_with_a_letter = name.starts_with(|first: char| first.is_ascii_lowercase());
-    let characters = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    let characters = name
+        .chars()
+        .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
     ensure!(
         starts_with_a_letter && characters && !name.ends_with('_') && !name.contains("__"),
         "a variable's name is made of lower-case letters, digits and single underscores, as in \"connect_timeout\""
@@ -19,11 +21,15 @@ pub fn check_name(name: &str) -> Result<()> {
 /// Parses `NAME=VALUE` or `NAME=@FILE`.
 pub fn parse_assignment(text: &str) -> Result<(String, String), String> {
     let Some((name, value)) = text.split_once('=') else {
-        return Err("write it as NAME=VALUE, or NAME=@FILE to read the value from a file".to_owned());
+        return Err(
+            "write it as NAME=VALUE, or NAME=@FILE to read the value from a file".to_owned(),
+        );
     };
     check_name(name).map_err(|error| error.to_string())?;
     let value = match value.strip_prefix('@') {
-        Some(file) => std::fs::read_to_string(file).map_err(|error| format!("can't read {file}: {error}"))?,
+        Some(file) => {
+            std::fs::read_to_string(file).map_err(|error| format!("can't read {file}: {error}"))?
+        }
         None => value.to_owned(),
     };
     Ok((name.to_owned(), value))
@@ -42,15 +48,26 @@ impl Variables {
         providers: &[VariablesProvider],
         environment: impl Fn(&str) -> Option<String>,
     ) -> Result<Self> {
-        if let Some((name, _)) = assigned.iter().find(|(name, _)| !declared.contains_key(name)) {
+        if let Some((name, _)) = assigned
+            .iter()
+            .find(|(name, _)| !declared.contains_key(name))
+        {
             let known: Vec<&str> = declared.keys().map(String::as_str).collect();
-            bail!("--variable {name}: the manifest has no such variable; it has: {}", known.join(", "));
+            bail!(
+                "--variable {name}: the manifest has no such variable; it has: {}",
+                known.join(", ")
+            );
         }
-        let from_environment = |prefix: &str, name: &str| environment(&format!("{prefix}_{}", name.to_uppercase()));
+        let from_environment =
+            |prefix: &str, name: &str| environment(&format!("{prefix}_{}", name.to_uppercase()));
         let mut values = BTreeMap::new();
         let mut missing = Vec::new();
         for (name, variable) in declared {
-            let assigned = assigned.iter().rev().find(|(assigned, _)| assigned == name).map(|(_, value)| value.clone());
+            let assigned = assigned
+                .iter()
+                .rev()
+                .find(|(assigned, _)| assigned == name)
+                .map(|(_, value)| value.clone());
             let provided = || {
                 providers.iter().find_map(|provider| match provider {
                     VariablesProvider::Static { values } => values.get(name).cloned(),
@@ -81,11 +98,14 @@ impl Variables {
         let mut filled = String::with_capacity(template.len());
         let mut rest = template;
         while let Some((literal, after)) = rest.split_once("{{") {
-            let (name, after) =
-                after.split_once("}}").with_context(|| format!("template {template:?} has a `{{{{` without `}}}}`"))?;
+            let (name, after) = after
+                .split_once("}}")
+                .with_context(|| format!("template {template:?} has a `{{{{` without `}}}}`"))?;
             let name = name.trim();
-            let value =
-                self.0.get(name).with_context(|| format!("template {template:?} uses unknown variable {name:?}"))?;
+            let value = self
+                .0
+                .get(name)
+                .with_context(|| format!("template {template:?} uses unknown variable {name:?}"))?;
             filled.push_str(literal);
             filled.push_str(value);
             rest = after;
@@ -110,8 +130,12 @@ mod tests {
     #[test]
     fn the_command_line_beats_providers_beats_the_environment_beats_the_default() {
         let assigned = [("upstream".to_owned(), "flag".to_owned())];
-        let fixed = VariablesProvider::Static { values: BTreeMap::from([("upstream".into(), "fixed".into())]) };
-        let env = VariablesProvider::Env { prefix: "MY".into() };
+        let fixed = VariablesProvider::Static {
+            values: BTreeMap::from([("upstream".into(), "fixed".into())]),
+        };
+        let env = VariablesProvider::Env {
+            prefix: "MY".into(),
+        };
         let environment = |name: &str| match name {
             "SPIN_VARIABLE_UPSTREAM" => Some("spin".to_owned()),
             "MY_UPSTREAM" => Some("my".to_owned()),
@@ -121,30 +145,63 @@ mod tests {
         let value = |variables: Result<Variables>| variables.unwrap().fill("{{upstream}}").unwrap();
         let declared = declared(Some("default"));
         let both = [fixed, env];
-        assert_eq!(value(Variables::resolve(&declared, &assigned, &both, environment)), "flag");
-        assert_eq!(value(Variables::resolve(&declared, &[], &both, environment)), "fixed");
-        assert_eq!(value(Variables::resolve(&declared, &[], &both[1..], environment)), "my");
-        assert_eq!(value(Variables::resolve(&declared, &[], &[], environment)), "spin");
-        assert_eq!(value(Variables::resolve(&declared, &[], &[], none)), "default");
+        assert_eq!(
+            value(Variables::resolve(&declared, &assigned, &both, environment)),
+            "flag"
+        );
+        assert_eq!(
+            value(Variables::resolve(&declared, &[], &both, environment)),
+            "fixed"
+        );
+        assert_eq!(
+            value(Variables::resolve(&declared, &[], &both[1..], environment)),
+            "my"
+        );
+        assert_eq!(
+            value(Variables::resolve(&declared, &[], &[], environment)),
+            "spin"
+        );
+        assert_eq!(
+            value(Variables::resolve(&declared, &[], &[], none)),
+            "default"
+        );
     }
 
     #[test]
     fn a_required_variable_without_a_value_says_how_to_give_one() {
-        let error = Variables::resolve(&declared(None), &[], &[], |_| None).unwrap_err().to_string();
-        assert!(error.contains("--variable upstream=VALUE") && error.contains("SPIN_VARIABLE_UPSTREAM"), "{error}");
+        let error = Variables::resolve(&declared(None), &[], &[], |_| None)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("--variable upstream=VALUE") && error.contains("SPIN_VARIABLE_UPSTREAM"),
+            "{error}"
+        );
     }
 
     #[test]
     fn an_unknown_variable_is_named_with_the_known_ones() {
         let assigned = [("upsteam".to_owned(), String::new())];
-        let error = Variables::resolve(&declared(Some("")), &assigned, &[], |_| None).unwrap_err().to_string();
-        assert!(error.contains("upsteam") && error.contains("it has: upstream"), "{error}");
+        let error = Variables::resolve(&declared(Some("")), &assigned, &[], |_| None)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("upsteam") && error.contains("it has: upstream"),
+            "{error}"
+        );
     }
 
     #[test]
     fn fills_templates() {
-        let variables = Variables(BTreeMap::from([("a".into(), "1".into()), ("b".into(), "{{a}}".into())]));
-        for (template, filled) in [("", ""), ("x", "x"), ("{{ a }}{{a}}", "11"), ("x-{{ b }}-}}", "x-{{a}}-}}")] {
+        let variables = Variables(BTreeMap::from([
+            ("a".into(), "1".into()),
+            ("b".into(), "{{a}}".into()),
+        ]));
+        for (template, filled) in [
+            ("", ""),
+            ("x", "x"),
+            ("{{ a }}{{a}}", "11"),
+            ("x-{{ b }}-}}", "x-{{a}}-}}"),
+        ] {
             assert_eq!(variables.fill(template).unwrap(), filled);
         }
         for template in ["{{ a", "{{ c }}", "{{}}"] {
@@ -156,7 +213,15 @@ mod tests {
     fn parses_assignments() {
         assert_eq!(parse_assignment("a=b=c"), Ok(("a".into(), "b=c".into())));
         assert_eq!(parse_assignment("a="), Ok(("a".into(), String::new())));
-        for bad in ["a", "=b", "A=b", "a-b=c", "a__b=c", "a_=c", "a=@/nowhere/at/all"] {
+        for bad in [
+            "a",
+            "=b",
+            "A=b",
+            "a-b=c",
+            "a__b=c",
+            "a_=c",
+            "a=@/nowhere/at/all",
+        ] {
             assert!(parse_assignment(bad).is_err(), "{bad}");
         }
     }

@@ -23,22 +23,39 @@ command = "BUILD"
 /// A folder with a manifest whose build command is `build`.
 fn app(build: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("spin.toml"), MANIFEST.replace("BUILD", build)).unwrap();
+    std::fs::write(
+        folder.path().join("spin.toml"),
+        MANIFEST.replace("BUILD", build),
+    )
+    .unwrap();
     folder
 }
 
 /// Runs `hammal-host ARGS` in `folder`, which must end by itself, with `environment` and none of ours.
 fn run_with(folder: &Path, environment: &[(&str, &str)], args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hammal-host"));
-    for name in ["SPIN_HTTP_LISTEN_ADDR", "RUNTIME_CONFIG_FILE", "SPIN_VARIABLE_UPSTREAM"] {
+    for name in [
+        "SPIN_HTTP_LISTEN_ADDR",
+        "RUNTIME_CONFIG_FILE",
+        "SPIN_VARIABLE_UPSTREAM",
+    ] {
         command.env_remove(name);
     }
-    command.args(args).current_dir(folder).envs(environment.iter().copied()).output().unwrap()
+    command
+        .args(args)
+        .current_dir(folder)
+        .envs(environment.iter().copied())
+        .output()
+        .unwrap()
 }
 
 /// What is written on stderr before a failure.
 fn fails(folder: &Path, args: &[&str]) -> String {
-    let output = run_with(folder, &[], &[&["up", "--listen", "127.0.0.1:0"], args].concat());
+    let output = run_with(
+        folder,
+        &[],
+        &[&["up", "--listen", "127.0.0.1:0"], args].concat(),
+    );
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(!output.status.success(), "{text}");
     assert!(output.stdout.is_empty(), "{text}");
@@ -72,14 +89,20 @@ fn help_names_every_flag_and_what_is_not_supported() {
 fn a_missing_manifest_says_how_to_name_one() {
     let folder = tempfile::tempdir().unwrap();
     let error = fails(folder.path(), &[]);
-    assert!(error.contains("spin.toml") && error.contains("--from"), "{error}");
+    assert!(
+        error.contains("spin.toml") && error.contains("--from"),
+        "{error}"
+    );
 }
 
 #[test]
 fn a_missing_component_says_how_to_build_it() {
     let folder = app("true");
     let error = fails(folder.path(), &[]);
-    assert!(error.contains("test.wasm") && error.contains("--build"), "{error}");
+    assert!(
+        error.contains("test.wasm") && error.contains("--build"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -94,31 +117,56 @@ fn builds_in_the_manifests_folder_and_shows_the_commands_output() {
     let folder = app("echo building here; echo no wasm > test.wasm");
     let error = fails(folder.path(), &["--build"]);
     assert!(error.contains("building here"), "{error}");
-    assert!(error.contains("test.wasm is not a WebAssembly component"), "{error}");
+    assert!(
+        error.contains("test.wasm is not a WebAssembly component"),
+        "{error}"
+    );
 }
 
 #[test]
 fn a_failing_build_command_ends_the_start() {
     let folder = app("exit 3");
     let error = fails(folder.path(), &["--build"]);
-    assert!(error.contains("build command of component test failed (exit status: 3)"), "{error}");
+    assert!(
+        error.contains("build command of component test failed (exit status: 3)"),
+        "{error}"
+    );
 }
 
 #[test]
 fn an_unknown_key_of_the_runtime_configuration_is_named() {
     let folder = app("true");
-    std::fs::write(folder.path().join("rc.toml"), "[outbound_networking]\nblock_netwroks = [\"private\"]\n").unwrap();
+    std::fs::write(
+        folder.path().join("rc.toml"),
+        "[outbound_networking]\nblock_netwroks = [\"private\"]\n",
+    )
+    .unwrap();
     let error = fails(folder.path(), &["--runtime-config-file", "rc.toml"]);
-    assert!(error.contains("rc.toml") && error.contains("block_netwroks"), "{error}");
+    assert!(
+        error.contains("rc.toml") && error.contains("block_netwroks"),
+        "{error}"
+    );
     // The environment names it as well, as for `spin up`.
-    let output = run_with(folder.path(), &[("RUNTIME_CONFIG_FILE", "rc.toml")], &["up"]);
-    assert!(String::from_utf8(output.stderr).unwrap().contains("block_netwroks"));
+    let output = run_with(
+        folder.path(),
+        &[("RUNTIME_CONFIG_FILE", "rc.toml")],
+        &["up"],
+    );
+    assert!(
+        String::from_utf8(output.stderr)
+            .unwrap()
+            .contains("block_netwroks")
+    );
 }
 
 #[test]
 fn variables_that_cannot_be_set_are_refused() {
     let folder = app("true");
-    for (assignment, named) in [("upstream", "NAME=VALUE"), ("Upstream=a", "lower-case"), ("upsteam=a", "upstream")] {
+    for (assignment, named) in [
+        ("upstream", "NAME=VALUE"),
+        ("Upstream=a", "lower-case"),
+        ("upsteam=a", "upstream"),
+    ] {
         let error = fails(folder.path(), &["--variable", assignment]);
         assert!(error.contains(named), "{assignment}: {error}");
     }
@@ -129,7 +177,14 @@ fn a_taken_port_says_how_to_choose_another() {
     let folder = app("true");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let output = run_with(folder.path(), &[("SPIN_HTTP_LISTEN_ADDR", &address)], &["up"]);
+    let output = run_with(
+        folder.path(),
+        &[("SPIN_HTTP_LISTEN_ADDR", &address)],
+        &["up"],
+    );
     let error = String::from_utf8(output.stderr).unwrap();
-    assert!(error.contains("already in use") && error.contains("--listen"), "{error}");
+    assert!(
+        error.contains("already in use") && error.contains("--listen"),
+        "{error}"
+    );
 }

@@ -26,7 +26,9 @@ impl Challenge {
     pub fn find(headers: &HeaderMap) -> Option<Challenge> {
         let parsed = |text| ChallengeParser::new(text).map_while(Result::ok);
         let headers = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(text);
-        headers.flat_map(parsed).find_map(|challenge| Challenge::from_parsed(&challenge))
+        headers
+            .flat_map(parsed)
+            .find_map(|challenge| Challenge::from_parsed(&challenge))
     }
 
     fn from_parsed(parsed: &http_auth::ChallengeRef<'_>) -> Option<Challenge> {
@@ -34,11 +36,17 @@ impl Challenge {
             return None;
         }
         let parameter = |name: &str| {
-            let found = parsed.params.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
+            let found = parsed
+                .params
+                .iter()
+                .find(|(key, _)| key.eq_ignore_ascii_case(name));
             found.map(|(_, value)| value.to_unescaped())
         };
         let service = parameter("service").filter(|service| !service.is_empty());
-        if service.as_ref().is_some_and(|service| service.len() > MAX_SERVICE) {
+        if service
+            .as_ref()
+            .is_some_and(|service| service.len() > MAX_SERVICE)
+        {
             return None;
         }
         Some(Challenge {
@@ -69,7 +77,12 @@ mod tests {
     fn described(headers: &[&str]) -> Option<String> {
         let challenge = find(headers)?;
         let scopes: Vec<_> = challenge.scopes.iter().map(Scope::as_str).collect();
-        Some(format!("{} {} {}", challenge.realm, challenge.service.unwrap_or_default(), scopes.join(" ")))
+        Some(format!(
+            "{} {} {}",
+            challenge.realm,
+            challenge.service.unwrap_or_default(),
+            scopes.join(" ")
+        ))
     }
 
     #[test]
@@ -87,11 +100,22 @@ mod tests {
                 ],
                 "https://auth.docker.io/token registry.docker.io repository:a/b:pull",
             ),
-            (&[r#"Basic realm="x, y", Bearer realm="https://a.io/t",service="s""#], "https://a.io/t s "),
-            (&[r#"Basic realm="x""#, r#"Bearer realm="https://a.io/t""#], "https://a.io/t  "),
-            (&["Bearer ,,= \"", r#"Bearer realm="https://a.io/t""#], "https://a.io/t  "),
             (
-                &[r#"bearer REALM="https://a.io/t",SERVICE="s",Scope="repository:a:pull,push repository:b:pull""#],
+                &[r#"Basic realm="x, y", Bearer realm="https://a.io/t",service="s""#],
+                "https://a.io/t s ",
+            ),
+            (
+                &[r#"Basic realm="x""#, r#"Bearer realm="https://a.io/t""#],
+                "https://a.io/t  ",
+            ),
+            (
+                &["Bearer ,,= \"", r#"Bearer realm="https://a.io/t""#],
+                "https://a.io/t  ",
+            ),
+            (
+                &[
+                    r#"bearer REALM="https://a.io/t",SERVICE="s",Scope="repository:a:pull,push repository:b:pull""#,
+                ],
                 "https://a.io/t s repository:a:pull repository:b:pull",
             ),
             (
@@ -99,18 +123,27 @@ mod tests {
                 r#"https://a.io/t?account=x=y&z a "quoted" one "#,
             ),
             (
-                &[r#"Bearer realm="https://public.ecr.aws/token/",service="public.ecr.aws",scope="aws""#],
+                &[
+                    r#"Bearer realm="https://public.ecr.aws/token/",service="public.ecr.aws",scope="aws""#,
+                ],
                 "https://public.ecr.aws/token/ public.ecr.aws aws",
             ),
             (
-                &[r#"Bearer realm="https://nvcr.io/proxy_auth",scope="repository:nvidia/cuda:pull,push""#],
+                &[
+                    r#"Bearer realm="https://nvcr.io/proxy_auth",scope="repository:nvidia/cuda:pull,push""#,
+                ],
                 "https://nvcr.io/proxy_auth  repository:nvidia/cuda:pull",
             ),
             (
-                &[r#"Bearer realm="https://gcr.io/v2/token",service="gcr.io",scope="repository:p/i:*""#],
+                &[
+                    r#"Bearer realm="https://gcr.io/v2/token",service="gcr.io",scope="repository:p/i:*""#,
+                ],
                 "https://gcr.io/v2/token gcr.io repository:p/i:pull",
             ),
-            (&[r#"Bearer realm="https://a.io/t" , scope="" , service="""#], "https://a.io/t  "),
+            (
+                &[r#"Bearer realm="https://a.io/t" , scope="" , service="""#],
+                "https://a.io/t  ",
+            ),
         ] {
             assert_eq!(described(headers).as_deref(), Some(expected), "{headers:?}");
         }
@@ -119,7 +152,10 @@ mod tests {
     #[test]
     fn passes_over_what_is_no_usable_bearer_challenge() {
         let long = format!(r#"Bearer realm="https://a.io/{}""#, "x".repeat(MAX_HEADER));
-        let service = format!(r#"Bearer realm="https://a.io/",service="{}""#, "s".repeat(MAX_SERVICE + 1));
+        let service = format!(
+            r#"Bearer realm="https://a.io/",service="{}""#,
+            "s".repeat(MAX_SERVICE + 1)
+        );
         for header in [
             "",
             "Bearer",

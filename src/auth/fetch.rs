@@ -44,7 +44,10 @@ pub async fn fetch<P: Platform>(
     scopes: &[Scope],
 ) -> Result<Granted, Failure> {
     let exchange = exchange(context, upstream, realm, service, scopes);
-    context.in_time(exchange).await.unwrap_or(Err(Failure::Fault(Fault::TimedOut)))
+    context
+        .in_time(exchange)
+        .await
+        .unwrap_or(Err(Failure::Fault(Fault::TimedOut)))
 }
 
 async fn exchange<P: Platform>(
@@ -54,10 +57,23 @@ async fn exchange<P: Platform>(
     service: Option<&str>,
     scopes: &[Scope],
 ) -> Result<Granted, Failure> {
-    let permitted = context.config.policy.permit_realm(realm.origin.clone(), upstream).map_err(Failure::Forbidden)?;
+    let permitted = context
+        .config
+        .policy
+        .permit_realm(realm.origin.clone(), upstream)
+        .map_err(Failure::Forbidden)?;
     let path_and_query = with_query(&realm.path_and_query, service, scopes);
     let (headers, fetches) = (HeaderMap::new(), &context.cost.fetches);
-    let response = outgoing::send(context, &permitted, Method::GET, &path_and_query, &headers, None, fetches).await;
+    let response = outgoing::send(
+        context,
+        &permitted,
+        Method::GET,
+        &path_and_query,
+        &headers,
+        None,
+        fetches,
+    )
+    .await;
     let response = response.map_err(|unsent| match unsent {
         Unsent::Fault(fault) => Failure::Fault(fault),
         Unsent::Malformed => Failure::NoToken,
@@ -65,18 +81,27 @@ async fn exchange<P: Platform>(
     match response.status() {
         StatusCode::OK => {}
         // quay.io says 400 to a name that it can't have, and 405 to what is no repository of images.
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST | StatusCode::METHOD_NOT_ALLOWED => {
+        StatusCode::UNAUTHORIZED
+        | StatusCode::FORBIDDEN
+        | StatusCode::BAD_REQUEST
+        | StatusCode::METHOD_NOT_ALLOWED => {
             return Err(Failure::Refused);
         }
         StatusCode::TOO_MANY_REQUESTS => {
-            return Err(Failure::TooMany { retry_after: response.headers().get(RETRY_AFTER).cloned() });
+            return Err(Failure::TooMany {
+                retry_after: response.headers().get(RETRY_AFTER).cloned(),
+            });
         }
         status => return Err(Failure::Status(status)),
     }
-    let body = context.platform.read(response.into_body(), MAX_ANSWER).await.map_err(|fault| match fault {
-        ReadFault::TooLarge => Failure::TooLarge,
-        ReadFault::Broken(fault) => Failure::Fault(fault),
-    })?;
+    let body = context
+        .platform
+        .read(response.into_body(), MAX_ANSWER)
+        .await
+        .map_err(|fault| match fault {
+            ReadFault::TooLarge => Failure::TooLarge,
+            ReadFault::Broken(fault) => Failure::Fault(fault),
+        })?;
     Granted::parse(&body).map_err(|_| Failure::NoToken)
 }
 
@@ -103,9 +128,24 @@ mod tests {
         let scopes = Scope::parse_list("repository:a/b:pull repository:c:pull").unwrap();
         for (realm, service, scopes, expected) in [
             ("/token", None, &[][..], "/token"),
-            ("/token", Some("r.io"), &scopes[..1], "/token?service=r.io&scope=repository%3Aa%2Fb%3Apull"),
-            ("/token?a=x=y", Some("a b&c"), &[], "/token?a=x=y&service=a+b%26c"),
-            ("/token?", None, &scopes, "/token?scope=repository%3Aa%2Fb%3Apull&scope=repository%3Ac%3Apull"),
+            (
+                "/token",
+                Some("r.io"),
+                &scopes[..1],
+                "/token?service=r.io&scope=repository%3Aa%2Fb%3Apull",
+            ),
+            (
+                "/token?a=x=y",
+                Some("a b&c"),
+                &[],
+                "/token?a=x=y&service=a+b%26c",
+            ),
+            (
+                "/token?",
+                None,
+                &scopes,
+                "/token?scope=repository%3Aa%2Fb%3Apull&scope=repository%3Ac%3Apull",
+            ),
         ] {
             assert_eq!(with_query(realm, service, scopes), expected);
         }

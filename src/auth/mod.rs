@@ -27,8 +27,14 @@ use std::time::Duration;
 /// How long it is remembered what an upstream asks for.
 const DEMAND_LIFE: Duration = Duration::from_secs(60 * 60);
 /// Keys in the store for demands and for tokens: few upstreams, many repositories.
-const DEMANDS: Shape = Shape { buckets: 96, entries: 4 };
-const TOKENS: Shape = Shape { buckets: 400, entries: 8 };
+const DEMANDS: Shape = Shape {
+    buckets: 96,
+    entries: 4,
+};
+const TOKENS: Shape = Shape {
+    buckets: 400,
+    entries: 8,
+};
 
 /// What is remembered about upstreams and their tokens.
 pub struct Auth<P: Platform> {
@@ -78,7 +84,12 @@ pub enum Credential {
     /// Nothing; `refused` is the token that the upstream did not take before that.
     None { refused: Option<Token> },
     /// A token, granted by what was remembered or by what the upstream asked for during this very request.
-    Token { token: Token, from: TokenFrom, demand: Rc<Demand>, remembered: bool },
+    Token {
+        token: Token,
+        from: TokenFrom,
+        demand: Rc<Demand>,
+        remembered: bool,
+    },
 }
 
 /// What to do about a 401.
@@ -97,13 +108,21 @@ enum Step {
 
 impl<P: Platform> Default for Auth<P> {
     fn default() -> Self {
-        Auth { demands: Cache::new("d", DEMANDS), tokens: Cache::new("t", TOKENS), flights: Flights::default() }
+        Auth {
+            demands: Cache::new("d", DEMANDS),
+            tokens: Cache::new("t", TOKENS),
+            flights: Flights::default(),
+        }
     }
 }
 
 impl<P: Platform> Auth<P> {
     /// What to send with the first request for `subject`.
-    pub async fn beforehand(&self, context: &Context<'_, P>, subject: &Subject<'_>) -> Result<Credential, Failure> {
+    pub async fn beforehand(
+        &self,
+        context: &Context<'_, P>,
+        subject: &Subject<'_>,
+    ) -> Result<Credential, Failure> {
         let upstream = subject.upstream.as_str();
         let known = match self.demands.remembered(upstream, context.platform.now()) {
             None => match self.recalled(context, subject).await {
@@ -112,36 +131,62 @@ impl<P: Platform> Auth<P> {
             },
             known => known,
         };
-        let Some(demand) = known else { return Ok(Credential::None { refused: None }) };
+        let Some(demand) = known else {
+            return Ok(Credential::None { refused: None });
+        };
         let obtained = self.obtain(context, subject, demand, None, true).await;
-        if obtained.as_ref().is_err_and(Failure::may_be_of_an_old_realm) {
+        if obtained
+            .as_ref()
+            .is_err_and(Failure::may_be_of_an_old_realm)
+        {
             // In the store too: an instance of WASIp2 has nothing else that the next could learn it from.
-            self.demands.keep(context.store, upstream, Demand::Nothing, DEMAND_LIFE);
+            self.demands
+                .keep(context.store, upstream, Demand::Nothing, DEMAND_LIFE);
         }
         obtained
     }
 
     /// A token of this very repository, where this instance does not know what the upstream asks for. It says nothing of
     /// other repositories: what is known of those may be newer.
-    async fn recalled(&self, context: &Context<'_, P>, subject: &Subject<'_>) -> Option<Credential> {
+    async fn recalled(
+        &self,
+        context: &Context<'_, P>,
+        subject: &Subject<'_>,
+    ) -> Option<Credential> {
         let own = identity(subject.upstream, &own_scopes(subject.name));
         let (kept, from) = match self.tokens.remembered(&own, context.platform.now()) {
             Some(kept) => (kept, TokenFrom::Memory),
-            None => (self.tokens.stored(context.store, &own).await?, TokenFrom::Store),
+            None => (
+                self.tokens.stored(context.store, &own).await?,
+                TokenFrom::Store,
+            ),
         };
         if !kept.is_fresh(context.platform.now()) {
             return None;
         }
         context.cost.token.set(Some(from));
-        let demand = Rc::new(Demand::Bearer(Grantor { fixed: None, ..kept.grantor.clone() }));
-        Some(Credential::Token { token: kept.token.clone(), from, demand, remembered: true })
+        let demand = Rc::new(Demand::Bearer(Grantor {
+            fixed: None,
+            ..kept.grantor.clone()
+        }));
+        Some(Credential::Token {
+            token: kept.token.clone(),
+            from,
+            demand,
+            remembered: true,
+        })
     }
 
     /// The upstream took what it was sent. What it asks for as a whole, as for its catalog, tells nothing of its repositories.
     pub fn accepted(&self, context: &Context<'_, P>, subject: &Subject<'_>, sent: &Credential) {
         if subject.name.is_some() && matches!(sent, Credential::None { .. }) {
             let identity = subject.upstream.as_str();
-            self.demands.remember(identity, Demand::Nothing, context.platform.now(), DEMAND_LIFE);
+            self.demands.remember(
+                identity,
+                Demand::Nothing,
+                context.platform.now(),
+                DEMAND_LIFE,
+            );
         }
     }
 
@@ -156,12 +201,21 @@ impl<P: Platform> Auth<P> {
         let asks = challenge.map(|challenge| Demand::of_challenge(challenge, subject.name));
         match Step::after_refusal(sent, asks, subject.name) {
             Step::Give => Ok(None),
-            Step::AskBare { refused } => Ok(Some(Credential::None { refused: Some(refused) })),
+            Step::AskBare { refused } => Ok(Some(Credential::None {
+                refused: Some(refused),
+            })),
             Step::Fetch { demand, refused } => {
-                let credential = self.obtain(context, subject, Rc::clone(&demand), refused, false).await?;
+                let credential = self
+                    .obtain(context, subject, Rc::clone(&demand), refused, false)
+                    .await?;
                 // Not before: a repository whose token nobody gets must not close those that need none.
                 if subject.name.is_some() {
-                    self.demands.keep(context.store, subject.upstream.as_str(), demand, DEMAND_LIFE);
+                    self.demands.keep(
+                        context.store,
+                        subject.upstream.as_str(),
+                        demand,
+                        DEMAND_LIFE,
+                    );
                 }
                 Ok(Some(credential))
             }
@@ -184,35 +238,68 @@ impl<P: Platform> Auth<P> {
         let scopes = grantor.scopes(subject.name);
         let identity = identity(subject.upstream, &scopes);
         let now = context.platform.now();
-        let usable = |kept: &Rc<Kept>| Some(&kept.token) != refused.as_ref() && kept.grantor.is_like(grantor);
+        let usable = |kept: &Rc<Kept>| {
+            Some(&kept.token) != refused.as_ref() && kept.grantor.is_like(grantor)
+        };
         let in_memory = self.tokens.remembered(&identity, now).filter(usable);
         let (token, from) = match in_memory {
             Some(kept) if kept.is_fresh(now) => (kept.token.clone(), TokenFrom::Memory),
             old => {
                 // Who was refused a token waits for another fetch than who just needs one.
                 let anew = if refused.is_some() { "anew" } else { "" };
-                let flight = format!("{identity}\n{}\n{:?}\n{anew}", grantor.realm, grantor.service);
+                let flight = format!(
+                    "{identity}\n{}\n{:?}\n{anew}",
+                    grantor.realm, grantor.service
+                );
                 let fetch = async || {
-                    let stored = self.tokens.stored(context.store, &identity).await.filter(usable);
+                    let stored = self
+                        .tokens
+                        .stored(context.store, &identity)
+                        .await
+                        .filter(usable);
                     let old = match stored {
-                        Some(kept) if kept.is_fresh(now) => return Ok((kept.token.clone(), TokenFrom::Store)),
+                        Some(kept) if kept.is_fresh(now) => {
+                            return Ok((kept.token.clone(), TokenFrom::Store));
+                        }
                         stored => stored.or_else(|| old.clone()),
                     };
-                    let (upstream, service) = (subject.upstream.origin(), grantor.service.as_deref());
-                    let granted = match fetch::fetch(context, upstream, &grantor.realm, service, &scopes).await {
-                        Ok(granted) => granted,
-                        Err(failure) => return old.map(|kept| (kept.token.clone(), TokenFrom::Store)).ok_or(failure),
+                    let (upstream, service) =
+                        (subject.upstream.origin(), grantor.service.as_deref());
+                    let granted =
+                        match fetch::fetch(context, upstream, &grantor.realm, service, &scopes)
+                            .await
+                        {
+                            Ok(granted) => granted,
+                            Err(failure) => {
+                                return old
+                                    .map(|kept| (kept.token.clone(), TokenFrom::Store))
+                                    .ok_or(failure);
+                            }
+                        };
+                    let refresh = context
+                        .platform
+                        .now()
+                        .saturating_add(granted.fresh)
+                        .as_secs();
+                    let kept = Kept {
+                        token: granted.token.clone(),
+                        grantor: grantor.clone(),
+                        refresh,
                     };
-                    let refresh = context.platform.now().saturating_add(granted.fresh).as_secs();
-                    let kept = Kept { token: granted.token.clone(), grantor: grantor.clone(), refresh };
-                    self.tokens.keep(context.store, &identity, kept, granted.life);
+                    self.tokens
+                        .keep(context.store, &identity, kept, granted.life);
                     Ok((granted.token, TokenFrom::Fetched))
                 };
                 self.flights.share(context.platform, &flight, fetch).await?
             }
         };
         context.cost.token.set(Some(from));
-        Ok(Credential::Token { token, from, demand, remembered })
+        Ok(Credential::Token {
+            token,
+            from,
+            demand,
+            remembered,
+        })
     }
 }
 
@@ -225,17 +312,38 @@ impl Kept {
 impl Step {
     fn after_refusal(sent: Credential, asks: Option<Demand>, name: Option<&Name>) -> Step {
         match (sent, asks) {
-            (Credential::None { refused }, Some(asks)) => Step::Fetch { demand: Rc::new(asks), refused },
+            (Credential::None { refused }, Some(asks)) => Step::Fetch {
+                demand: Rc::new(asks),
+                refused,
+            },
             (Credential::None { .. }, None) => Step::Give,
-            (Credential::Token { token, from, demand, remembered }, Some(asks)) if asks.is_like(&demand) => {
+            (
+                Credential::Token {
+                    token,
+                    from,
+                    demand,
+                    remembered,
+                },
+                Some(asks),
+            ) if asks.is_like(&demand) => {
                 // A new token is worth another one only where it was for a scope that is remembered, and no longer asked for.
                 let is_outdated = remembered && asks.scopes(name) != demand.scopes(name);
                 match from {
                     TokenFrom::Fetched if !is_outdated => Step::Give,
-                    _ => Step::Fetch { demand: Rc::new(asks), refused: Some(token) },
+                    _ => Step::Fetch {
+                        demand: Rc::new(asks),
+                        refused: Some(token),
+                    },
                 }
             }
-            (Credential::Token { token, remembered: true, .. }, _) => Step::AskBare { refused: token },
+            (
+                Credential::Token {
+                    token,
+                    remembered: true,
+                    ..
+                },
+                _,
+            ) => Step::AskBare { refused: token },
             (Credential::Token { .. }, _) => Step::Give,
         }
     }
@@ -243,13 +351,25 @@ impl Step {
 
 impl Demand {
     fn of_challenge(challenge: Challenge, name: Option<&Name>) -> Demand {
-        let Challenge { realm, service, scopes } = challenge;
+        let Challenge {
+            realm,
+            service,
+            scopes,
+        } = challenge;
         let of_this_repository = match name {
             Some(name) => scopes.contains(&Scope::pull(name)),
             None => false,
         };
-        let fixed = if scopes.is_empty() || of_this_repository { None } else { Some(scopes) };
-        Demand::Bearer(Grantor { realm, service, fixed })
+        let fixed = if scopes.is_empty() || of_this_repository {
+            None
+        } else {
+            Some(scopes)
+        };
+        Demand::Bearer(Grantor {
+            realm,
+            service,
+            fixed,
+        })
     }
 
     /// Whether both name the same token server.
@@ -302,6 +422,7 @@ mod realm {
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Target, D::Error> {
-        Target::parse(&String::deserialize(deserializer)?).map_err(|_| D::Error::custom("not a realm"))
+        Target::parse(&String::deserialize(deserializer)?)
+            .map_err(|_| D::Error::custom("not a realm"))
     }
 }

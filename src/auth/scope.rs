@@ -24,9 +24,16 @@ impl Scope {
 
     /// Parses a space-separated list.
     pub fn parse_list(text: &str) -> Result<Vec<Scope>, InvalidScope> {
-        let scopes =
-            text.split(' ').filter(|scope| !scope.is_empty()).map(Scope::parse).collect::<Result<Vec<_>, _>>()?;
-        if scopes.len() > MAX_SCOPES { Err(InvalidScope) } else { Ok(scopes) }
+        let scopes = text
+            .split(' ')
+            .filter(|scope| !scope.is_empty())
+            .map(Scope::parse)
+            .collect::<Result<Vec<_>, _>>()?;
+        if scopes.len() > MAX_SCOPES {
+            Err(InvalidScope)
+        } else {
+            Ok(scopes)
+        }
     }
 
     fn parse(text: &str) -> Result<Scope, InvalidScope> {
@@ -35,7 +42,9 @@ impl Scope {
             return Err(InvalidScope);
         }
         Ok(match text.rsplit_once(':') {
-            Some((resource, _actions)) if resource.starts_with("repository") => Scope(format!("{resource}:pull")),
+            Some((resource, _actions)) if resource.starts_with("repository") => {
+                Scope(format!("{resource}:pull"))
+            }
             _ => Scope(text.to_owned()),
         })
     }
@@ -68,14 +77,32 @@ mod tests {
     fn of_a_repositorys_actions_only_pull_is_left() {
         for (text, scopes) in [
             ("repository:a/b:pull,push", "repository:a/b:pull"),
-            ("repository(plugin):a:*  registry:catalog:*", "repository(plugin):a:pull registry:catalog:*"),
+            (
+                "repository(plugin):a:*  registry:catalog:*",
+                "repository(plugin):a:pull registry:catalog:*",
+            ),
             ("aws", "aws"),
             ("", ""),
         ] {
             let parsed = Scope::parse_list(text).unwrap();
-            assert_eq!(parsed.iter().map(Scope::as_str).collect::<Vec<_>>().join(" "), scopes, "{text}");
+            assert_eq!(
+                parsed
+                    .iter()
+                    .map(Scope::as_str)
+                    .collect::<Vec<_>>()
+                    .join(" "),
+                scopes,
+                "{text}"
+            );
         }
-        for bad in ["a\"b", "a\\b", "é", "a\tb", "a a a a a a a a a", &"a".repeat(MAX_LENGTH + 1)] {
+        for bad in [
+            "a\"b",
+            "a\\b",
+            "é",
+            "a\tb",
+            "a a a a a a a a a",
+            &"a".repeat(MAX_LENGTH + 1),
+        ] {
             assert_eq!(Scope::parse_list(bad), Err(InvalidScope), "{bad}");
         }
     }

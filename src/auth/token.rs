@@ -49,9 +49,12 @@ impl TryFrom<String> for Token {
     type Error = &'static str;
 
     fn try_from(text: String) -> Result<Token, Self::Error> {
-        let well_formed =
-            !text.is_empty() && text.len() <= MAX_TOKEN && text.bytes().all(|byte| byte.is_ascii_graphic());
-        let value = well_formed.then(|| HeaderValue::try_from(format!("{SCHEME}{text}")).ok()).flatten();
+        let well_formed = !text.is_empty()
+            && text.len() <= MAX_TOKEN
+            && text.bytes().all(|byte| byte.is_ascii_graphic());
+        let value = well_formed
+            .then(|| HeaderValue::try_from(format!("{SCHEME}{text}")).ok())
+            .flatten();
         let mut value = value.ok_or("not a token")?;
         value.set_sensitive(true);
         Ok(Token(value))
@@ -60,7 +63,13 @@ impl TryFrom<String> for Token {
 
 impl From<Token> for String {
     fn from(token: Token) -> String {
-        token.0.to_str().ok().and_then(|text| text.strip_prefix(SCHEME)).unwrap_or_default().to_owned()
+        token
+            .0
+            .to_str()
+            .ok()
+            .and_then(|text| text.strip_prefix(SCHEME))
+            .unwrap_or_default()
+            .to_owned()
     }
 }
 
@@ -79,15 +88,23 @@ impl Granted {
             expires_in: Option<f64>,
         }
         let answer: Answer = serde_json::from_slice(body).map_err(|_| InvalidAnswer)?;
-        let token = [answer.token, answer.access_token].into_iter().flatten().find(|token| !token.is_empty());
+        let token = [answer.token, answer.access_token]
+            .into_iter()
+            .flatten()
+            .find(|token| !token.is_empty());
         let token = Token::try_from(token.ok_or(InvalidAnswer)?).map_err(|_| InvalidAnswer)?;
         // The life is counted from now, not from `issued_at`: clocks differ.
         let promised = match answer.expires_in {
             None => DEFAULT_LIFE,
-            Some(seconds) => Duration::try_from_secs_f64(seconds.min(LONGEST_LIFE.as_secs_f64())).unwrap_or_default(),
+            Some(seconds) => Duration::try_from_secs_f64(seconds.min(LONGEST_LIFE.as_secs_f64()))
+                .unwrap_or_default(),
         };
         let margin = MARGIN.min(promised.checked_div(10).unwrap_or_default());
-        Ok(Granted { token, life: promised, fresh: promised.saturating_sub(margin) })
+        Ok(Granted {
+            token,
+            life: promised,
+            fresh: promised.saturating_sub(margin),
+        })
     }
 }
 
@@ -101,8 +118,16 @@ mod tests {
         for (body, token, fresh) in [
             (r#"{"token":"t"}"#, "t", 54),
             (r#"{"access_token":"a"}"#, "a", 54),
-            (r#"{"token":"t","access_token":"a","expires_in":300,"issued_at":"2020-01-01T00:00:00Z"}"#, "t", 270),
-            (r#"{"token":"","access_token":"a","expires_in":null}"#, "a", 54),
+            (
+                r#"{"token":"t","access_token":"a","expires_in":300,"issued_at":"2020-01-01T00:00:00Z"}"#,
+                "t",
+                270,
+            ),
+            (
+                r#"{"token":"","access_token":"a","expires_in":null}"#,
+                "a",
+                54,
+            ),
             (r#"{"token":"t","expires_in":10}"#, "t", 9),
             (r#"{"token":"t","expires_in":3600.5}"#, "t", 3570),
             (r#"{"token":"t","expires_in":0}"#, "t", 0),
@@ -110,7 +135,14 @@ mod tests {
             (r#"{"token":"t","expires_in":1e300}"#, "t", 86370),
         ] {
             let granted = Granted::parse(body.as_bytes()).unwrap_or_else(|_| panic!("{body}"));
-            assert_eq!((String::from(granted.token).as_str(), granted.fresh.as_secs()), (token, fresh), "{body}");
+            assert_eq!(
+                (
+                    String::from(granted.token).as_str(),
+                    granted.fresh.as_secs()
+                ),
+                (token, fresh),
+                "{body}"
+            );
         }
     }
 
@@ -133,14 +165,21 @@ mod tests {
             r#"{"token":"t""#,
             &long,
         ] {
-            assert_eq!(Granted::parse(body.as_bytes()), Err(InvalidAnswer), "{body}");
+            assert_eq!(
+                Granted::parse(body.as_bytes()),
+                Err(InvalidAnswer),
+                "{body}"
+            );
         }
     }
 
     #[test]
     fn a_token_is_never_printed() {
         let token = Token::try_from("secret".to_owned()).unwrap();
-        assert_eq!(format!("{token:?} {:?}", token.header()), "Token(…) Sensitive");
+        assert_eq!(
+            format!("{token:?} {:?}", token.header()),
+            "Token(…) Sensitive"
+        );
     }
 
     proptest! {

@@ -13,8 +13,7 @@ use std::time::Duration;
 
 const MANIFEST: &str = "/v2/library/alpine/manifests/latest";
 const HUB: &str = "https://registry-1.docker.io";
-const TOKEN_URL: &str =
-    "https://auth.docker.io/token?service=registry.docker.io&scope=repository%3Alibrary%2Falpine%3Apull";
+const TOKEN_URL: &str = "https://auth.docker.io/token?service=registry.docker.io&scope=repository%3Alibrary%2Falpine%3Apull";
 const DIGEST: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 
 fn answer(status: u16, headers: &[(&str, &str)], body: &str) -> Exchanged {
@@ -26,13 +25,22 @@ fn answer(status: u16, headers: &[(&str, &str)], body: &str) -> Exchanged {
 }
 
 fn manifest() -> Exchanged {
-    answer(200, &[("content-type", "application/vnd.oci.image.index.v1+json")], "{}")
+    answer(
+        200,
+        &[("content-type", "application/vnd.oci.image.index.v1+json")],
+        "{}",
+    )
 }
 
 fn challenge_of(realm: &str, repository: &str) -> Exchanged {
-    let challenge =
-        format!(r#"Bearer realm="{realm}",service="registry.docker.io",scope="repository:{repository}:pull""#);
-    answer(401, &[("www-authenticate", &challenge), ("set-cookie", "a=b")], "secret words")
+    let challenge = format!(
+        r#"Bearer realm="{realm}",service="registry.docker.io",scope="repository:{repository}:pull""#
+    );
+    answer(
+        401,
+        &[("www-authenticate", &challenge), ("set-cookie", "a=b")],
+        "secret words",
+    )
 }
 
 fn challenge() -> Exchanged {
@@ -40,11 +48,17 @@ fn challenge() -> Exchanged {
 }
 
 fn token(token: &str) -> Exchanged {
-    answer(200, &[], &format!(r#"{{"token":"{token}","expires_in":300}}"#))
+    answer(
+        200,
+        &[],
+        &format!(r#"{{"token":"{token}","expires_in":300}}"#),
+    )
 }
 
 fn get(path: &str) -> Request<()> {
-    Request::get(format!("http://mirror.example{path}")).body(()).unwrap()
+    Request::get(format!("http://mirror.example{path}"))
+        .body(())
+        .unwrap()
 }
 
 struct Seen {
@@ -57,7 +71,10 @@ impl Seen {
     }
 
     fn header(&self, name: &str) -> Option<&str> {
-        self.response.headers().get(name).map(|value| value.to_str().unwrap())
+        self.response
+            .headers()
+            .get(name)
+            .map(|value| value.to_str().unwrap())
     }
 
     fn text(&self) -> String {
@@ -67,7 +84,8 @@ impl Seen {
     }
 
     fn code(&self) -> String {
-        let document: serde_json::Value = serde_json::from_str(&self.text()).expect("an OCI error document");
+        let document: serde_json::Value =
+            serde_json::from_str(&self.text()).expect("an OCI error document");
         document["errors"][0]["code"].as_str().unwrap().to_owned()
     }
 }
@@ -90,7 +108,14 @@ async fn warm() -> (Scripted, Mirror<Scripted>) {
 #[tokio::test]
 async fn the_ping_is_answered_here_unless_an_upstream_is_named() {
     let platform = Scripted::new([
-        answer(401, &[("www-authenticate", r#"Bearer realm="https://ghcr.io/token""#)], ""),
+        answer(
+            401,
+            &[(
+                "www-authenticate",
+                r#"Bearer realm="https://ghcr.io/token""#,
+            )],
+            "",
+        ),
         token("one"),
         answer(200, &[("content-type", "text/html")], "<html>"),
     ]);
@@ -98,14 +123,21 @@ async fn the_ping_is_answered_here_unless_an_upstream_is_named() {
     for path in ["/v2", "/v2/", "/v2/?ns=docker.io"] {
         let seen = ask(&mirror, get(path)).await;
         assert_eq!((seen.status(), seen.text().as_str()), (200, "{}"));
-        assert_eq!(seen.header("docker-distribution-api-version"), Some("registry/2.0"));
+        assert_eq!(
+            seen.header("docker-distribution-api-version"),
+            Some("registry/2.0")
+        );
     }
     assert_eq!(platform.asked(), [""; 0]);
     let seen = ask(&mirror, get("/v2/?upstream=ghcr.io")).await;
     assert_eq!((seen.status(), seen.text().as_str()), (200, "{}"));
     assert_eq!(
         platform.asked(),
-        ["GET https://ghcr.io/v2/", "GET https://ghcr.io/token", "GET https://ghcr.io/v2/ Bearer one"]
+        [
+            "GET https://ghcr.io/v2/",
+            "GET https://ghcr.io/token",
+            "GET https://ghcr.io/v2/ Bearer one"
+        ]
     );
 }
 
@@ -120,7 +152,11 @@ async fn refusals_say_what_would_be_right() {
         ("/nothing", 404, "UNSUPPORTED"),
         ("/v2/a/tags/list?upstream=a%20b", 400, "UNSUPPORTED"),
         ("/v2/a/tags/list?upstream=", 400, "UNSUPPORTED"),
-        ("/v2/a/tags/list?upstream=http://ghcr.io", 400, "UNSUPPORTED"),
+        (
+            "/v2/a/tags/list?upstream=http://ghcr.io",
+            400,
+            "UNSUPPORTED",
+        ),
         ("/v2/a/tags/list?upstream=localhost:5000", 403, "DENIED"),
         ("/v2/a/tags/list?upstream=127.0.0.1", 403, "DENIED"),
         ("/127.0.0.1/v2/a/tags/list", 403, "DENIED"),
@@ -129,14 +165,23 @@ async fn refusals_say_what_would_be_right() {
     ] {
         let platform = Scripted::new([]);
         let seen = ask(&Mirror::new(platform.clone()), get(path)).await;
-        assert_eq!((seen.status(), seen.code().as_str()), (status, code), "{path}");
+        assert_eq!(
+            (seen.status(), seen.code().as_str()),
+            (status, code),
+            "{path}"
+        );
         assert_eq!(seen.header("content-type"), Some("application/json"));
         assert_eq!(platform.asked(), [""; 0]);
         assert_eq!(platform.log().len(), 1);
     }
-    let write = Request::post("http://mirror.example/v2/a/blobs/uploads/").body(()).unwrap();
+    let write = Request::post("http://mirror.example/v2/a/blobs/uploads/")
+        .body(())
+        .unwrap();
     let seen = ask(&Mirror::new(Scripted::new([])), write).await;
-    assert_eq!((seen.status(), seen.code().as_str(), seen.header("allow")), (405, "UNSUPPORTED", Some("GET, HEAD")));
+    assert_eq!(
+        (seen.status(), seen.code().as_str(), seen.header("allow")),
+        (405, "UNSUPPORTED", Some("GET, HEAD"))
+    );
 }
 
 #[tokio::test]
@@ -155,7 +200,10 @@ async fn nothing_is_served_while_the_variables_cannot_be_read() {
     platform.let_variables_fail();
     let seen = ask(&Mirror::new(platform.clone()), get(MANIFEST)).await;
     assert_eq!((seen.status(), seen.code().as_str()), (500, "UNKNOWN"));
-    assert!(seen.text().contains("the variable upstream of this mirror must be readable"));
+    assert!(
+        seen.text()
+            .contains("the variable upstream of this mirror must be readable")
+    );
     assert!(platform.log()[0].contains("its provider failed"));
 }
 
@@ -164,23 +212,48 @@ async fn a_closed_mirror_shows_itself_to_who_knows_the_secret() {
     let platform = Scripted::new([]);
     platform.set_variable("secret", "0123456789abcdef");
     let mirror = Mirror::new(platform.clone());
-    for path in
-        ["/", "/v2/", MANIFEST, "/robots.txt", "/0123456789abcde/v2/", "/0123456789abcdefg/v2/", "/v2/0123456789abcdef"]
-    {
+    for path in [
+        "/",
+        "/v2/",
+        MANIFEST,
+        "/robots.txt",
+        "/0123456789abcde/v2/",
+        "/0123456789abcdefg/v2/",
+        "/v2/0123456789abcdef",
+    ] {
         let seen = ask(&mirror, get(path)).await;
-        assert_eq!((seen.status(), seen.code().as_str()), (404, "UNSUPPORTED"), "{path}");
+        assert_eq!(
+            (seen.status(), seen.code().as_str()),
+            (404, "UNSUPPORTED"),
+            "{path}"
+        );
     }
-    let write = Request::post("http://mirror.example/v2/a/blobs/uploads/").body(()).unwrap();
+    let write = Request::post("http://mirror.example/v2/a/blobs/uploads/")
+        .body(())
+        .unwrap();
     assert_eq!(ask(&mirror, write).await.status(), 404);
-    for path in ["/0123456789abcdef", "/0123456789abcdef/", "/0123456789abcdef/v2/"] {
+    for path in [
+        "/0123456789abcdef",
+        "/0123456789abcdef/",
+        "/0123456789abcdef/v2/",
+    ] {
         assert_eq!(ask(&mirror, get(path)).await.status(), 200, "{path}");
     }
-    let next = [("link", "</v2/a/b/tags/list?last=x>; rel=\"next\""), ("content-type", "application/json")];
+    let next = [
+        ("link", "</v2/a/b/tags/list?last=x>; rel=\"next\""),
+        ("content-type", "application/json"),
+    ];
     platform.will_answer([answer(200, &next, "{}"), answer(200, &next, "{}")]);
     let seen = ask(&mirror, get("/0123456789abcdef/v2/a/b/tags/list")).await;
-    assert_eq!(seen.header("link"), Some("</0123456789abcdef/v2/a/b/tags/list?last=x>; rel=\"next\""));
+    assert_eq!(
+        seen.header("link"),
+        Some("</0123456789abcdef/v2/a/b/tags/list?last=x>; rel=\"next\"")
+    );
     let seen = ask(&mirror, get("/0123456789abcdef/ghcr.io/v2/a/b/tags/list")).await;
-    assert_eq!(seen.header("link"), Some("</0123456789abcdef/ghcr.io/v2/a/b/tags/list?last=x>; rel=\"next\""));
+    assert_eq!(
+        seen.header("link"),
+        Some("</0123456789abcdef/ghcr.io/v2/a/b/tags/list?last=x>; rel=\"next\"")
+    );
     assert!(!platform.log().join("\n").contains("0123456789abcdef"));
 }
 
@@ -197,11 +270,23 @@ async fn a_client_over_its_limit_waits_and_others_do_not() {
     };
     // Instances hand on what they have counted.
     for _ in 0..10 {
-        assert_eq!(ask(&Mirror::new(platform.clone()), from("192.0.2.1:1")).await.status(), 200);
+        assert_eq!(
+            ask(&Mirror::new(platform.clone()), from("192.0.2.1:1"))
+                .await
+                .status(),
+            200
+        );
     }
     let mirror = Mirror::new(platform.clone());
     let seen = ask(&mirror, from("192.0.2.1:2")).await;
-    assert_eq!((seen.status(), seen.code().as_str(), seen.header("retry-after")), (429, "TOOMANYREQUESTS", Some("20")));
+    assert_eq!(
+        (
+            seen.status(),
+            seen.code().as_str(),
+            seen.header("retry-after")
+        ),
+        (429, "TOOMANYREQUESTS", Some("20"))
+    );
     for _ in 0..10 {
         assert_eq!(ask(&mirror, from("192.0.2.2:1")).await.status(), 200);
     }
@@ -216,10 +301,14 @@ async fn a_limit_holds_too_where_no_instance_answers_a_second_request() {
     let platform = Scripted::new((0..100).map(|_| manifest()));
     platform.set_variable("client_limit", "100");
     for asked in 1..=101 {
-        let request =
-            Request::get(format!("http://mirror.example{MANIFEST}")).header("spin-client-addr", "192.0.2.1:1");
+        let request = Request::get(format!("http://mirror.example{MANIFEST}"))
+            .header("spin-client-addr", "192.0.2.1:1");
         let seen = ask(&Mirror::new(platform.clone()), request.body(()).unwrap()).await;
-        assert_eq!(seen.status(), if asked <= 100 { 200 } else { 429 }, "{asked}");
+        assert_eq!(
+            seen.status(),
+            if asked <= 100 { 200 } else { 429 },
+            "{asked}"
+        );
     }
 }
 
@@ -231,15 +320,27 @@ async fn a_repository_that_is_closed_at_one_upstream_is_asked_of_the_others_only
             "/v2/secret/app/manifests/1",
             vec!["GET https://first.example/v2/secret/app/manifests/1"],
         ),
-        ("docker.io/library/*", "/v2/alpine/manifests/1", vec!["GET https://first.example/v2/alpine/manifests/1"]),
-        ("first.example/a/*", "/v2/a/b/manifests/1", vec!["GET https://registry-1.docker.io/v2/a/b/manifests/1"]),
+        (
+            "docker.io/library/*",
+            "/v2/alpine/manifests/1",
+            vec!["GET https://first.example/v2/alpine/manifests/1"],
+        ),
+        (
+            "first.example/a/*",
+            "/v2/a/b/manifests/1",
+            vec!["GET https://registry-1.docker.io/v2/a/b/manifests/1"],
+        ),
         ("library/*", "/v2/library/alpine/manifests/1", vec![]),
     ] {
         let platform = Scripted::new([answer(500, &[], ""), manifest()]);
         platform.set_variable("upstream", "first.example, docker.io");
         platform.set_variable("denied_repositories", denied);
         let seen = ask(&Mirror::new(platform.clone()), get(path)).await;
-        assert_eq!(seen.status(), if asked.is_empty() { 403 } else { 502 }, "{denied}");
+        assert_eq!(
+            seen.status(),
+            if asked.is_empty() { 403 } else { 502 },
+            "{denied}"
+        );
         assert_eq!(platform.asked(), asked, "{denied}");
     }
 }
@@ -265,13 +366,34 @@ async fn what_the_operator_closed_is_not_asked() {
         "/v2/other/app/tags/list?upstream=ghcr.io",
     ] {
         let seen = ask(&mirror, get(path)).await;
-        assert_eq!((seen.status(), seen.code().as_str()), (403, "DENIED"), "{path}");
+        assert_eq!(
+            (seen.status(), seen.code().as_str()),
+            (403, "DENIED"),
+            "{path}"
+        );
     }
     assert_eq!(platform.asked(), [""; 0]);
-    platform.will_answer([manifest(), manifest(), challenge_of("https://token.evil.example/", "team/app")]);
+    platform.will_answer([
+        manifest(),
+        manifest(),
+        challenge_of("https://token.evil.example/", "team/app"),
+    ]);
     assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 200);
-    assert_eq!(ask(&mirror, get("/v2/library/alpine/manifests/latest?upstream=docker.io")).await.status(), 200);
-    assert_eq!(ask(&mirror, get("/v2/team/app/manifests/1?upstream=ghcr.io")).await.status(), 502);
+    assert_eq!(
+        ask(
+            &mirror,
+            get("/v2/library/alpine/manifests/latest?upstream=docker.io")
+        )
+        .await
+        .status(),
+        200
+    );
+    assert_eq!(
+        ask(&mirror, get("/v2/team/app/manifests/1?upstream=ghcr.io"))
+            .await
+            .status(),
+        502
+    );
     assert_eq!(platform.asked().len(), 3);
 }
 
@@ -281,21 +403,37 @@ async fn a_request_that_has_come_through_three_mirrors_goes_no_further() {
     platform.will_answer([manifest()]);
     let through = |hops: &'static str| {
         let mut request = get(MANIFEST);
-        request.headers_mut().insert("cdn-loop", hops.parse().unwrap());
+        request
+            .headers_mut()
+            .insert("cdn-loop", hops.parse().unwrap());
         request
     };
-    assert_eq!(ask(&mirror, through("hammal, cloudflare, hammal")).await.status(), 200);
+    assert_eq!(
+        ask(&mirror, through("hammal, cloudflare, hammal"))
+            .await
+            .status(),
+        200
+    );
     let sent = platform.requests();
     assert_eq!(sent[0].headers()["cdn-loop"], "hammal, hammal, hammal");
     let seen = ask(&mirror, through("hammal, hammal, hammal")).await;
     assert_eq!((seen.status(), seen.code().as_str()), (508, "UNSUPPORTED"));
     assert!(platform.asked().is_empty());
-    assert!(platform.log().last().unwrap().contains("upstream=registry-1.docker.io status=508 requests=0"));
+    assert!(
+        platform
+            .log()
+            .last()
+            .unwrap()
+            .contains("upstream=registry-1.docker.io status=508 requests=0")
+    );
 }
 
 #[tokio::test]
 async fn the_catalog_is_closed_where_repositories_are() {
-    for (variable, value) in [("allowed_repositories", "library/*"), ("denied_repositories", "team/secret")] {
+    for (variable, value) in [
+        ("allowed_repositories", "library/*"),
+        ("denied_repositories", "team/secret"),
+    ] {
         let platform = Scripted::new([]);
         platform.set_variable(variable, value);
         let mirror = Mirror::new(platform.clone());

@@ -12,40 +12,73 @@ const ROBOTS: &str = "User-agent: *\nDisallow: /\n";
 
 /// The manual, in Chinese for those whose browser prefers it, with this mirror's own address in its examples.
 pub fn manual<B>(headers: &HeaderMap, here: &Address, head_only: bool) -> Response<Body<B>> {
-    let page = if prefers_chinese(headers) { CHINESE } else { ENGLISH };
-    let page = if here.mount().is_empty() { page.to_owned() } else { without_docker_pull(page) };
-    let page = page.replace("{{mirror}}", &here.url()).replace("{{host}}", &here.host());
+    let page = if prefers_chinese(headers) {
+        CHINESE
+    } else {
+        ENGLISH
+    };
+    let page = if here.mount().is_empty() {
+        page.to_owned()
+    } else {
+        without_docker_pull(page)
+    };
+    let page = page
+        .replace("{{mirror}}", &here.url())
+        .replace("{{host}}", &here.host());
     let mut response = Body::respond(StatusCode::OK, page.into_bytes(), head_only);
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/html; charset=utf-8"),
+    );
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    headers.insert(header::VARY, HeaderValue::from_static("accept-language, host"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(
+        header::VARY,
+        HeaderValue::from_static("accept-language, host"),
+    );
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
     headers.insert(
         header::CONTENT_SECURITY_POLICY,
-        HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"),
+        HeaderValue::from_static(
+            "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'",
+        ),
     );
     response
 }
 
 pub fn robots<B>(head_only: bool) -> Response<Body<B>> {
     let mut response = Body::respond(StatusCode::OK, ROBOTS.as_bytes().to_vec(), head_only);
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
     response
 }
 
 /// An image's name has no room for what stands in front of every path of a closed mirror.
 fn without_docker_pull(page: &str) -> String {
-    match (page.split_once("<!-- open -->"), page.split_once("<!-- /open -->")) {
+    match (
+        page.split_once("<!-- open -->"),
+        page.split_once("<!-- /open -->"),
+    ) {
         (Some((before, _)), Some((_, after))) => format!("{before}{after}"),
         _ => page.to_owned(),
     }
 }
 
 fn prefers_chinese(headers: &HeaderMap) -> bool {
-    let languages = headers.get(header::ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let languages = headers
+        .get(header::ACCEPT_LANGUAGE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
     // Browsers list their languages in the order of preference.
-    languages.split(',').next().is_some_and(|first| first.trim().to_ascii_lowercase().starts_with("zh"))
+    languages
+        .split(',')
+        .next()
+        .is_some_and(|first| first.trim().to_ascii_lowercase().starts_with("zh"))
 }
 
 #[cfg(test)]
@@ -67,7 +100,10 @@ mod tests {
 
     #[test]
     fn shows_its_own_address() {
-        let headers = [("host", "mirror.example.org"), ("x-forwarded-proto", "https")];
+        let headers = [
+            ("host", "mirror.example.org"),
+            ("x-forwarded-proto", "https"),
+        ];
         let (open, closed) = (manual_at("", &headers), manual_at("/hidden", &headers));
         assert!(open.contains("https://mirror.example.org/v2/"));
         assert!(open.contains("docker pull mirror.example.org/library/alpine"));
@@ -78,9 +114,15 @@ mod tests {
 
     #[test]
     fn speaks_the_browsers_language() {
-        assert!(manual_at("", &[("accept-language", "zh-CN,zh;q=0.9,en;q=0.8")]).contains("lang=\"zh-CN\""));
+        assert!(
+            manual_at("", &[("accept-language", "zh-CN,zh;q=0.9,en;q=0.8")])
+                .contains("lang=\"zh-CN\"")
+        );
         for language in ["en-US,zh;q=0.5", "de", ""] {
-            assert!(manual_at("", &[("accept-language", language)]).contains("lang=\"en\""), "{language}");
+            assert!(
+                manual_at("", &[("accept-language", language)]).contains("lang=\"en\""),
+                "{language}"
+            );
         }
     }
 }

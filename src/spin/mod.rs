@@ -16,10 +16,14 @@ mod p3;
 #[cfg(not(any(feature = "wasip2", feature = "wasip3")))]
 compile_error!("a component is built with the feature wasip3 or wasip2");
 #[cfg(all(feature = "wasip2", feature = "wasip3"))]
-compile_error!("wasip2 is built with --no-default-features: a component is for one preview of WASI");
+compile_error!(
+    "wasip2 is built with --no-default-features: a component is for one preview of WASI"
+);
 
 fn now() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
 }
 
 /// Writes whole lines, at once: pieces of lines of requests that run at the same time would mix.
@@ -45,9 +49,17 @@ fn incoming_headers(mut entries: Vec<(String, Vec<u8>)>) -> Option<HeaderMap> {
 }
 
 /// Which path a request is for, and at which authority, where no header says that: each of them is a call of the host.
-fn uri(headers: &HeaderMap, path: Option<String>, authority: impl FnOnce() -> Option<String>) -> Option<Uri> {
+fn uri(
+    headers: &HeaderMap,
+    path: Option<String>,
+    authority: impl FnOnce() -> Option<String>,
+) -> Option<Uri> {
     let uri = Uri::builder().path_and_query(path.unwrap_or_default());
-    let authority = if headers.contains_key(HOST) { None } else { authority() };
+    let authority = if headers.contains_key(HOST) {
+        None
+    } else {
+        authority()
+    };
     match authority {
         Some(authority) => uri.scheme("http").authority(authority),
         None => uri,
@@ -58,7 +70,10 @@ fn uri(headers: &HeaderMap, path: Option<String>, authority: impl FnOnce() -> Op
 
 /// Headers, as a host takes them.
 fn entries(headers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
-    headers.iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect()
+    headers
+        .iter()
+        .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()))
+        .collect()
 }
 
 fn nanoseconds(duration: Duration) -> u64 {
@@ -90,10 +105,12 @@ macro_rules! alike {
                 | $ErrorCode::ConnectionReadTimeout
                 | $ErrorCode::ConnectionWriteTimeout
                 | $ErrorCode::HttpResponseTimeout => Fault::TimedOut,
-                $ErrorCode::TlsProtocolError | $ErrorCode::TlsCertificateError | $ErrorCode::TlsAlertReceived(_) => {
-                    Fault::Tls
+                $ErrorCode::TlsProtocolError
+                | $ErrorCode::TlsCertificateError
+                | $ErrorCode::TlsAlertReceived(_) => Fault::Tls,
+                $ErrorCode::DestinationIpProhibited | $ErrorCode::HttpRequestDenied => {
+                    Fault::Forbidden
                 }
-                $ErrorCode::DestinationIpProhibited | $ErrorCode::HttpRequestDenied => Fault::Forbidden,
                 _ => Fault::Broken,
             }
         }

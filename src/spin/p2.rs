@@ -20,8 +20,8 @@ use wasi::clocks::monotonic_clock;
 use wasi::exports::http::incoming_handler::Guest;
 use wasi::http::outgoing_handler;
 use wasi::http::types::{
-    ErrorCode, Fields, IncomingRequest, IncomingResponse, Method, OutgoingBody, OutgoingRequest, OutgoingResponse,
-    RequestOptions, ResponseOutparam, Scheme, http_error_code,
+    ErrorCode, Fields, IncomingRequest, IncomingResponse, Method, OutgoingBody, OutgoingRequest,
+    OutgoingResponse, RequestOptions, ResponseOutparam, Scheme, http_error_code,
 };
 use wasi::io::poll::Pollable;
 use wasi::io::streams::{OutputStream, StreamError};
@@ -59,7 +59,11 @@ async fn serve(request: &IncomingRequest, out: ResponseOutparam) {
 }
 
 /// Answers, head and body. Returns once the host has taken all of it.
-fn answer(response: http::Response<Body<IncomingResponse>>, head_only: bool, out: ResponseOutparam) {
+fn answer(
+    response: http::Response<Body<IncomingResponse>>,
+    head_only: bool,
+    out: ResponseOutparam,
+) {
     let (head, body) = response.into_parts();
     let response = match outgoing_response(&head) {
         Ok(response) => response,
@@ -71,7 +75,9 @@ fn answer(response: http::Response<Body<IncomingResponse>>, head_only: bool, out
         _ if head_only => None,
         _ => response.body().ok(),
     };
-    let Some((sink, output)) = begun.and_then(|sink| sink.write().ok().map(|output| (sink, output))) else {
+    let Some((sink, output)) =
+        begun.and_then(|sink| sink.write().ok().map(|output| (sink, output)))
+    else {
         return ResponseOutparam::set(out, Ok(response));
     };
     // Called once the first piece of the body is there, so that both can go out in one.
@@ -109,7 +115,11 @@ fn write_some<'a>(output: &OutputStream, bytes: &'a [u8]) -> Result<&'a [u8], St
 }
 
 /// Hands the body on: the host moves its bytes, a piece whenever the client has taken one; they never come in here.
-fn spliced(upstream: &IncomingResponse, output: &OutputStream, send_head: impl FnOnce()) -> Result<(), StreamError> {
+fn spliced(
+    upstream: &IncomingResponse,
+    output: &OutputStream,
+    send_head: impl FnOnce(),
+) -> Result<(), StreamError> {
     let body = upstream.consume().ok();
     let input = body.as_ref().and_then(|body| body.stream().ok());
     let Some(input) = input else {
@@ -133,7 +143,9 @@ fn outgoing_response(head: &http::response::Parts) -> Result<OutgoingResponse, E
     // What a host takes for granted is not said to it: each of these is a call.
     if head.status != StatusCode::OK {
         let no_status = |()| ErrorCode::InternalError(Some("no status of HTTP".to_owned()));
-        response.set_status_code(head.status.as_u16()).map_err(no_status)?;
+        response
+            .set_status_code(head.status.as_u16())
+            .map_err(no_status)?;
     }
     Ok(response)
 }
@@ -177,8 +189,10 @@ impl Platform for Spin {
         let response = ready(|| exchange.get(), || exchange.subscribe()).await;
         let response = response.map_err(|()| Fault::Broken)?.map_err(fault)?;
         let mut head = http::Response::new(());
-        *head.status_mut() = http::StatusCode::from_u16(response.status()).map_err(|_| Fault::Broken)?;
-        *head.headers_mut() = super::header_map(response.headers().entries()).ok_or(Fault::Broken)?;
+        *head.status_mut() =
+            http::StatusCode::from_u16(response.status()).map_err(|_| Fault::Broken)?;
+        *head.headers_mut() =
+            super::header_map(response.headers().entries()).ok_or(Fault::Broken)?;
         Ok(head.map(|()| response))
     }
 
@@ -265,7 +279,9 @@ fn incoming(request: &IncomingRequest) -> Option<http::Request<()>> {
     let mut incoming = http::Request::new(());
     *incoming.method_mut() = incoming_method(request.method())?;
     *incoming.headers_mut() = super::incoming_headers(request.headers().entries())?;
-    *incoming.uri_mut() = super::uri(incoming.headers(), request.path_with_query(), || request.authority())?;
+    *incoming.uri_mut() = super::uri(incoming.headers(), request.path_with_query(), || {
+        request.authority()
+    })?;
     Some(incoming)
 }
 
@@ -303,7 +319,8 @@ fn outgoing(request: http::Request<()>) -> Result<OutgoingRequest, ()> {
 }
 
 fn fields(headers: &HeaderMap) -> Result<Fields, ErrorCode> {
-    Fields::from_list(&super::entries(headers)).map_err(|error| ErrorCode::InternalError(Some(error.to_string())))
+    Fields::from_list(&super::entries(headers))
+        .map_err(|error| ErrorCode::InternalError(Some(error.to_string())))
 }
 
 alike!(ErrorCode, key_value::Error, RequestOptions);

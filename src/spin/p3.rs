@@ -52,10 +52,13 @@ impl Guest for Component {
             Body::Own(bytes) => own(head.headers, bytes).await,
             Body::Upstream(upstream) => spliced(head.headers, upstream),
         };
-        let response = response.map_err(|error| ErrorCode::InternalError(Some(error.to_string())))?;
+        let response =
+            response.map_err(|error| ErrorCode::InternalError(Some(error.to_string())))?;
         if head.status != StatusCode::OK {
             let no_status = |()| ErrorCode::InternalError(Some("no status of HTTP".to_owned()));
-            response.set_status_code(head.status.as_u16()).map_err(no_status)?;
+            response
+                .set_status_code(head.status.as_u16())
+                .map_err(no_status)?;
         }
         Ok(response)
     }
@@ -66,7 +69,9 @@ fn incoming(request: &Request) -> Option<http::Request<()>> {
     let mut incoming = http::Request::new(());
     *incoming.method_mut() = request.get_method().try_into().ok()?;
     *incoming.headers_mut() = super::incoming_headers(request.get_headers().copy_all())?;
-    *incoming.uri_mut() = super::uri(incoming.headers(), request.get_path_with_query(), || request.get_authority())?;
+    *incoming.uri_mut() = super::uri(incoming.headers(), request.get_path_with_query(), || {
+        request.get_authority()
+    })?;
     Some(incoming)
 }
 
@@ -86,7 +91,10 @@ async fn own(headers: HeaderMap, bytes: Vec<u8>) -> Result<Response, HeaderError
         // The trailers too are written when the host waits for them.
         drop((writer, no_trailers));
     });
-    if poll_fn(|context| Poll::Ready(offered.as_mut().poll(context))).await.is_pending() {
+    if poll_fn(|context| Poll::Ready(offered.as_mut().poll(context)))
+        .await
+        .is_pending()
+    {
         spawn(offered);
         // Where a request's tasks all wait, the list of them (`FuturesUnordered`, futures-rs#2333) yields once more to a host
         // that has the head by then, and not yet the body. It does not where the last of them is done.
@@ -119,12 +127,18 @@ impl Platform for Spin {
     type Body = Response;
     type Alarm = StreamWriter<u8>;
 
-    async fn send(&self, request: http::Request<()>, timeouts: &Timeouts) -> Result<http::Response<Response>, Fault> {
+    async fn send(
+        &self,
+        request: http::Request<()>,
+        timeouts: &Timeouts,
+    ) -> Result<http::Response<Response>, Fault> {
         let request = outgoing(request, timeouts).map_err(|()| Fault::Broken)?;
         let response = client::send(request).await.map_err(fault)?;
         let mut head = http::Response::new(());
-        *head.status_mut() = http::StatusCode::from_u16(response.get_status_code()).map_err(|_| Fault::Broken)?;
-        *head.headers_mut() = super::header_map(response.get_headers().copy_all()).ok_or(Fault::Broken)?;
+        *head.status_mut() =
+            http::StatusCode::from_u16(response.get_status_code()).map_err(|_| Fault::Broken)?;
+        *head.headers_mut() =
+            super::header_map(response.get_headers().copy_all()).ok_or(Fault::Broken)?;
         Ok(head.map(|()| response))
     }
 
@@ -142,7 +156,9 @@ impl Platform for Spin {
                 break;
             }
         }
-        trailers.await.map_err(|code| ReadFault::Broken(fault(code)))?;
+        trailers
+            .await
+            .map_err(|code| ReadFault::Broken(fault(code)))?;
         Ok(bytes)
     }
 
@@ -173,7 +189,9 @@ impl Platform for Spin {
     /// A stream that nothing is ever written to: it ends when the alarm is dropped, and the host wakes who reads it.
     fn alarm(&self) -> (StreamWriter<u8>, impl Future<Output = ()> + 'static) {
         let (alarm, mut woken) = wit_stream::new();
-        (alarm, async move { drop(woken.read(Vec::with_capacity(1)).await) })
+        (alarm, async move {
+            drop(woken.read(Vec::with_capacity(1)).await)
+        })
     }
 
     fn defer(&self, work: impl Future<Output = ()> + 'static) {
@@ -228,7 +246,11 @@ fn outgoing(request: http::Request<()>, timeouts: &Timeouts) -> Result<Request, 
 fn same_options(timeouts: &Timeouts) -> RequestOptions {
     OPTIONS.with(|kept| {
         let (of, kept) = kept.get_or_init(|| (timeouts.clone(), options(timeouts)));
-        if of == timeouts { kept.clone() } else { options(timeouts) }
+        if of == timeouts {
+            kept.clone()
+        } else {
+            options(timeouts)
+        }
     })
 }
 

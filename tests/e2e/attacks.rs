@@ -16,7 +16,11 @@ use crate::support::world::{NAME, World};
 const REST: &str = "team/app/manifests/1.0";
 
 async fn manifest(mirror: &Mirror) -> Answer {
-    mirror.get(&format!("/v2/{NAME}/manifests/latest")).accept_manifests().send().await
+    mirror
+        .get(&format!("/v2/{NAME}/manifests/latest"))
+        .accept_manifests()
+        .send()
+        .await
 }
 
 fn redirect(location: &str) -> Reply {
@@ -74,8 +78,14 @@ async fn an_inner_host_is_not_reached_by_any_form_in_any_way_of_naming() {
             format!("/v2/{REST}?ns={named}"),
         ] {
             let answer = mirror.get(&target).accept_manifests().send().await;
-            assert!(matches!(answer.status.as_u16(), 400 | 403 | 404), "{target}: {answer:?}");
-            assert!(answer.json()["errors"][0]["code"].is_string(), "{target}: {answer:?}");
+            assert!(
+                matches!(answer.status.as_u16(), 400 | 403 | 404),
+                "{target}: {answer:?}"
+            );
+            assert!(
+                answer.json()["errors"][0]["code"].is_string(),
+                "{target}: {answer:?}"
+            );
         }
     }
     assert_eq!(inner.connections(), 0);
@@ -86,17 +96,36 @@ async fn no_public_name_leads_to_a_private_address_where_the_host_blocks_them() 
     if !can_name_hosts() {
         return skip("a name that resolves to a loopback address needs root");
     }
-    let (four, six) = (Server::unwanted("127.0.0.1").await, Server::unwanted("::1").await);
+    let (four, six) = (
+        Server::unwanted("127.0.0.1").await,
+        Server::unwanted("::1").await,
+    );
     let names: [(&str, IpAddr, u16); 3] = [
-        ("four.example.com", Ipv4Addr::LOCALHOST.into(), four.address.port()),
-        ("mapped.example.com", Ipv4Addr::LOCALHOST.to_ipv6_mapped().into(), four.address.port()),
+        (
+            "four.example.com",
+            Ipv4Addr::LOCALHOST.into(),
+            four.address.port(),
+        ),
+        (
+            "mapped.example.com",
+            Ipv4Addr::LOCALHOST.to_ipv6_mapped().into(),
+            four.address.port(),
+        ),
         ("six.example.com", six.address.ip(), six.address.port()),
     ];
     let blocked = "[outbound_networking]\nblock_networks = [\"private\"]\n";
-    let options = names.iter().fold(Options::default(), |options, (name, at, _)| options.host(name, *at));
+    let options = names
+        .iter()
+        .fold(Options::default(), |options, (name, at, _)| {
+            options.host(name, *at)
+        });
     let mirror = options.runtime_config(blocked).start().await;
     for (name, at, port) in names {
-        let answer = mirror.get(&format!("/v2/{REST}?upstream={name}:{port}")).accept_manifests().send().await;
+        let answer = mirror
+            .get(&format!("/v2/{REST}?upstream={name}:{port}"))
+            .accept_manifests()
+            .send()
+            .await;
         let answer = answer.expect_error(502, "UNAVAILABLE");
         assert!(!answer.text().contains(&at.to_string()), "{answer:?}");
     }
@@ -113,17 +142,28 @@ async fn neither_a_realm_nor_a_redirect_leads_to_an_address_that_the_host_blocks
     let mapped = Ipv4Addr::new(127, 77, 0, 1).to_ipv6_mapped().into();
     let blocked = "[outbound_networking]\nblock_networks = [\"127.77.0.0/16\"]\n";
     let World { mirror, hub, image } = World::with(|options| {
-        let options = options.host("inner.example.com", inner.address.ip()).host("mapped.example.com", mapped);
-        options.variable("blob_delivery", "stream").runtime_config(blocked)
+        let options = options
+            .host("inner.example.com", inner.address.ip())
+            .host("mapped.example.com", mapped);
+        options
+            .variable("blob_delivery", "stream")
+            .runtime_config(blocked)
     })
     .await;
     let blob = format!("/v2/{NAME}/blobs/{}", image.here().layers[0].digest);
     mirror.get(&blob).send().await.expect(200);
     for name in ["inner.example.com", "mapped.example.com"] {
-        redirect_all(&hub, format!("https://{name}:{port}/v2/{NAME}/manifests/latest"));
+        redirect_all(
+            &hub,
+            format!("https://{name}:{port}/v2/{NAME}/manifests/latest"),
+        );
         manifest(&mirror).await.expect_error(502, "UNAVAILABLE");
         redirect_all(&hub, format!("https://{name}:{port}/blob"));
-        mirror.get(&blob).send().await.expect_error(404, "BLOB_UNKNOWN");
+        mirror
+            .get(&blob)
+            .send()
+            .await
+            .expect_error(404, "BLOB_UNKNOWN");
         hub.script(|_, _| None);
         hub.revoke_tokens();
         grant_at(&hub, &format!("https://{name}:{port}/token"));
@@ -134,20 +174,35 @@ async fn neither_a_realm_nor_a_redirect_leads_to_an_address_that_the_host_blocks
 
 #[tokio::test]
 async fn a_streamed_blob_is_not_fetched_from_inside_nor_in_circles() {
-    let World { mirror, hub, image } = World::with(|options| options.variable("blob_delivery", "stream")).await;
+    let World { mirror, hub, image } =
+        World::with(|options| options.variable("blob_delivery", "stream")).await;
     let inner = Server::unwanted("127.0.0.1").await;
     let blob = format!("/v2/{NAME}/blobs/{}", image.here().layers[0].digest);
-    let inside = ["http://127.0.0.1", "https://127.0.0.1", "https://localhost", "https://[::ffff:7f00:1]", "//0x7f.1"];
+    let inside = [
+        "http://127.0.0.1",
+        "https://127.0.0.1",
+        "https://localhost",
+        "https://[::ffff:7f00:1]",
+        "//0x7f.1",
+    ];
     for location in inside {
         redirect_all(&hub, format!("{location}:{}/secret", inner.address.port()));
-        mirror.get(&blob).send().await.expect_error(404, "BLOB_UNKNOWN");
+        mirror
+            .get(&blob)
+            .send()
+            .await
+            .expect_error(404, "BLOB_UNKNOWN");
     }
     assert_eq!(inner.connections(), 0);
 
     let circle = format!("http://{}/again", hub.cdn());
     hub.script(move |place, _| (place != Place::Tokens).then(|| redirect(&circle)));
     hub.take_lines();
-    mirror.get(&blob).send().await.expect_error(404, "BLOB_UNKNOWN");
+    mirror
+        .get(&blob)
+        .send()
+        .await
+        .expect_error(404, "BLOB_UNKNOWN");
     assert!(hub.seen(Place::Cdn).len() <= 10, "{:?}", hub.lines());
 }
 
@@ -155,7 +210,9 @@ async fn a_streamed_blob_is_not_fetched_from_inside_nor_in_circles() {
 async fn front(behind: Arc<OnceLock<SocketAddr>>) -> Server {
     let handler = move |seen| {
         let behind = Arc::clone(&behind);
-        Reply::Later(Box::pin(async move { pass(*behind.get().expect("a mirror"), seen).await }))
+        Reply::Later(Box::pin(async move {
+            pass(*behind.get().expect("a mirror"), seen).await
+        }))
     };
     Server::start(any_port("127.0.0.1"), None, Arc::new(handler)).await
 }
@@ -164,20 +221,38 @@ async fn front(behind: Arc<OnceLock<SocketAddr>>) -> Server {
 async fn a_redirect_back_to_the_mirror_by_its_public_name_ends_after_three_rounds() {
     let behind = Arc::new(OnceLock::new());
     let front = front(Arc::clone(&behind)).await;
-    let World { mirror, hub, image } =
-        World::with(|options| options.plain_http([front.address]).variable("blob_delivery", "stream")).await;
+    let World { mirror, hub, image } = World::with(|options| {
+        options
+            .plain_http([front.address])
+            .variable("blob_delivery", "stream")
+    })
+    .await;
     behind.set(mirror.address()).expect("set once");
     hub.script(move |place, seen| {
-        (place == Place::Registry).then(|| redirect(&format!("http://{}{}", front.address, seen.target)))
+        (place == Place::Registry)
+            .then(|| redirect(&format!("http://{}{}", front.address, seen.target)))
     });
     manifest(&mirror).await.expect_error(502, "UNAVAILABLE");
     let manifests = hub.take_lines().len();
     let blob = format!("/v2/{NAME}/blobs/{}", image.here().layers[0].digest);
-    mirror.get(&blob).send().await.expect_error(404, "BLOB_UNKNOWN");
+    mirror
+        .get(&blob)
+        .send()
+        .await
+        .expect_error(404, "BLOB_UNKNOWN");
     // Streaming gives each place that does not deliver one more chance, in each round.
     let blobs = hub.lines().len();
-    assert!(manifests <= 3 && blobs <= 3 * 8, "{manifests} and {blobs} requests");
-    assert!(mirror.log(2).await.iter().any(|line| line.contains("status=508")));
+    assert!(
+        manifests <= 3 && blobs <= 3 * 8,
+        "{manifests} and {blobs} requests"
+    );
+    assert!(
+        mirror
+            .log(2)
+            .await
+            .iter()
+            .any(|line| line.contains("status=508"))
+    );
 }
 
 #[tokio::test]
@@ -187,9 +262,18 @@ async fn an_https_registry_leads_nobody_to_plain_http_or_back_to_the_mirror() {
     let moved = |location: String| move |_: &_| redirect(&location);
     let Some(wild) = Wild::start([
         Host::new("plain.example.com", moved(plain)),
-        Host::new("named.example.com", moved("http://cdn.example.com/blob".into())),
-        Host::new("back.example.com", moved("https://mirror.example.com/v2/a/blobs/x".into())),
-        Host::new("sly.example.com", moved("https://cdn.example.com\\@mirror.example.com/x".into())),
+        Host::new(
+            "named.example.com",
+            moved("http://cdn.example.com/blob".into()),
+        ),
+        Host::new(
+            "back.example.com",
+            moved("https://mirror.example.com/v2/a/blobs/x".into()),
+        ),
+        Host::new(
+            "sly.example.com",
+            moved("https://cdn.example.com\\@mirror.example.com/x".into()),
+        ),
         Host::new("script.example.com", moved("javascript:alert(1)".into())),
     ])
     .await
@@ -200,16 +284,27 @@ async fn an_https_registry_leads_nobody_to_plain_http_or_back_to_the_mirror() {
     for registry in ["plain", "named", "back", "script"] {
         let registry = format!("{registry}.example.com");
         let target = format!("/v2/{blob}?upstream={registry}");
-        let answer = wild.mirror.get(&target).host("mirror.example.com").send().await.expect_error(404, "BLOB_UNKNOWN");
+        let answer = wild
+            .mirror
+            .get(&target)
+            .host("mirror.example.com")
+            .send()
+            .await
+            .expect_error(404, "BLOB_UNKNOWN");
         assert_eq!(answer.header("location"), None, "{registry}");
         if registry.starts_with("back") {
             continue;
         }
-        wild.ask("GET", &registry, REST).await.expect_error(502, "UNAVAILABLE");
+        wild.ask("GET", &registry, REST)
+            .await
+            .expect_error(502, "UNAVAILABLE");
     }
     // A client that reads it in its own way must not come back here, or see a user's name.
     let answer = wild.ask("GET", "sly.example.com", &blob).await.expect(307);
-    assert_eq!(answer.header("location"), Some("https://cdn.example.com/@mirror.example.com/x"));
+    assert_eq!(
+        answer.header("location"),
+        Some("https://cdn.example.com/@mirror.example.com/x")
+    );
     assert_eq!(inner.connections(), 0);
 }
 
@@ -233,8 +328,13 @@ async fn a_registry_over_plain_http_sends_clients_to_plain_http_only_where_that_
 #[tokio::test]
 async fn a_closed_mirror_asks_no_other_upstream_and_no_other_realm() {
     let other = Hub::start().await;
-    let closed = |options: Options| options.plain_http(other.addresses()).variable("allowed_upstreams", "");
-    let World { mirror, hub, .. } = World::with(|options| closed(options).variable("token_services", "")).await;
+    let closed = |options: Options| {
+        options
+            .plain_http(other.addresses())
+            .variable("allowed_upstreams", "")
+    };
+    let World { mirror, hub, .. } =
+        World::with(|options| closed(options).variable("token_services", "")).await;
     for target in [
         format!("/v2/{REST}?upstream={}", other.address()),
         format!("/{}/v2/{REST}", other.address()),
@@ -242,20 +342,33 @@ async fn a_closed_mirror_asks_no_other_upstream_and_no_other_realm() {
         format!("/v2/{REST}?ns={}", other.address()),
         format!("/v2/{REST}?upstream=ghcr.io"),
     ] {
-        mirror.get(&target).accept_manifests().send().await.expect_error(403, "DENIED");
+        mirror
+            .get(&target)
+            .accept_manifests()
+            .send()
+            .await
+            .expect_error(403, "DENIED");
     }
     // The registry's own token server is another host, and nobody has named it.
     manifest(&mirror).await.expect_error(502, "UNAVAILABLE");
     assert!(hub.seen(Place::Tokens).is_empty(), "{:?}", hub.lines());
-    redirect_all(&hub, format!("http://{}/v2/{NAME}/manifests/latest", other.address()));
+    redirect_all(
+        &hub,
+        format!("http://{}/v2/{NAME}/manifests/latest", other.address()),
+    );
     manifest(&mirror).await.expect_error(502, "UNAVAILABLE");
     assert_eq!(other.connections(), 0);
 
-    let World { mirror, .. } = World::with(|options| closed(options).variable("token_services", "127.0.0.2:*")).await;
+    let World { mirror, .. } =
+        World::with(|options| closed(options).variable("token_services", "127.0.0.2:*")).await;
     manifest(&mirror).await.expect_error(500, "UNKNOWN");
     let World { mirror, hub, .. } = World::with(closed).await;
-    let open = Options::default().upstream(hub.address()).plain_http(hub.addresses());
-    let open = open.variable("allowed_upstreams", "").variable("token_services", hub.tokens());
+    let open = Options::default()
+        .upstream(hub.address())
+        .plain_http(hub.addresses());
+    let open = open
+        .variable("allowed_upstreams", "")
+        .variable("token_services", hub.tokens());
     assert_eq!(manifest(&mirror).await.status, 502);
     manifest(&open.start().await).await.expect(200);
 }
@@ -265,17 +378,29 @@ async fn a_denied_host_is_neither_upstream_nor_realm_nor_where_a_redirect_leads(
     let denied = Server::unwanted("127.0.0.1").await;
     let at = denied.address;
     let World { mirror, hub, image } = World::with(|options| {
-        options.plain_http([at]).variable("denied_upstreams", at).variable("blob_delivery", "stream")
+        options
+            .plain_http([at])
+            .variable("denied_upstreams", at)
+            .variable("blob_delivery", "stream")
     })
     .await;
     let blob = format!("/v2/{NAME}/blobs/{}", image.here().layers[0].digest);
     for scheme in ["", "http://", "https://"] {
         let target = format!("/v2/{REST}?upstream={scheme}{at}");
-        mirror.get(&target).accept_manifests().send().await.expect_error(403, "DENIED");
+        mirror
+            .get(&target)
+            .accept_manifests()
+            .send()
+            .await
+            .expect_error(403, "DENIED");
     }
     redirect_all(&hub, format!("http://{at}/v2/{NAME}/manifests/latest"));
     manifest(&mirror).await.expect_error(502, "UNAVAILABLE");
-    mirror.get(&blob).send().await.expect_error(404, "BLOB_UNKNOWN");
+    mirror
+        .get(&blob)
+        .send()
+        .await
+        .expect_error(404, "BLOB_UNKNOWN");
     hub.script(|_, _| None);
     grant_at(&hub, &format!("http://{at}/token"));
     manifest(&mirror).await.expect_error(502, "UNAVAILABLE");
@@ -288,22 +413,43 @@ async fn a_closed_repository_is_not_asked_for() {
     for name in ["library/alpine", "team/app", "team/secret"] {
         hub.push(name, "1.0", &Image::oci());
     }
-    let options = Options::default().upstream(hub.address()).plain_http(hub.addresses());
+    let options = Options::default()
+        .upstream(hub.address())
+        .plain_http(hub.addresses());
     let options = options.variable("allowed_repositories", "library/*, team/*");
-    let mirror = options.variable("denied_repositories", "team/secret").start().await;
-    for rest in ["manifests/1.0", "tags/list", &format!("blobs/sha256:{}", "a".repeat(64))] {
+    let mirror = options
+        .variable("denied_repositories", "team/secret")
+        .start()
+        .await;
+    for rest in [
+        "manifests/1.0",
+        "tags/list",
+        &format!("blobs/sha256:{}", "a".repeat(64)),
+    ] {
         for name in ["team/secret", "other/app", "team%2Fsecret"] {
-            mirror.get(&format!("/v2/{name}/{rest}")).send().await.expect_error(403, "DENIED");
+            mirror
+                .get(&format!("/v2/{name}/{rest}"))
+                .send()
+                .await
+                .expect_error(403, "DENIED");
         }
         // Where it is named in another way, it is another pattern's.
         let named = format!("/v2/team/secret/{rest}?upstream={}", hub.address());
         mirror.get(&named).send().await.expect_error(403, "DENIED");
     }
-    for catalog in ["/v2/_catalog", &format!("/v2/_catalog?upstream={}", hub.address())] {
+    for catalog in [
+        "/v2/_catalog",
+        &format!("/v2/_catalog?upstream={}", hub.address()),
+    ] {
         mirror.get(catalog).send().await.expect_error(403, "DENIED");
     }
     assert!(hub.lines().is_empty(), "{:?}", hub.lines());
     for name in ["library/alpine", "team/app"] {
-        mirror.get(&format!("/v2/{name}/manifests/1.0")).accept_manifests().send().await.expect(200);
+        mirror
+            .get(&format!("/v2/{name}/manifests/1.0"))
+            .accept_manifests()
+            .send()
+            .await
+            .expect(200);
     }
 }

@@ -29,10 +29,19 @@ async fn a_blob_comes_whole_with_its_headers() {
     let layer = &world.image.here().layers[0];
     let answer = world.mirror.get(&world.layer()).send().await.expect(200);
     assert_eq!(answer.body, layer.bytes);
-    assert_eq!(answer.header("content-length"), Some(&*layer.bytes.len().to_string()));
-    assert_eq!(answer.header("content-type"), Some("application/octet-stream"));
+    assert_eq!(
+        answer.header("content-length"),
+        Some(&*layer.bytes.len().to_string())
+    );
+    assert_eq!(
+        answer.header("content-type"),
+        Some("application/octet-stream")
+    );
     assert_eq!(answer.header("docker-content-digest"), Some(&*layer.digest));
-    assert_eq!(answer.header("etag"), Some(&*format!("\"{}\"", layer.digest)));
+    assert_eq!(
+        answer.header("etag"),
+        Some(&*format!("\"{}\"", layer.digest))
+    );
     assert_eq!(answer.header("accept-ranges"), Some("bytes"));
     assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
 }
@@ -42,9 +51,18 @@ async fn head_of_a_blob_has_the_length_and_no_body() {
     let world = direct().await;
     let layer = &world.image.here().layers[0];
     let answer = world.mirror.head(&world.layer()).send().await.expect(200);
-    assert_eq!(answer.header("content-length"), Some(&*layer.bytes.len().to_string()));
+    assert_eq!(
+        answer.header("content-length"),
+        Some(&*layer.bytes.len().to_string())
+    );
     assert!(answer.body.is_empty());
-    assert!(world.hub.seen(Place::Registry).iter().all(|seen| seen.method == "HEAD"));
+    assert!(
+        world
+            .hub
+            .seen(Place::Registry)
+            .iter()
+            .all(|seen| seen.method == "HEAD")
+    );
 }
 
 #[tokio::test]
@@ -59,11 +77,25 @@ async fn a_range_is_a_206_with_its_content_range() {
         ("bytes=-7".to_string(), length - 7..length),
     ];
     for (range, expected) in cases {
-        let answer = world.mirror.get(&world.layer()).header("range", &range).send().await.expect(206);
+        let answer = world
+            .mirror
+            .get(&world.layer())
+            .header("range", &range)
+            .send()
+            .await
+            .expect(206);
         assert_eq!(answer.body, bytes.slice(expected.clone()), "{range}");
         let content_range = format!("bytes {}-{}/{length}", expected.start, expected.end - 1);
-        assert_eq!(answer.header("content-range"), Some(&*content_range), "{range}");
-        assert_eq!(answer.header("content-length"), Some(&*expected.len().to_string()), "{range}");
+        assert_eq!(
+            answer.header("content-range"),
+            Some(&*content_range),
+            "{range}"
+        );
+        assert_eq!(
+            answer.header("content-length"),
+            Some(&*expected.len().to_string()),
+            "{range}"
+        );
     }
 }
 
@@ -72,17 +104,33 @@ async fn a_range_past_the_end_is_a_416_with_the_length() {
     let world = direct().await;
     let length = world.image.here().layers[0].bytes.len();
     let range = format!("bytes={length}-");
-    let answer = world.mirror.get(&world.layer()).header("range", range).send().await.expect(416);
-    assert_eq!(answer.header("content-range"), Some(&*format!("bytes */{length}")));
+    let answer = world
+        .mirror
+        .get(&world.layer())
+        .header("range", range)
+        .send()
+        .await
+        .expect(416);
+    assert_eq!(
+        answer.header("content-range"),
+        Some(&*format!("bytes */{length}"))
+    );
 }
 
 #[tokio::test]
 async fn what_the_client_has_already_is_a_304() {
     let world = direct().await;
     let manifest = &world.image.index;
-    for (target, content) in [(world.manifest(), manifest), (world.layer(), &world.image.here().layers[0])] {
+    for (target, content) in [
+        (world.manifest(), manifest),
+        (world.layer(), &world.image.here().layers[0]),
+    ] {
         let etag = format!("\"{}\"", content.digest);
-        let request = world.mirror.get(&target).accept_manifests().header("if-none-match", &etag);
+        let request = world
+            .mirror
+            .get(&target)
+            .accept_manifests()
+            .header("if-none-match", &etag);
         let answer = request.send().await.expect(304);
         assert!(answer.body.is_empty(), "{target}");
         assert_eq!(answer.header("etag"), Some(&*etag), "{target}");
@@ -93,12 +141,19 @@ async fn what_the_client_has_already_is_a_304() {
 async fn a_chunked_body_comes_whole() {
     let server = Server::plain("127.0.0.1", |_| {
         // Without a length known beforehand hyper sends chunks.
-        let body = Pieces::default().data("first ").pause(Duration::from_millis(20)).data("second");
+        let body = Pieces::default()
+            .data("first ")
+            .pause(Duration::from_millis(20))
+            .data("second");
         Reply::streamed(200, &[("content-type", "application/octet-stream")], body)
     })
     .await;
     let mirror = crate::support::mirror::Mirror::of(server.address).await;
-    let answer = mirror.get(&format!("/v2/a/b/blobs/{}", digest(b"first second"))).send().await.expect(200);
+    let answer = mirror
+        .get(&format!("/v2/a/b/blobs/{}", digest(b"first second")))
+        .send()
+        .await
+        .expect(200);
     assert_eq!(answer.text(), "first second");
 }
 
@@ -112,19 +167,36 @@ async fn a_large_blob_is_streamed_at_the_pace_of_the_client() {
     hub.script(move |place, seen| {
         let wanted = place == Place::Registry && seen.path().contains("/blobs/");
         wanted.then(|| {
-            let body = (0..SIZE / piece.len()).fold(Pieces::default(), |body, _| body.data(piece.clone()));
+            let body =
+                (0..SIZE / piece.len()).fold(Pieces::default(), |body, _| body.data(piece.clone()));
             *shared.lock().expect("the counter") = Some(body.counter());
             Reply::streamed(200, &[("content-length", &SIZE.to_string())], body)
         })
     });
     let mirror = Options::default().upstream(hub.address()).start().await;
     let target = format!("/v2/{NAME}/blobs/{}", digest(b"anything"));
-    let (head, mut body) = mirror.get(&target).open().await.expect("a head").into_parts();
+    let (head, mut body) = mirror
+        .get(&target)
+        .open()
+        .await
+        .expect("a head")
+        .into_parts();
     assert_eq!(head.headers["content-length"], SIZE.to_string());
 
     // The client stops reading after the first piece: so must everybody before it.
-    let mut read = body.frame().await.expect("a frame").expect("data").into_data().expect("data").len();
-    let sent = counter.lock().expect("the counter").clone().expect("a body was begun");
+    let mut read = body
+        .frame()
+        .await
+        .expect("a frame")
+        .expect("data")
+        .into_data()
+        .expect("data")
+        .len();
+    let sent = counter
+        .lock()
+        .expect("the counter")
+        .clone()
+        .expect("a body was begun");
     let mut last = 0;
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
@@ -133,10 +205,16 @@ async fn a_large_blob_is_streamed_at_the_pace_of_the_client() {
         if now == last {
             break;
         }
-        assert!(Instant::now() < deadline, "still sending after {now} bytes, to a client that doesn't read");
+        assert!(
+            Instant::now() < deadline,
+            "still sending after {now} bytes, to a client that doesn't read"
+        );
         last = now;
     }
-    assert!(last < 64 * MIB as u64, "{last} bytes were taken for a client that read {read}");
+    assert!(
+        last < 64 * MIB as u64,
+        "{last} bytes were taken for a client that read {read}"
+    );
 
     while let Some(frame) = body.frame().await {
         read += frame.expect("data").into_data().expect("data").len();
@@ -148,25 +226,44 @@ async fn a_large_blob_is_streamed_at_the_pace_of_the_client() {
 async fn a_body_that_breaks_off_upstream_breaks_off_here() {
     let server = Server::plain("127.0.0.1", |_| {
         let body = Pieces::default().data(vec![1; 1000]).then_break();
-        Reply::streamed(200, &[("content-length", "5000"), ("content-type", "application/octet-stream")], body)
+        Reply::streamed(
+            200,
+            &[
+                ("content-length", "5000"),
+                ("content-type", "application/octet-stream"),
+            ],
+            body,
+        )
     })
     .await;
     let mirror = crate::support::mirror::Mirror::of(server.address).await;
     let target = format!("/v2/a/b/blobs/{}", digest(b"whatever"));
     let outcome = mirror.get(&target).try_send().await;
-    assert!(outcome.is_err(), "a short body must not look like a whole one: {outcome:?}");
+    assert!(
+        outcome.is_err(),
+        "a short body must not look like a whole one: {outcome:?}"
+    );
     mirror.get("/v2/").send().await.expect(200);
 }
 
 #[tokio::test]
 async fn a_body_that_stalls_upstream_is_cut_off() {
     let server = Server::plain("127.0.0.1", |_| {
-        Reply::streamed(200, &[("content-length", "5000")], Pieces::default().data(vec![1; 1000]).hang())
+        Reply::streamed(
+            200,
+            &[("content-length", "5000")],
+            Pieces::default().data(vec![1; 1000]).hang(),
+        )
     })
     .await;
-    let options = Options::default().upstream(server.address).variable("between_bytes_timeout", 1);
+    let options = Options::default()
+        .upstream(server.address)
+        .variable("between_bytes_timeout", 1);
     let mirror = options.start().await;
-    let outcome = mirror.get(&format!("/v2/a/b/blobs/{}", digest(b"whatever"))).try_send().await;
+    let outcome = mirror
+        .get(&format!("/v2/a/b/blobs/{}", digest(b"whatever")))
+        .try_send()
+        .await;
     assert!(outcome.is_err(), "{outcome:?}");
 }
 
@@ -175,7 +272,12 @@ async fn an_empty_blob_has_a_length_of_zero() {
     let world = direct().await;
     let empty = Content::new("application/octet-stream", "");
     world.hub.push_blob(NAME, &empty);
-    let answer = world.mirror.get(&world.blob(&empty.digest)).send().await.expect(200);
+    let answer = world
+        .mirror
+        .get(&world.blob(&empty.digest))
+        .send()
+        .await
+        .expect(200);
     assert_eq!(answer.header("content-length"), Some("0"));
 }
 
@@ -185,16 +287,29 @@ async fn an_empty_blob_has_a_length_of_zero() {
 async fn the_head_and_the_body_of_a_manifest_leave_in_one_piece() {
     let world = World::start().await;
     let address = world.mirror.address();
-    let request = format!("GET {} HTTP/1.1\r\nhost: {address}\r\naccept: {INDEX}\r\n\r\n", world.manifest());
+    let request = format!(
+        "GET {} HTTP/1.1\r\nhost: {address}\r\naccept: {INDEX}\r\n\r\n",
+        world.manifest()
+    );
     let mut connection = TcpStream::connect(address).await.expect("a connection");
     let mut whole = 0;
     for _ in 0..40 {
-        connection.write_all(request.as_bytes()).await.expect("written");
+        connection
+            .write_all(request.as_bytes())
+            .await
+            .expect("written");
         let mut answer = Vec::with_capacity(64 * 1024);
         let mut pieces = 0;
         while !answer.ends_with(&world.image.index.bytes) {
-            let read = tokio::time::timeout(Duration::from_secs(10), connection.read_buf(&mut answer)).await;
-            assert_ne!(read.expect("an answer in time").expect("no fault"), 0, "{}", String::from_utf8_lossy(&answer));
+            let read =
+                tokio::time::timeout(Duration::from_secs(10), connection.read_buf(&mut answer))
+                    .await;
+            assert_ne!(
+                read.expect("an answer in time").expect("no fault"),
+                0,
+                "{}",
+                String::from_utf8_lossy(&answer)
+            );
             pieces += 1;
         }
         whole += usize::from(pieces == 1);

@@ -17,17 +17,32 @@ const PULL: (&str, &str) = ("scope", "repository:library/alpine:pull");
 const CASES: [Case; 12] = [
     Case {
         name: "parameter names in upper case, the scheme in lower case",
-        lines: |p| vec![format!(r#"bearer REALM="{}",Service="{}",SCOPE="{}""#, p.realm, p.service, p.scope)],
+        lines: |p| {
+            vec![format!(
+                r#"bearer REALM="{}",Service="{}",SCOPE="{}""#,
+                p.realm, p.service, p.scope
+            )]
+        },
         query: &[SERVICE, PULL],
     },
     Case {
         name: "spaces around commas",
-        lines: |p| vec![format!(r#"Bearer realm="{}" , service="{}" ,  scope="{}""#, p.realm, p.service, p.scope)],
+        lines: |p| {
+            vec![format!(
+                r#"Bearer realm="{}" , service="{}" ,  scope="{}""#,
+                p.realm, p.service, p.scope
+            )]
+        },
         query: &[SERVICE, PULL],
     },
     Case {
         name: "an unquoted service",
-        lines: |p| vec![format!(r#"Bearer realm="{}",service={},scope="{}""#, p.realm, p.service, p.scope)],
+        lines: |p| {
+            vec![format!(
+                r#"Bearer realm="{}",service={},scope="{}""#,
+                p.realm, p.service, p.scope
+            )]
+        },
         query: &[SERVICE, PULL],
     },
     Case {
@@ -47,7 +62,12 @@ const CASES: [Case; 12] = [
     },
     Case {
         name: "no scope",
-        lines: |p| vec![format!(r#"Bearer realm="{}",service="{}""#, p.realm, p.service)],
+        lines: |p| {
+            vec![format!(
+                r#"Bearer realm="{}",service="{}""#,
+                p.realm, p.service
+            )]
+        },
         query: &[SERVICE, PULL],
     },
     Case {
@@ -73,7 +93,10 @@ const CASES: [Case; 12] = [
     Case {
         name: "Basic and Bearer in two lines",
         lines: |p| {
-            let bearer = format!(r#"Bearer realm="{}",service="{}",scope="{}""#, p.realm, p.service, p.scope);
+            let bearer = format!(
+                r#"Bearer realm="{}",service="{}",scope="{}""#,
+                p.realm, p.service, p.scope
+            );
             vec![r#"Basic realm="somewhere""#.into(), bearer]
         },
         query: &[SERVICE, PULL],
@@ -81,7 +104,10 @@ const CASES: [Case; 12] = [
     Case {
         name: "a scheme with a token68 before Bearer",
         lines: |p| {
-            let bearer = format!(r#"Bearer realm="{}",service="{}",scope="{}""#, p.realm, p.service, p.scope);
+            let bearer = format!(
+                r#"Bearer realm="{}",service="{}",scope="{}""#,
+                p.realm, p.service, p.scope
+            );
             vec!["Negotiate YWJjZA==".into(), bearer]
         },
         query: &[SERVICE, PULL],
@@ -89,14 +115,22 @@ const CASES: [Case; 12] = [
     Case {
         name: "a line that is no challenge beside one that is",
         lines: |p| {
-            let bearer = format!(r#"Bearer realm="{}",service="{}",scope="{}""#, p.realm, p.service, p.scope);
+            let bearer = format!(
+                r#"Bearer realm="{}",service="{}",scope="{}""#,
+                p.realm, p.service, p.scope
+            );
             vec![r#"=,"; nonsense"#.into(), bearer]
         },
         query: &[SERVICE, PULL],
     },
     Case {
         name: "a quoted service with commas, spaces and escapes",
-        lines: |p| vec![format!(r#"Bearer realm="{}",service="a, \"b\" & c=d",scope="{}""#, p.realm, p.scope)],
+        lines: |p| {
+            vec![format!(
+                r#"Bearer realm="{}",service="a, \"b\" & c=d",scope="{}""#,
+                p.realm, p.scope
+            )]
+        },
         query: &[("service", r#"a, "b" & c=d"#), PULL],
     },
 ];
@@ -106,11 +140,24 @@ async fn every_form_of_challenge_is_answered() {
     for case in CASES {
         let World { mirror, hub, image } = World::start().await;
         hub.challenge(case.lines);
-        let answer = mirror.get("/v2/library/alpine/manifests/latest").accept_manifests().send().await;
-        assert_eq!(answer.status, 200, "{}: {answer:?}, {:?}", case.name, hub.lines());
+        let answer = mirror
+            .get("/v2/library/alpine/manifests/latest")
+            .accept_manifests()
+            .send()
+            .await;
+        assert_eq!(
+            answer.status,
+            200,
+            "{}: {answer:?}, {:?}",
+            case.name,
+            hub.lines()
+        );
         assert_eq!(answer.body, image.index.bytes, "{}", case.name);
         let query = hub.seen(Place::Tokens)[0].query();
-        let expected = case.query.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+        let expected = case
+            .query
+            .iter()
+            .map(|(name, value)| (name.to_string(), value.to_string()));
         assert_eq!(query, expected.collect::<Vec<_>>(), "{}", case.name);
         assert_eq!(hub.lines().len(), 3, "{}: {:?}", case.name, hub.lines());
     }
@@ -120,27 +167,51 @@ async fn every_form_of_challenge_is_answered() {
 async fn a_scope_of_several_resources_is_asked_for_whole() {
     let World { mirror, hub, .. } = World::start().await;
     hub.challenge(|p| {
-        vec![format!(r#"Bearer realm="{}",service="s",scope="{} repository:other/image:pull""#, p.realm, p.scope)]
+        vec![format!(
+            r#"Bearer realm="{}",service="s",scope="{} repository:other/image:pull""#,
+            p.realm, p.scope
+        )]
     });
-    mirror.get(&format!("/v2/{NAME}/manifests/latest")).accept_manifests().send().await.expect(200);
+    mirror
+        .get(&format!("/v2/{NAME}/manifests/latest"))
+        .accept_manifests()
+        .send()
+        .await
+        .expect(200);
     let query = hub.seen(Place::Tokens)[0].query();
-    let scopes = query.iter().filter(|(name, _)| name == "scope").map(|(_, scope)| scope.as_str());
+    let scopes = query
+        .iter()
+        .filter(|(name, _)| name == "scope")
+        .map(|(_, scope)| scope.as_str());
     let scopes = scopes.collect::<Vec<_>>().join(" ");
     assert!(scopes.contains(PULL.1), "{query:?}");
 }
 
 #[tokio::test]
 async fn a_401_that_an_anonymous_user_cannot_answer_is_denied() {
-    for lines in [vec![], vec![r#"Basic realm="x""#], vec!["Bearer"], vec![r#"Bearer service="s""#]] {
+    for lines in [
+        vec![],
+        vec![r#"Basic realm="x""#],
+        vec!["Bearer"],
+        vec![r#"Bearer service="s""#],
+    ] {
         let World { mirror, hub, .. } = World::start().await;
         let sent = lines.iter().map(ToString::to_string).collect::<Vec<_>>();
         hub.challenge(move |_| sent.clone());
-        let answer = mirror.get(&format!("/v2/{NAME}/manifests/latest")).accept_manifests().send().await;
+        let answer = mirror
+            .get(&format!("/v2/{NAME}/manifests/latest"))
+            .accept_manifests()
+            .send()
+            .await;
         assert_eq!(answer.status, 403, "{lines:?}: {answer:?}");
         answer.expect_error(403, "DENIED");
         // Where the challenge says nothing, that of `/v2/` may.
         assert!(hub.lines().len() <= 2, "{lines:?}: {:?}", hub.lines());
-        assert!(hub.seen(Place::Tokens).is_empty(), "{lines:?}: {:?}", hub.lines());
+        assert!(
+            hub.seen(Place::Tokens).is_empty(),
+            "{lines:?}: {:?}",
+            hub.lines()
+        );
     }
 }
 
@@ -165,9 +236,19 @@ async fn a_realm_that_may_not_be_contacted_is_not() {
         let World { mirror, hub, .. } = World::start().await;
         let line = format!(r#"Bearer realm="{realm}",service="s",scope="repository:{NAME}:pull""#);
         hub.challenge(move |_| vec![line.clone()]);
-        let answer = mirror.get(&format!("/v2/{NAME}/manifests/latest")).accept_manifests().send().await;
-        assert!(matches!(answer.status.as_u16(), 403 | 502), "{realm}: {answer:?}");
-        assert!(answer.json()["errors"][0]["code"].is_string(), "{realm}: {answer:?}");
+        let answer = mirror
+            .get(&format!("/v2/{NAME}/manifests/latest"))
+            .accept_manifests()
+            .send()
+            .await;
+        assert!(
+            matches!(answer.status.as_u16(), 403 | 502),
+            "{realm}: {answer:?}"
+        );
+        assert!(
+            answer.json()["errors"][0]["code"].is_string(),
+            "{realm}: {answer:?}"
+        );
         assert_eq!(unwanted.connections(), 0, "{realm}");
     }
 }
@@ -181,7 +262,12 @@ async fn a_registry_without_authentication_is_asked_once() {
         (place == Place::Registry).then(|| Reply::new(200, &headers, body.clone()))
     });
     for _ in 0..2 {
-        mirror.get(&format!("/v2/{NAME}/manifests/latest")).accept_manifests().send().await.expect(200);
+        mirror
+            .get(&format!("/v2/{NAME}/manifests/latest"))
+            .accept_manifests()
+            .send()
+            .await
+            .expect(200);
     }
     assert_eq!(hub.lines().len(), 2, "{:?}", hub.lines());
     assert!(hub.seen(Place::Tokens).is_empty());

@@ -10,13 +10,21 @@ use crate::support::scene::{REFERENCE, Scene, expect_blobs, hex};
 
 #[tokio::test]
 async fn skopeo_copies_one_platform_and_all() {
-    let Some(programs) = Programs::installed(&["skopeo"]) else { return };
+    let Some(programs) = Programs::installed(&["skopeo"]) else {
+        return;
+    };
     for scene in Scene::all().await {
         let skopeo = async |name: &str, more: &[&str]| {
             let dir = scene.path(name);
             let mut command = programs.command("skopeo");
-            command.arg("--registries-conf").arg(scene.write("registries.conf", &scene.recipe("registries.conf")));
-            command.arg("copy").args(more).arg(format!("docker://{REFERENCE}")).arg(format!("dir:{}", dir.display()));
+            command
+                .arg("--registries-conf")
+                .arg(scene.write("registries.conf", &scene.recipe("registries.conf")));
+            command
+                .arg("copy")
+                .args(more)
+                .arg(format!("docker://{REFERENCE}"))
+                .arg(format!("dir:{}", dir.display()));
             command.envs(scene.environment());
             run(&mut command.into()).await;
             dir
@@ -38,14 +46,25 @@ async fn skopeo_copies_one_platform_and_all() {
 
 #[tokio::test]
 async fn skopeo_reads_the_mirror_as_a_registry() {
-    let Some(programs) = Programs::installed(&["skopeo"]) else { return };
-    let Some(scene) = Scene::debian(true, 3).await else { return };
+    let Some(programs) = Programs::installed(&["skopeo"]) else {
+        return;
+    };
+    let Some(scene) = Scene::debian(true, 3).await else {
+        return;
+    };
     let mut command = programs.command("sh");
-    command.arg("-e").arg(scene.write("skopeo.sh", &scene.recipe("skopeo.sh")));
-    command.current_dir(scene.path("")).envs(scene.environment());
+    command
+        .arg("-e")
+        .arg(scene.write("skopeo.sh", &scene.recipe("skopeo.sh")));
+    command
+        .current_dir(scene.path(""))
+        .envs(scene.environment());
     let printed = run(&mut command.into()).await;
     assert!(printed.contains("latest"), "{printed}");
-    assert!(printed.contains(&scene.image.here().manifest.digest), "{printed}");
+    assert!(
+        printed.contains(&scene.image.here().manifest.digest),
+        "{printed}"
+    );
     for platform in &scene.image.platforms {
         expect_blobs(&scene.path("alpine"), platform);
     }
@@ -54,14 +73,25 @@ async fn skopeo_reads_the_mirror_as_a_registry() {
 
 /// podman and buildah share their storage and most of their options.
 async fn pull_into_storage(name: &str, global: &[&str]) {
-    let Some(programs) = Programs::installed(&[name]).filter(|_| is_root(name)) else { return };
+    let Some(programs) = Programs::installed(&[name]).filter(|_| is_root(name)) else {
+        return;
+    };
     for scene in Scene::all().await {
         let conf = scene.write("registries.conf", &scene.recipe("registries.conf"));
         let command = |more: &[&str]| {
             let mut command = programs.command(name);
-            command.arg("--root").arg(scene.path("root")).arg("--runroot").arg(scene.path("run"));
-            command.args(["--storage-driver", "vfs"]).args(global).args(more);
-            command.env("CONTAINERS_REGISTRIES_CONF", &conf).envs(scene.environment());
+            command
+                .arg("--root")
+                .arg(scene.path("root"))
+                .arg("--runroot")
+                .arg(scene.path("run"));
+            command
+                .args(["--storage-driver", "vfs"])
+                .args(global)
+                .args(more);
+            command
+                .env("CONTAINERS_REGISTRIES_CONF", &conf)
+                .envs(scene.environment());
             command.current_dir(scene.path(""));
             tokio::process::Command::from(command)
         };
@@ -69,7 +99,10 @@ async fn pull_into_storage(name: &str, global: &[&str]) {
         assert_eq!(printed.trim(), hex(&scene.image.here().config.digest));
         let images = run(&mut command(&["images", "--digests", "--no-trunc"])).await;
         let here = &scene.image.here().manifest.digest;
-        assert!(images.contains(&scene.image.index.digest) || images.contains(here), "{images}");
+        assert!(
+            images.contains(&scene.image.index.digest) || images.contains(here),
+            "{images}"
+        );
         scene.expect_its_cost(name, 2 + 4).await;
     }
 }
@@ -78,7 +111,14 @@ async fn pull_into_storage(name: &str, global: &[&str]) {
 async fn podman_pulls() {
     let tmp = tempfile::tempdir().expect("a folder");
     let tmp = tmp.path().display().to_string();
-    let global = ["--cgroup-manager", "cgroupfs", "--events-backend", "none", "--tmpdir", &tmp];
+    let global = [
+        "--cgroup-manager",
+        "cgroupfs",
+        "--events-backend",
+        "none",
+        "--tmpdir",
+        &tmp,
+    ];
     pull_into_storage("podman", &global).await;
 }
 
@@ -89,8 +129,16 @@ async fn buildah_pulls() {
 
 pub async fn dockerd_pulls(programs: &Programs, client: &str) {
     for scene in Scene::all().await {
-        let config: Value = serde_json::from_str(&scene.recipe("daemon.json")).expect("daemon.json");
-        let dockerd = Dockerd::start(programs, &scene.path("d"), &config, "vfs", scene.environment()).await;
+        let config: Value =
+            serde_json::from_str(&scene.recipe("daemon.json")).expect("daemon.json");
+        let dockerd = Dockerd::start(
+            programs,
+            &scene.path("d"),
+            &config,
+            "vfs",
+            scene.environment(),
+        )
+        .await;
         let docker = async |arguments: &[&str]| dockerd.docker(arguments).await.expect("docker");
         docker(&["pull", "alpine"]).await;
         let id = docker(&["image", "inspect", "alpine", "--format", "{{.Id}}"]).await;
@@ -105,7 +153,10 @@ pub async fn dockerd_pulls(programs: &Programs, client: &str) {
 
 #[tokio::test]
 async fn dockerd_pulls_through_its_registry_mirrors() {
-    let Some(programs) = Programs::installed(&["dockerd", "docker"]).filter(|_| is_root("dockerd")) else { return };
+    let Some(programs) = Programs::installed(&["dockerd", "docker"]).filter(|_| is_root("dockerd"))
+    else {
+        return;
+    };
     dockerd_pulls(&programs, "dockerd").await;
 }
 
@@ -113,13 +164,23 @@ pub async fn containerd_pulls(programs: &Programs, client: &str) {
     for scene in Scene::all().await {
         let containerd = Containerd::start(programs, &scene.path("c"), scene.environment()).await;
         scene.write("hosts/docker.io/hosts.toml", &scene.recipe("hosts.toml"));
-        containerd.pull(&scene.path("hosts"), REFERENCE).await.expect("a pull");
+        containerd
+            .pull(&scene.path("hosts"), REFERENCE)
+            .await
+            .expect("a pull");
         let images = containerd.ctr(&["images", "ls"]).await.expect("images");
         assert!(images.contains(&scene.image.index.digest), "{images}");
-        let content = containerd.ctr(&["content", "ls", "--quiet"]).await.expect("content");
+        let content = containerd
+            .ctr(&["content", "ls", "--quiet"])
+            .await
+            .expect("content");
         let here = scene.image.here();
         for wanted in here.blobs().chain([&here.manifest]) {
-            assert!(content.contains(&wanted.digest), "{} not in {content}", wanted.digest);
+            assert!(
+                content.contains(&wanted.digest),
+                "{} not in {content}",
+                wanted.digest
+            );
         }
         scene.expect_its_cost(client, 7).await;
         containerd.stop();
@@ -128,6 +189,10 @@ pub async fn containerd_pulls(programs: &Programs, client: &str) {
 
 #[tokio::test]
 async fn containerd_pulls_through_its_hosts_file() {
-    let Some(programs) = Programs::installed(&["containerd", "ctr"]).filter(|_| is_root("containerd")) else { return };
+    let Some(programs) =
+        Programs::installed(&["containerd", "ctr"]).filter(|_| is_root("containerd"))
+    else {
+        return;
+    };
     containerd_pulls(&programs, "containerd").await;
 }

@@ -29,14 +29,54 @@ type Told = (u16, &'static str);
 
 /// Each fault, what a client sees for a manifest, and for a blob. The README shows this table.
 const TABLE: [(&str, Fault, Told, Told); 8] = [
-    ("refuses the connection", Fault::Refused, (502, "UNAVAILABLE"), (404, "BLOB_UNKNOWN")),
-    ("does not answer in time", Fault::Silent, (504, "UNAVAILABLE"), (404, "BLOB_UNKNOWN")),
-    ("answers 500", Fault::Status(500), (502, "UNAVAILABLE"), (404, "BLOB_UNKNOWN")),
-    ("answers 503", Fault::Status(503), (503, "UNAVAILABLE"), (404, "BLOB_UNKNOWN")),
-    ("answers 429", Fault::Status(429), (429, "TOOMANYREQUESTS"), (429, "TOOMANYREQUESTS")),
-    ("lets nobody in without a password", Fault::Denied, (403, "DENIED"), (403, "DENIED")),
-    ("does not have it", Fault::Status(404), (404, "MANIFEST_UNKNOWN"), (404, "BLOB_UNKNOWN")),
-    ("has a token server that fails", Fault::Tokens, (502, "UNAVAILABLE"), (404, "BLOB_UNKNOWN")),
+    (
+        "refuses the connection",
+        Fault::Refused,
+        (502, "UNAVAILABLE"),
+        (404, "BLOB_UNKNOWN"),
+    ),
+    (
+        "does not answer in time",
+        Fault::Silent,
+        (504, "UNAVAILABLE"),
+        (404, "BLOB_UNKNOWN"),
+    ),
+    (
+        "answers 500",
+        Fault::Status(500),
+        (502, "UNAVAILABLE"),
+        (404, "BLOB_UNKNOWN"),
+    ),
+    (
+        "answers 503",
+        Fault::Status(503),
+        (503, "UNAVAILABLE"),
+        (404, "BLOB_UNKNOWN"),
+    ),
+    (
+        "answers 429",
+        Fault::Status(429),
+        (429, "TOOMANYREQUESTS"),
+        (429, "TOOMANYREQUESTS"),
+    ),
+    (
+        "lets nobody in without a password",
+        Fault::Denied,
+        (403, "DENIED"),
+        (403, "DENIED"),
+    ),
+    (
+        "does not have it",
+        Fault::Status(404),
+        (404, "MANIFEST_UNKNOWN"),
+        (404, "BLOB_UNKNOWN"),
+    ),
+    (
+        "has a token server that fails",
+        Fault::Tokens,
+        (502, "UNAVAILABLE"),
+        (404, "BLOB_UNKNOWN"),
+    ),
 ];
 
 impl Fault {
@@ -45,7 +85,11 @@ impl Fault {
             Fault::Refused | Fault::Tokens => Reply::Close,
             Fault::Silent => Reply::Hang,
             Fault::Denied => Reply::new(401, &[("www-authenticate", "Basic realm=\"x\"")], ""),
-            Fault::Status(429) => Reply::new(429, &[("retry-after", "60"), ("content-type", "text/plain")], "too many"),
+            Fault::Status(429) => Reply::new(
+                429,
+                &[("retry-after", "60"), ("content-type", "text/plain")],
+                "too many",
+            ),
             Fault::Status(status) => Reply::new(status, &[], "as scripted"),
         }
     }
@@ -57,7 +101,9 @@ async fn each_fault_has_a_status_and_a_code() {
     let tokens = Hub::start().await;
     tokens.script(|place, _| (place == Place::Tokens).then(|| error(500, "UNKNOWN")));
     let (mut servers, mut upstreams) = (Vec::new(), Vec::new());
-    let mut options = Options::default().plain_http(tokens.addresses()).variable("first_byte_timeout", 1);
+    let mut options = Options::default()
+        .plain_http(tokens.addresses())
+        .variable("first_byte_timeout", 1);
     for (_, fault, ..) in TABLE {
         let upstream = match fault {
             Fault::Refused => nobody().await,
@@ -74,14 +120,30 @@ async fn each_fault_has_a_status_and_a_code() {
     let mirror = options.start().await;
     let readme = std::fs::read_to_string(repository().join("README.md")).unwrap_or_default();
     for ((what, _, manifest, layer), upstream) in TABLE.iter().zip(upstreams) {
-        for (rest, (status, code)) in [("manifests/1".to_string(), *manifest), (format!("blobs/{blob}"), *layer)] {
-            let answer =
-                mirror.get(&format!("/v2/team/app/{rest}?upstream={upstream}")).accept_manifests().send().await;
-            assert_eq!(answer.status, status, "an upstream that {what}, {rest}: {answer:?}");
-            assert_eq!(answer.header("retry-after"), (code == "TOOMANYREQUESTS").then_some("60"), "{what}");
+        for (rest, (status, code)) in [
+            ("manifests/1".to_string(), *manifest),
+            (format!("blobs/{blob}"), *layer),
+        ] {
+            let answer = mirror
+                .get(&format!("/v2/team/app/{rest}?upstream={upstream}"))
+                .accept_manifests()
+                .send()
+                .await;
+            assert_eq!(
+                answer.status, status,
+                "an upstream that {what}, {rest}: {answer:?}"
+            );
+            assert_eq!(
+                answer.header("retry-after"),
+                (code == "TOOMANYREQUESTS").then_some("60"),
+                "{what}"
+            );
             answer.expect_error(status, code);
         }
-        let row = format!("| {what} | {} `{}` | {} `{}` |", manifest.0, manifest.1, layer.0, layer.1);
+        let row = format!(
+            "| {what} | {} `{}` | {} `{}` |",
+            manifest.0, manifest.1, layer.0, layer.1
+        );
         assert!(
             !readme.contains("tests/e2e/fallback.rs") || readme.contains(&row),
             "README.md's table lacks this row:\n{row}"
@@ -116,7 +178,12 @@ impl Scene {
                 let image = Image::new(DOCKER, &name);
                 hub.push(&name, "latest", &image);
                 contents.insert(name.clone(), image.index.clone());
-                contents.extend(image.manifests().chain(image.blobs()).map(|one| (one.digest.clone(), one.clone())));
+                contents.extend(
+                    image
+                        .manifests()
+                        .chain(image.blobs())
+                        .map(|one| (one.digest.clone(), one.clone())),
+                );
                 faults.insert(name.clone(), fault);
                 names.push(name);
             }
@@ -125,11 +192,15 @@ impl Scene {
             Place::Registry => {
                 let (name, kind, _) = split(seen.path())?;
                 let fault = *faults.get(name)?;
-                (fault != Fault::Tokens && (name.contains("manifest") || kind == "blobs")).then(|| fault.reply())
+                (fault != Fault::Tokens && (name.contains("manifest") || kind == "blobs"))
+                    .then(|| fault.reply())
             }
             Place::Tokens => {
                 let query = seen.query();
-                let scope = query.iter().find(|(key, _)| key == "scope").map(|(_, scope)| scope.as_str());
+                let scope = query
+                    .iter()
+                    .find(|(key, _)| key == "scope")
+                    .map(|(_, scope)| scope.as_str());
                 let fault = *faults.get(scope?.split(':').nth(1)?)?;
                 (fault == Fault::Tokens).then(|| error(500, "UNKNOWN"))
             }
@@ -138,9 +209,19 @@ impl Scene {
         let asked: Arc<Mutex<BTreeMap<String, Instant>>> = Arc::default();
         let record = Arc::clone(&asked);
         let second = Server::plain("127.0.0.4", move |seen: Seen| {
-            let Some((name, kind, reference)) = split(seen.path()) else { return Reply::new(200, &[], "{}") };
-            record.lock().expect("times").entry(name.into()).or_insert_with(Instant::now);
-            let found = contents.get(if reference == "latest" { name } else { reference });
+            let Some((name, kind, reference)) = split(seen.path()) else {
+                return Reply::new(200, &[], "{}");
+            };
+            record
+                .lock()
+                .expect("times")
+                .entry(name.into())
+                .or_insert_with(Instant::now);
+            let found = contents.get(if reference == "latest" {
+                name
+            } else {
+                reference
+            });
             match (found, kind) {
                 (None, _) => error(404, "MANIFEST_UNKNOWN"),
                 (Some(found), "blobs") => content(&seen, found, "application/octet-stream"),
@@ -148,18 +229,35 @@ impl Scene {
             }
         })
         .await;
-        let options = Options::default().upstream(hub.address()).plain_http(hub.addresses());
+        let options = Options::default()
+            .upstream(hub.address())
+            .plain_http(hub.addresses());
         let mirror = options.variable("first_byte_timeout", 1).start().await;
         let files = tempfile::tempdir().expect("a folder");
-        Self { mirror, second, asked, names, files, _hub: hub }
+        Self {
+            mirror,
+            second,
+            asked,
+            names,
+            files,
+            _hub: hub,
+        }
     }
 
     /// Pulls each image, and holds how long it took until the second host was asked. A client that takes layers from
     /// where it has the manifest, whatever happens, has at least to give up in that time.
-    async fn measure(&self, client: &str, layers: Layers, pull: impl AsyncFn(&str) -> Result<String, String>) {
+    async fn measure(
+        &self,
+        client: &str,
+        layers: Layers,
+        pull: impl AsyncFn(&str) -> Result<String, String>,
+    ) {
         let mut slow = Vec::new();
         for name in &self.names {
-            let (kind, number) = name.trim_start_matches("library/").split_once('-').expect("a name of ours");
+            let (kind, number) = name
+                .trim_start_matches("library/")
+                .split_once('-')
+                .expect("a name of ours");
             let (what, fault, ..) = TABLE[number.parse::<usize>().expect("a number")];
             // podman waits as long as the upstream says, minutes here.
             if layers == Layers::FromTheManifestsHost && fault == Fault::Status(429) {
@@ -174,9 +272,16 @@ impl Scene {
                 None => (ended, "to give up"),
             };
             let took = then - begun;
-            println!("{client}: {:.2} s {until} where an upstream {what} ({kind})", took.as_secs_f64());
+            println!(
+                "{client}: {:.2} s {until} where an upstream {what} ({kind})",
+                took.as_secs_f64()
+            );
             let goes_on = kind == "manifest" || layers == Layers::FromAnyHost;
-            assert_eq!((asked.is_some(), pulled.is_ok()), (goes_on, goes_on), "{client}, {what} ({kind}): {pulled:?}");
+            assert_eq!(
+                (asked.is_some(), pulled.is_ok()),
+                (goes_on, goes_on),
+                "{client}, {what} ({kind}): {pulled:?}"
+            );
             slow.extend((took > BOUND).then(|| format!("{what} ({kind}): {took:?}")));
         }
         assert!(slow.is_empty(), "{client} is slow: {slow:#?}");
@@ -193,66 +298,108 @@ enum Layers {
 
 async fn dockerd_goes_on(programs: &Programs, client: &str) {
     let scene = Scene::start().await;
-    let mirrors = [scene.mirror.address(), scene.second.address].map(|address| format!("http://{address}"));
+    let mirrors =
+        [scene.mirror.address(), scene.second.address].map(|address| format!("http://{address}"));
     let config = serde_json::json!({ "registry-mirrors": mirrors });
     let home = scene.files.path().to_path_buf();
-    let dockerd = Dockerd::start(programs, &scene.files.path().join("d"), &config, "vfs", vec![("HOME", home)]).await;
-    scene.measure(client, Layers::FromAnyHost, async |name| dockerd.docker(&["pull", name]).await).await;
+    let dockerd = Dockerd::start(
+        programs,
+        &scene.files.path().join("d"),
+        &config,
+        "vfs",
+        vec![("HOME", home)],
+    )
+    .await;
+    scene
+        .measure(client, Layers::FromAnyHost, async |name| {
+            dockerd.docker(&["pull", name]).await
+        })
+        .await;
     dockerd.stop();
 }
 
 async fn containerd_goes_on(programs: &Programs, client: &str) {
     let scene = Scene::start().await;
     let dir = scene.files.path();
-    let hosts = [scene.mirror.address(), scene.second.address]
-        .map(|address| format!("[host.\"http://{address}\"]\ncapabilities = [\"pull\", \"resolve\"]\n"));
+    let hosts = [scene.mirror.address(), scene.second.address].map(|address| {
+        format!("[host.\"http://{address}\"]\ncapabilities = [\"pull\", \"resolve\"]\n")
+    });
     std::fs::create_dir_all(dir.join("hosts/docker.io")).expect("a folder");
-    let text = format!("server = \"https://registry-1.docker.io\"\n{}", hosts.concat());
+    let text = format!(
+        "server = \"https://registry-1.docker.io\"\n{}",
+        hosts.concat()
+    );
     std::fs::write(dir.join("hosts/docker.io/hosts.toml"), text).expect("hosts.toml");
     let containerd = Containerd::start(programs, &dir.join("c"), vec![]).await;
-    let pull = async |name: &str| containerd.pull(&dir.join("hosts"), &format!("docker.io/{name}:latest")).await;
+    let pull = async |name: &str| {
+        containerd
+            .pull(&dir.join("hosts"), &format!("docker.io/{name}:latest"))
+            .await
+    };
     scene.measure(client, Layers::FromAnyHost, pull).await;
     containerd.stop();
 }
 
 #[tokio::test]
 async fn dockerd_goes_on_at_once() {
-    let Some(programs) = Programs::installed(&["dockerd", "docker"]).filter(|_| is_root("dockerd")) else { return };
+    let Some(programs) = Programs::installed(&["dockerd", "docker"]).filter(|_| is_root("dockerd"))
+    else {
+        return;
+    };
     dockerd_goes_on(&programs, "dockerd").await;
 }
 
 #[tokio::test]
 async fn dockerd_28_goes_on_at_once() {
     let names = ["dockerd", "docker", "containerd"];
-    let Some(programs) = Programs::newer(&names).filter(|_| is_root("dockerd 28")) else { return };
+    let Some(programs) = Programs::newer(&names).filter(|_| is_root("dockerd 28")) else {
+        return;
+    };
     dockerd_goes_on(&programs, "dockerd 28").await;
 }
 
 #[tokio::test]
 async fn containerd_goes_on_at_once() {
-    let Some(programs) = Programs::installed(&["containerd", "ctr"]).filter(|_| is_root("containerd")) else { return };
+    let Some(programs) =
+        Programs::installed(&["containerd", "ctr"]).filter(|_| is_root("containerd"))
+    else {
+        return;
+    };
     containerd_goes_on(&programs, "containerd").await;
 }
 
 #[tokio::test]
 async fn containerd_2_goes_on_at_once() {
-    let Some(programs) = Programs::newer(&["containerd", "ctr"]).filter(|_| is_root("containerd 2")) else { return };
+    let Some(programs) =
+        Programs::newer(&["containerd", "ctr"]).filter(|_| is_root("containerd 2"))
+    else {
+        return;
+    };
     containerd_goes_on(&programs, "containerd 2").await;
 }
 
 #[tokio::test]
 async fn podman_goes_on_at_once() {
-    let Some(programs) = Programs::installed(&["podman"]).filter(|_| is_root("podman")) else { return };
+    let Some(programs) = Programs::installed(&["podman"]).filter(|_| is_root("podman")) else {
+        return;
+    };
     let scene = Scene::start().await;
     let dir = scene.files.path();
     let mirrors = [scene.mirror.address(), scene.second.address]
         .map(|address| format!("[[registry.mirror]]\nlocation = \"{address}\"\ninsecure = true\n"));
     let conf = dir.join("registries.conf");
-    let text = format!("[[registry]]\nlocation = \"docker.io\"\n{}", mirrors.concat());
+    let text = format!(
+        "[[registry]]\nlocation = \"docker.io\"\n{}",
+        mirrors.concat()
+    );
     std::fs::write(&conf, text).expect("registries.conf");
     let pull = async |name: &str| {
         let mut command = programs.command("podman");
-        command.arg("--root").arg(dir.join("root")).arg("--runroot").arg(dir.join("run"));
+        command
+            .arg("--root")
+            .arg(dir.join("root"))
+            .arg("--runroot")
+            .arg(dir.join("run"));
         command.args([
             "--storage-driver",
             "vfs",
@@ -262,9 +409,17 @@ async fn podman_goes_on_at_once() {
             "none",
             "--tmpdir",
         ]);
-        command.arg(dir).args(["pull", "--quiet"]).arg(format!("docker.io/{name}:latest"));
-        command.env("CONTAINERS_REGISTRIES_CONF", &conf).env("HOME", dir).env("XDG_RUNTIME_DIR", dir);
+        command
+            .arg(dir)
+            .args(["pull", "--quiet"])
+            .arg(format!("docker.io/{name}:latest"));
+        command
+            .env("CONTAINERS_REGISTRIES_CONF", &conf)
+            .env("HOME", dir)
+            .env("XDG_RUNTIME_DIR", dir);
         result(command).await
     };
-    scene.measure("podman", Layers::FromTheManifestsHost, pull).await;
+    scene
+        .measure("podman", Layers::FromTheManifestsHost, pull)
+        .await;
 }

@@ -7,7 +7,9 @@ use crate::support::world::{NAME, World};
 
 /// The fields of a line of logfmt.
 fn fields(line: &str) -> BTreeMap<&str, &str> {
-    line.split(' ').filter_map(|field| field.split_once('=')).collect()
+    line.split(' ')
+        .filter_map(|field| field.split_once('='))
+        .collect()
 }
 
 #[tokio::test]
@@ -34,14 +36,31 @@ async fn every_request_is_one_line_with_its_fields() {
         ),
         (
             mirror.head(&manifest).accept_manifests(),
-            &[("method", "HEAD"), ("what", "manifest"), ("status", "200"), ("requests", "1")],
+            &[
+                ("method", "HEAD"),
+                ("what", "manifest"),
+                ("status", "200"),
+                ("requests", "1"),
+            ],
         ),
         (
             mirror.get(&blob),
-            &[("what", "blob"), ("reference", layer), ("upstream", &upstream), ("status", "307"), ("requests", "1")],
+            &[
+                ("what", "blob"),
+                ("reference", layer),
+                ("upstream", &upstream),
+                ("status", "307"),
+                ("requests", "1"),
+            ],
         ),
-        (mirror.get("/v2/Team/app/manifests/1.0"), &[("method", "GET"), ("status", "400")]),
-        (mirror.request("DELETE", &manifest), &[("method", "DELETE"), ("status", "405")]),
+        (
+            mirror.get("/v2/Team/app/manifests/1.0"),
+            &[("method", "GET"), ("status", "400")],
+        ),
+        (
+            mirror.request("DELETE", &manifest),
+            &[("method", "DELETE"), ("status", "405")],
+        ),
     ];
     for (number, (request, expected)) in ask.into_iter().enumerate() {
         request.send().await;
@@ -51,18 +70,36 @@ async fn every_request_is_one_line_with_its_fields() {
         for (name, value) in expected {
             assert_eq!(got.get(name), Some(value), "{name} in {}", lines[number]);
         }
-        assert!(got.get("ms").is_some_and(|ms| ms.parse::<f64>().is_ok()), "{}", lines[number]);
+        assert!(
+            got.get("ms").is_some_and(|ms| ms.parse::<f64>().is_ok()),
+            "{}",
+            lines[number]
+        );
     }
 }
 
 #[tokio::test]
 async fn the_log_says_where_a_token_came_from() {
-    let World { mut mirror, hub: _hub, .. } = World::start().await;
+    let World {
+        mut mirror,
+        hub: _hub,
+        ..
+    } = World::start().await;
     let target = format!("/v2/{NAME}/manifests/latest");
-    mirror.get(&target).accept_manifests().send().await.expect(200);
+    mirror
+        .get(&target)
+        .accept_manifests()
+        .send()
+        .await
+        .expect(200);
     mirror.log(1).await;
     mirror.restart().await;
-    mirror.get(&target).accept_manifests().send().await.expect(200);
+    mirror
+        .get(&target)
+        .accept_manifests()
+        .send()
+        .await
+        .expect(200);
     let lines = mirror.log(2).await;
     assert_eq!(fields(&lines[0])["token"], "fetched", "{lines:#?}");
     assert_eq!(fields(&lines[1])["token"], "store", "{lines:#?}");
@@ -77,14 +114,27 @@ async fn no_token_and_no_secret_of_a_client_is_logged() {
         "/?key=query-secret".into(),
     ];
     for target in &targets {
-        let request = mirror.get(target).accept_manifests().header("authorization", "Bearer client-secret");
+        let request = mirror
+            .get(target)
+            .accept_manifests()
+            .header("authorization", "Bearer client-secret");
         request.header("cookie", "a=client-secret").send().await;
     }
     hub.revoke_tokens();
-    mirror.get(&targets[0]).accept_manifests().send().await.expect(200);
+    mirror
+        .get(&targets[0])
+        .accept_manifests()
+        .send()
+        .await
+        .expect(200);
     mirror.log(targets.len() + 1).await;
     let all = mirror.stderr().join("\n");
-    for secret in ["anonymous-token", "client-secret", "query-secret", "signature="] {
+    for secret in [
+        "anonymous-token",
+        "client-secret",
+        "query-secret",
+        "signature=",
+    ] {
         assert!(!all.contains(secret), "{secret} in\n{all}");
     }
 }

@@ -19,7 +19,9 @@ async fn registries<const N: usize>() -> (Mirror, [Hub; N]) {
         options = options.plain_http(hub.addresses());
         hubs.push(hub);
     }
-    let Ok(hubs) = hubs.try_into() else { unreachable!("as many as were asked for") };
+    let Ok(hubs) = hubs.try_into() else {
+        unreachable!("as many as were asked for")
+    };
     (options.start().await, hubs)
 }
 
@@ -43,7 +45,12 @@ async fn an_upstream_is_named_in_four_ways() {
         let last = hub.seen(Place::Registry).pop().expect("a request");
         assert_eq!(last.target, format!("/v2/{REST}"), "{form}");
     }
-    assert_eq!(hub.seen(Place::Tokens).len(), 1, "however it is named, it is one registry: {:?}", hub.lines());
+    assert_eq!(
+        hub.seen(Place::Tokens).len(),
+        1,
+        "however it is named, it is one registry: {:?}",
+        hub.lines()
+    );
 }
 
 #[tokio::test]
@@ -69,11 +76,19 @@ async fn a_list_pages_on_in_the_way_that_its_upstream_was_named() {
     for form in forms(&hub, "team/app/tags/list?n=2") {
         let page = mirror.get(&form).send().await.expect(200);
         let link = page.header("link").expect("a link");
-        let target = link.trim_start_matches('<').split('>').next().expect("a target");
+        let target = link
+            .trim_start_matches('<')
+            .split('>')
+            .next()
+            .expect("a target");
         let target = target.trim_start_matches(&format!("http://{}", mirror.address()));
         let page = mirror.get(target).send().await;
         assert_eq!(page.status, 200, "{form}, {link}: {page:?}");
-        assert_eq!(page.json()["tags"], serde_json::json!(["3.0"]), "{form}, {link}");
+        assert_eq!(
+            page.json()["tags"],
+            serde_json::json!(["3.0"]),
+            "{form}, {link}"
+        );
     }
 }
 
@@ -81,7 +96,12 @@ async fn a_list_pages_on_in_the_way_that_its_upstream_was_named() {
 async fn a_registry_asked_by_namespace_says_so() {
     let (mirror, [hub]) = registries().await;
     let host = hub.address().to_string();
-    let answer = mirror.get(&format!("/v2/{REST}?ns={host}")).accept_manifests().send().await.expect(200);
+    let answer = mirror
+        .get(&format!("/v2/{REST}?ns={host}"))
+        .accept_manifests()
+        .send()
+        .await
+        .expect(200);
     assert_eq!(answer.header("oci-namespace"), Some(&*host));
 }
 
@@ -89,10 +109,25 @@ async fn a_registry_asked_by_namespace_says_so() {
 async fn docker_hubs_namespace_is_the_default_upstream() {
     let hub = Hub::start().await;
     hub.push("team/app", "1.0", &Image::oci());
-    let mirror = Options::default().plain_http(hub.addresses()).upstream(hub.address()).start().await;
-    let answer = mirror.get(&format!("/v2/{REST}?ns=docker.io")).accept_manifests().send().await.expect(200);
+    let mirror = Options::default()
+        .plain_http(hub.addresses())
+        .upstream(hub.address())
+        .start()
+        .await;
+    let answer = mirror
+        .get(&format!("/v2/{REST}?ns=docker.io"))
+        .accept_manifests()
+        .send()
+        .await
+        .expect(200);
     assert_eq!(answer.header("oci-namespace"), Some("docker.io"));
-    assert!(hub.seen(Place::Registry).iter().all(|seen| !seen.target.contains("ns=")), "{:?}", hub.lines());
+    assert!(
+        hub.seen(Place::Registry)
+            .iter()
+            .all(|seen| !seen.target.contains("ns=")),
+        "{:?}",
+        hub.lines()
+    );
 }
 
 #[tokio::test]

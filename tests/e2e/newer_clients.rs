@@ -13,34 +13,51 @@ use crate::support::scene::{NAME, Scene, expect_blobs};
 use crate::support::server::nobody;
 
 fn docker_28(more: &[&str]) -> Option<Programs> {
-    Programs::newer(&[&["dockerd", "docker", "containerd"], more].concat()).filter(|_| is_root("dockerd"))
+    Programs::newer(&[&["dockerd", "docker", "containerd"], more].concat())
+        .filter(|_| is_root("dockerd"))
 }
 
 #[tokio::test]
 async fn dockerd_28_pulls_through_its_registry_mirrors() {
-    let Some(programs) = docker_28(&[]) else { return };
+    let Some(programs) = docker_28(&[]) else {
+        return;
+    };
     dockerd_pulls(&programs, "dockerd 28").await;
 }
 
 #[tokio::test]
 async fn containerd_2_pulls_through_its_hosts_file() {
-    let Some(programs) = Programs::newer(&["containerd", "ctr"]).filter(|_| is_root("containerd 2")) else { return };
+    let Some(programs) =
+        Programs::newer(&["containerd", "ctr"]).filter(|_| is_root("containerd 2"))
+    else {
+        return;
+    };
     containerd_pulls(&programs, "containerd 2").await;
 }
 
 /// dockerd 20 refuses such an entry of `registry-mirrors`.
 #[tokio::test]
 async fn dockerd_28_names_an_upstream_by_a_path() {
-    let Some(programs) = docker_28(&[]) else { return };
+    let Some(programs) = docker_28(&[]) else {
+        return;
+    };
     let (hub, image) = (Hub::start().await, Image::new(DOCKER, "by a path"));
     hub.push(NAME, "latest", &image);
-    let mirror = Options::default().upstream(nobody().await).plain_http(hub.addresses()).start().await;
+    let mirror = Options::default()
+        .upstream(nobody().await)
+        .plain_http(hub.addresses())
+        .start()
+        .await;
     let files = tempfile::tempdir().expect("a folder");
-    let config = json!({ "registry-mirrors": [format!("http://{}/{}", mirror.address(), hub.address())] });
+    let config =
+        json!({ "registry-mirrors": [format!("http://{}/{}", mirror.address(), hub.address())] });
     let home = vec![("HOME", files.path().to_path_buf())];
     let dockerd = Dockerd::start(&programs, &files.path().join("d"), &config, "vfs", home).await;
     dockerd.docker(&["pull", "alpine"]).await.expect("a pull");
-    let id = dockerd.docker(&["image", "inspect", "alpine", "--format", "{{.Id}}"]).await.expect("an image");
+    let id = dockerd
+        .docker(&["image", "inspect", "alpine", "--format", "{{.Id}}"])
+        .await
+        .expect("an image");
     assert_eq!(id.trim(), image.here().config.digest);
     dockerd.stop();
 }
@@ -48,14 +65,28 @@ async fn dockerd_28_names_an_upstream_by_a_path() {
 /// What must be reached: warm, an image of six layers costs not one upstream request more than the client makes.
 #[tokio::test]
 async fn a_warm_pull_of_six_layers_by_dockerd_28_costs_what_the_client_asks() {
-    let Some(programs) = docker_28(&[]) else { return };
-    let Some(scene) = Scene::debian(false, 6).await else { return };
+    let Some(programs) = docker_28(&[]) else {
+        return;
+    };
+    let Some(scene) = Scene::debian(false, 6).await else {
+        return;
+    };
     let config: Value = serde_json::from_str(&scene.recipe("daemon.json")).expect("daemon.json");
     let mut before = None;
     for pull in ["cold", "warm"] {
-        let dockerd = Dockerd::start(&programs, &scene.path(pull), &config, "vfs", scene.environment()).await;
+        let dockerd = Dockerd::start(
+            &programs,
+            &scene.path(pull),
+            &config,
+            "vfs",
+            scene.environment(),
+        )
+        .await;
         dockerd.docker(&["pull", "alpine"]).await.expect("a pull");
-        let id = dockerd.docker(&["image", "inspect", "alpine", "--format", "{{.Id}}"]).await.expect("an image");
+        let id = dockerd
+            .docker(&["image", "inspect", "alpine", "--format", "{{.Id}}"])
+            .await
+            .expect("an image");
         assert_eq!(id.trim(), scene.image.here().config.digest);
         dockerd.stop();
         // HEAD of the tag, index, manifest, config, six layers.
@@ -77,15 +108,30 @@ async fn a_warm_pull_of_six_layers_by_dockerd_28_costs_what_the_client_asks() {
 
 #[tokio::test]
 async fn dockerd_28_pulls_into_containerds_store() {
-    let Some(programs) = docker_28(&[]) else { return };
+    let Some(programs) = docker_28(&[]) else {
+        return;
+    };
     for scene in Scene::all().await {
-        let mut config: Value = serde_json::from_str(&scene.recipe("daemon.json")).expect("daemon.json");
+        let mut config: Value =
+            serde_json::from_str(&scene.recipe("daemon.json")).expect("daemon.json");
         config["features"] = json!({ "containerd-snapshotter": true });
-        let dockerd = Dockerd::start(&programs, &scene.path("d"), &config, "native", scene.environment()).await;
+        let dockerd = Dockerd::start(
+            &programs,
+            &scene.path("d"),
+            &config,
+            "native",
+            scene.environment(),
+        )
+        .await;
         dockerd.docker(&["pull", "alpine"]).await.expect("a pull");
-        let id = dockerd.docker(&["image", "inspect", "alpine", "--format", "{{.Id}}"]).await.expect("an image");
+        let id = dockerd
+            .docker(&["image", "inspect", "alpine", "--format", "{{.Id}}"])
+            .await
+            .expect("an image");
         assert_eq!(id.trim(), scene.image.index.digest);
-        scene.expect_its_cost("dockerd 28 with containerd's store", 7).await;
+        scene
+            .expect_its_cost("dockerd 28 with containerd's store", 7)
+            .await;
         dockerd.stop();
     }
 }
@@ -93,19 +139,42 @@ async fn dockerd_28_pulls_into_containerds_store() {
 /// BuildKit lives in dockerd too, and has its own way of asking.
 #[tokio::test]
 async fn buildkit_builds_on_an_image_of_the_mirror() {
-    let Some(programs) = docker_28(&["docker-buildx"]) else { return };
+    let Some(programs) = docker_28(&["docker-buildx"]) else {
+        return;
+    };
     for scene in Scene::all().await {
-        let config: Value = serde_json::from_str(&scene.recipe("daemon.json")).expect("daemon.json");
+        let config: Value =
+            serde_json::from_str(&scene.recipe("daemon.json")).expect("daemon.json");
         let plugin = scene.write(".docker/cli-plugins/docker-buildx", "");
         std::fs::remove_file(&plugin).expect("a file");
-        std::os::unix::fs::symlink(programs.find("docker-buildx").expect("a plugin"), &plugin).expect("a link");
+        std::os::unix::fs::symlink(programs.find("docker-buildx").expect("a plugin"), &plugin)
+            .expect("a link");
         scene.write("context/Dockerfile", "FROM alpine\nLABEL built=here\n");
-        let dockerd = Dockerd::start(&programs, &scene.path("d"), &config, "vfs", scene.environment()).await;
+        let dockerd = Dockerd::start(
+            &programs,
+            &scene.path("d"),
+            &config,
+            "vfs",
+            scene.environment(),
+        )
+        .await;
         let context = scene.path("context").display().to_string();
-        dockerd.docker(&["build", "--tag", "built", &context]).await.expect("a build");
-        let layers = dockerd.docker(&["image", "inspect", "built", "--format", "{{json .RootFS.Layers}}"]).await;
+        dockerd
+            .docker(&["build", "--tag", "built", &context])
+            .await
+            .expect("a build");
+        let layers = dockerd
+            .docker(&[
+                "image",
+                "inspect",
+                "built",
+                "--format",
+                "{{json .RootFS.Layers}}",
+            ])
+            .await;
         let layers: Value = serde_json::from_str(&layers.expect("an image")).expect("layers");
-        let config: Value = serde_json::from_slice(&scene.image.here().config.bytes).expect("a config");
+        let config: Value =
+            serde_json::from_slice(&scene.image.here().config.bytes).expect("a config");
         assert_eq!(layers, config["rootfs"]["diff_ids"]);
         // HEAD of the tag or its index, manifest, config, three layers.
         scene.expect_its_cost("BuildKit", 6).await;
@@ -117,13 +186,19 @@ async fn buildkit_builds_on_an_image_of_the_mirror() {
 async fn follow(programs: &Programs, scene: &Scene, recipe: &str, lines: &str) -> String {
     let script = scene.write(recipe, lines);
     let mut command = programs.command("sh");
-    command.arg("-e").arg(script).current_dir(scene.path("")).envs(scene.environment());
+    command
+        .arg("-e")
+        .arg(script)
+        .current_dir(scene.path(""))
+        .envs(scene.environment());
     run(&mut command.into()).await
 }
 
 #[tokio::test]
 async fn crane_reads_the_mirror_as_a_registry() {
-    let Some(programs) = Programs::newer(&["crane"]) else { return };
+    let Some(programs) = Programs::newer(&["crane"]) else {
+        return;
+    };
     for scene in Scene::all().await {
         let printed = follow(&programs, &scene, "crane.sh", &scene.recipe("crane.sh")).await;
         assert_eq!(printed, format!("latest\n{}\n", scene.image.index.digest));
@@ -136,13 +211,22 @@ async fn crane_reads_the_mirror_as_a_registry() {
 
 #[tokio::test]
 async fn oras_reads_the_mirror_as_a_registry() {
-    let Some(programs) = Programs::newer(&["oras"]) else { return };
+    let Some(programs) = Programs::newer(&["oras"]) else {
+        return;
+    };
     for scene in Scene::all().await {
         // Over http it wants to be told, or to see `localhost`.
         let lines = scene.recipe("oras.sh");
-        let lines = if scene.is_https() { lines } else { lines.replace("127.0.0.1", "localhost") };
+        let lines = if scene.is_https() {
+            lines
+        } else {
+            lines.replace("127.0.0.1", "localhost")
+        };
         let printed = follow(&programs, &scene, "oras.sh", &lines).await;
-        assert!(printed.starts_with("latest\n") && printed.contains(&scene.image.index.digest), "{printed}");
+        assert!(
+            printed.starts_with("latest\n") && printed.contains(&scene.image.index.digest),
+            "{printed}"
+        );
         for platform in &scene.image.platforms {
             expect_blobs(&scene.path("alpine/blobs/sha256"), platform);
         }

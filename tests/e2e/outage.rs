@@ -18,7 +18,11 @@ use crate::support::world::{NAME, TAG};
 async fn pulls_what_is_known(client: &str, pull: impl AsyncFn(&Mirror, &Path) -> String) {
     let (hub, image) = (Hub::start().await, Image::of_layers(DOCKER, "outage", 6));
     hub.push(NAME, TAG, &image);
-    let mirror = Options::default().upstream(hub.address()).plain_http(hub.addresses()).start().await;
+    let mirror = Options::default()
+        .upstream(hub.address())
+        .plain_http(hub.addresses())
+        .start()
+        .await;
     for state in ["cold", "warm", "off"] {
         if state == "off" {
             hub.script(|place, seen| {
@@ -29,14 +33,26 @@ async fn pulls_what_is_known(client: &str, pull: impl AsyncFn(&Mirror, &Path) ->
         hub.take_lines();
         let folder = tempfile::tempdir().expect("a folder");
         let pulled = pull(&mirror, folder.path()).await;
-        assert!(pulled.contains(&image.here().config.digest), "{client}, {state}: {pulled}");
+        assert!(
+            pulled.contains(&image.here().config.digest),
+            "{client}, {state}: {pulled}"
+        );
         let asked = hub.lines();
         let of = |method: &str, what: &str| {
             let line = format!("registry {method} /v2/{NAME}/{what}/");
-            asked.iter().filter(|asked| asked.starts_with(&line)).count()
+            asked
+                .iter()
+                .filter(|asked| asked.starts_with(&line))
+                .count()
         };
-        let (heads, gets, blobs) = (of("HEAD", "manifests"), of("GET", "manifests"), of("GET", "blobs"));
-        println!("{client}, six layers, {state}: upstream {heads} HEAD and {gets} GET of manifests, {blobs} of blobs");
+        let (heads, gets, blobs) = (
+            of("HEAD", "manifests"),
+            of("GET", "manifests"),
+            of("GET", "blobs"),
+        );
+        println!(
+            "{client}, six layers, {state}: upstream {heads} HEAD and {gets} GET of manifests, {blobs} of blobs"
+        );
         assert!(state == "cold" || gets == 0, "{client}, {state}: {asked:?}");
     }
 }
@@ -44,13 +60,18 @@ async fn pulls_what_is_known(client: &str, pull: impl AsyncFn(&Mirror, &Path) ->
 #[tokio::test]
 async fn dockerd_28_pulls_an_unchanged_image_without_a_get_and_a_known_one_without_its_registry() {
     let names = ["dockerd", "docker", "containerd"];
-    let Some(programs) = Programs::newer(&names).filter(|_| is_root("dockerd 28")) else { return };
+    let Some(programs) = Programs::newer(&names).filter(|_| is_root("dockerd 28")) else {
+        return;
+    };
     pulls_what_is_known("dockerd 28", async |mirror, folder| {
         let config = json!({ "registry-mirrors": [format!("http://{}", mirror.address())] });
         let home = vec![("HOME", folder.to_path_buf())];
         let dockerd = Dockerd::start(&programs, &folder.join("d"), &config, "vfs", home).await;
         dockerd.docker(&["pull", "alpine"]).await.expect("a pull");
-        let id = dockerd.docker(&["image", "inspect", "alpine", "--format", "{{.Id}}"]).await.expect("an image");
+        let id = dockerd
+            .docker(&["image", "inspect", "alpine", "--format", "{{.Id}}"])
+            .await
+            .expect("an image");
         dockerd.stop();
         id
     })
@@ -58,16 +79,30 @@ async fn dockerd_28_pulls_an_unchanged_image_without_a_get_and_a_known_one_witho
 }
 
 #[tokio::test]
-async fn containerd_2_pulls_an_unchanged_image_without_a_get_and_a_known_one_without_its_registry() {
-    let Some(programs) = Programs::newer(&["containerd", "ctr"]).filter(|_| is_root("containerd 2")) else { return };
+async fn containerd_2_pulls_an_unchanged_image_without_a_get_and_a_known_one_without_its_registry()
+{
+    let Some(programs) =
+        Programs::newer(&["containerd", "ctr"]).filter(|_| is_root("containerd 2"))
+    else {
+        return;
+    };
     pulls_what_is_known("containerd 2", async |mirror, folder| {
         let hosts = folder.join("hosts");
         std::fs::create_dir_all(hosts.join("docker.io")).expect("a folder");
-        let text = format!("[host.\"http://{}\"]\ncapabilities = [\"pull\", \"resolve\"]\n", mirror.address());
+        let text = format!(
+            "[host.\"http://{}\"]\ncapabilities = [\"pull\", \"resolve\"]\n",
+            mirror.address()
+        );
         std::fs::write(hosts.join("docker.io/hosts.toml"), text).expect("hosts.toml");
         let containerd = Containerd::start(&programs, &folder.join("c"), vec![]).await;
-        containerd.pull(&hosts, &format!("docker.io/{NAME}:{TAG}")).await.expect("a pull");
-        let content = containerd.ctr(&["content", "ls", "--quiet"]).await.expect("content");
+        containerd
+            .pull(&hosts, &format!("docker.io/{NAME}:{TAG}"))
+            .await
+            .expect("a pull");
+        let content = containerd
+            .ctr(&["content", "ls", "--quiet"])
+            .await
+            .expect("content");
         containerd.stop();
         content
     })

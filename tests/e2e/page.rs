@@ -7,27 +7,51 @@ use crate::support::world::World;
 async fn the_page_says_how_to_use_the_mirror_at_its_own_address() {
     let World { mirror, hub, .. } = World::start().await;
     let page = mirror.get("/").send().await.expect(200);
-    assert!(page.header("content-type").is_some_and(|value| value.starts_with("text/html")), "{page:?}");
+    assert!(
+        page.header("content-type")
+            .is_some_and(|value| value.starts_with("text/html")),
+        "{page:?}"
+    );
     let own = mirror.address().to_string();
     assert!(page.text().contains(&own), "{}", page.text());
     assert!(page.text().contains("registry-mirrors"), "{}", page.text());
     assert!(page.text().contains("upstream="), "{}", page.text());
-    assert_eq!(page.header("content-length"), Some(&*page.body.len().to_string()));
+    assert_eq!(
+        page.header("content-length"),
+        Some(&*page.body.len().to_string())
+    );
     assert!(hub.lines().is_empty());
 
-    let named = mirror.get("/").host("mirror.example.com").send().await.expect(200);
-    assert!(named.text().contains("mirror.example.com"), "{}", named.text());
+    let named = mirror
+        .get("/")
+        .host("mirror.example.com")
+        .send()
+        .await
+        .expect(200);
+    assert!(
+        named.text().contains("mirror.example.com"),
+        "{}",
+        named.text()
+    );
 }
 
 #[tokio::test]
 async fn the_page_shows_an_address_and_never_runs_it() {
     let World { mirror, .. } = World::start().await;
-    for host in ["a\"><script>alert(1)</script>", "a<b", "a&b=c", "a'onload='x"] {
+    for host in [
+        "a\"><script>alert(1)</script>",
+        "a<b",
+        "a&b=c",
+        "a'onload='x",
+    ] {
         let Ok(page) = mirror.get("/").host(host).try_send().await else {
             continue;
         };
         let text = String::from_utf8_lossy(&page.body);
-        assert!(!text.contains("<script>alert") && !text.contains("a<b") && !text.contains("'onload='"), "{text}");
+        assert!(
+            !text.contains("<script>alert") && !text.contains("a<b") && !text.contains("'onload='"),
+            "{text}"
+        );
     }
 }
 
@@ -37,27 +61,50 @@ async fn head_of_the_page_has_its_length() {
     let page = mirror.get("/").send().await.expect(200);
     let head = mirror.head("/").send().await.expect(200);
     assert!(head.body.is_empty());
-    assert_eq!(head.header("content-length"), Some(&*page.body.len().to_string()));
+    assert_eq!(
+        head.header("content-length"),
+        Some(&*page.body.len().to_string())
+    );
 }
 
 #[tokio::test]
 async fn robots_are_sent_away() {
     let World { mirror, .. } = World::start().await;
     let robots = mirror.get("/robots.txt").send().await.expect(200);
-    assert!(robots.header("content-type").is_some_and(|value| value.starts_with("text/plain")), "{robots:?}");
+    assert!(
+        robots
+            .header("content-type")
+            .is_some_and(|value| value.starts_with("text/plain")),
+        "{robots:?}"
+    );
     assert_eq!(robots.text().trim(), "User-agent: *\nDisallow: /");
 }
 
 #[tokio::test]
 async fn anything_else_is_not_found() {
     let World { mirror, hub, .. } = World::start().await;
-    for target in
-        ["/index.html", "/favicon.ico", "/v1/", "/v3/", "/.env", "/v2x", "//v2/", "/%2e%2e/etc/passwd", "/V2/"]
-    {
+    for target in [
+        "/index.html",
+        "/favicon.ico",
+        "/v1/",
+        "/v3/",
+        "/.env",
+        "/v2x",
+        "//v2/",
+        "/%2e%2e/etc/passwd",
+        "/V2/",
+    ] {
         let answer = mirror.get(target).send().await;
         assert_eq!(answer.status, 404, "{target}: {answer:?}");
-        assert_eq!(answer.header("content-type"), Some("application/json"), "{target}: {answer:?}");
-        assert!(answer.json()["errors"][0]["code"].is_string(), "{target}: {answer:?}");
+        assert_eq!(
+            answer.header("content-type"),
+            Some("application/json"),
+            "{target}: {answer:?}"
+        );
+        assert!(
+            answer.json()["errors"][0]["code"].is_string(),
+            "{target}: {answer:?}"
+        );
     }
     assert!(hub.seen(Place::Registry).is_empty());
 }
@@ -68,7 +115,10 @@ async fn the_ping_is_answered_with_and_without_its_slash() {
     for target in ["/v2", "/v2/", "/v2/?x=1"] {
         for method in ["GET", "HEAD"] {
             let ping = mirror.request(method, target).send().await.expect(200);
-            assert_eq!(ping.header("docker-distribution-api-version"), Some("registry/2.0"));
+            assert_eq!(
+                ping.header("docker-distribution-api-version"),
+                Some("registry/2.0")
+            );
             assert_eq!(ping.header("content-type"), Some("application/json"));
             assert_eq!(ping.header("content-length"), Some("2"));
             assert_eq!(ping.text(), if method == "GET" { "{}" } else { "" });

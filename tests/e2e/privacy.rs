@@ -23,9 +23,16 @@ fn leaked(seen: &Seen) -> Option<String> {
         format!("{name}: {}", String::from_utf8_lossy(value.as_bytes()))
     };
     seen.headers.iter().map(line).find(|line| {
-        ["client-secret", "dXNlcjpjbGllbnQtc2VjcmV0", "203.0.113.7", "cookie", "spin-", "x-api-key"]
-            .iter()
-            .any(|secret| line.contains(secret))
+        [
+            "client-secret",
+            "dXNlcjpjbGllbnQtc2VjcmV0",
+            "203.0.113.7",
+            "cookie",
+            "spin-",
+            "x-api-key",
+        ]
+        .iter()
+        .any(|secret| line.contains(secret))
     })
 }
 
@@ -42,9 +49,14 @@ async fn the_clients_private_headers_stay_here() {
     for target in targets {
         for method in ["GET", "HEAD"] {
             let request = mirror.request(method, &target).accept_manifests();
-            let request = SECRETS.iter().fold(request, |request, (name, value)| request.header(name, value));
+            let request = SECRETS.iter().fold(request, |request, (name, value)| {
+                request.header(name, value)
+            });
             let answer = request.send().await;
-            assert!(matches!(answer.status.as_u16(), 200 | 307), "{method} {target}: {answer:?}");
+            assert!(
+                matches!(answer.status.as_u16(), 200 | 307),
+                "{method} {target}: {answer:?}"
+            );
         }
     }
     for place in [Place::Registry, Place::Tokens, Place::Cdn] {
@@ -52,7 +64,11 @@ async fn the_clients_private_headers_stay_here() {
             assert_eq!(leaked(&seen), None, "{place:?}: {seen:?}");
         }
     }
-    assert!(hub.seen(Place::Tokens).iter().all(|seen| seen.header("authorization").is_none()));
+    assert!(
+        hub.seen(Place::Tokens)
+            .iter()
+            .all(|seen| seen.header("authorization").is_none())
+    );
 }
 
 #[tokio::test]
@@ -61,7 +77,11 @@ async fn a_query_cannot_smuggle_a_second_request() {
     let target = format!("/v2/{NAME}/tags/list?n=1%0d%0aAuthorization:%20Basic%20eA==");
     mirror.get(&target).send().await;
     for seen in hub.seen(Place::Registry) {
-        assert!(seen.header("authorization").is_none_or(|value| value.starts_with("Bearer anonymous")), "{seen:?}");
+        assert!(
+            seen.header("authorization")
+                .is_none_or(|value| value.starts_with("Bearer anonymous")),
+            "{seen:?}"
+        );
     }
 }
 
@@ -74,9 +94,18 @@ async fn every_accept_line_arrives() {
         "*/*",
     ];
     let request = mirror.get(&format!("/v2/{NAME}/manifests/latest"));
-    lines.iter().fold(request, |request, line| request.header("accept", line)).send().await.expect(200);
+    lines
+        .iter()
+        .fold(request, |request, line| request.header("accept", line))
+        .send()
+        .await
+        .expect(200);
     for seen in hub.seen(Place::Registry) {
-        let all = seen.headers.get_all("accept").iter().map(|line| line.to_str().expect("a readable header"));
+        let all = seen
+            .headers
+            .get_all("accept")
+            .iter()
+            .map(|line| line.to_str().expect("a readable header"));
         let all = all.collect::<Vec<_>>().join(", ");
         assert_eq!(all, lines.join(", "), "{seen:?}");
     }
@@ -85,8 +114,14 @@ async fn every_accept_line_arrives() {
 #[tokio::test]
 async fn the_upstream_is_asked_for_bytes_as_they_are() {
     let World { mirror, hub, .. } = World::start().await;
-    let request = mirror.get(&format!("/v2/{NAME}/manifests/latest")).accept_manifests();
-    request.header("accept-encoding", "zstd, gzip, deflate").send().await.expect(200);
+    let request = mirror
+        .get(&format!("/v2/{NAME}/manifests/latest"))
+        .accept_manifests();
+    request
+        .header("accept-encoding", "zstd, gzip, deflate")
+        .send()
+        .await
+        .expect(200);
     for seen in hub.seen(Place::Registry) {
         let encoding = seen.header("accept-encoding").unwrap_or("identity");
         assert_eq!(encoding, "identity", "{seen:?}");
@@ -97,13 +132,19 @@ async fn the_upstream_is_asked_for_bytes_as_they_are() {
 async fn an_encoding_that_an_upstream_chose_all_the_same_is_told() {
     let World { mirror, hub, .. } = World::start().await;
     hub.script(|place, _| {
-        let headers = [("content-encoding", "gzip"), ("content-type", "application/octet-stream")];
+        let headers = [
+            ("content-encoding", "gzip"),
+            ("content-type", "application/octet-stream"),
+        ];
         (place == Place::Registry).then(|| Reply::new(200, &headers, "\x1f\u{8b} as scripted"))
     });
     let target = format!("/v2/{NAME}/blobs/sha256:{}", "a".repeat(64));
     let answer = mirror.get(&target).send().await;
     let whole = answer.status == 200 && answer.header("content-encoding") == Some("gzip");
-    assert!(whole || answer.status.is_client_error() || answer.status.is_server_error(), "{answer:?}");
+    assert!(
+        whole || answer.status.is_client_error() || answer.status.is_server_error(),
+        "{answer:?}"
+    );
 }
 
 #[tokio::test]
@@ -111,15 +152,32 @@ async fn the_upstreams_rate_limits_come_back_and_its_private_headers_do_not() {
     let World { mirror, hub, image } = World::start().await;
     let targets = [
         (format!("/v2/{NAME}/manifests/latest"), 200),
-        (format!("/v2/{NAME}/blobs/{}", image.here().layers[0].digest), 307),
+        (
+            format!("/v2/{NAME}/blobs/{}", image.here().layers[0].digest),
+            307,
+        ),
         (format!("/v2/{NAME}/manifests/missing"), 404),
         (format!("/v2/{NAME}/tags/list"), 200),
         (format!("/v2/?upstream={}", hub.address()), 200),
     ];
     for (target, status) in targets {
-        let answer = mirror.get(&target).accept_manifests().send().await.expect(status);
-        for name in ["set-cookie", "server", "strict-transport-security", "www-authenticate", "proxy-authenticate"] {
-            assert!(!answer.headers.contains_key(name), "{target}: {name} in {answer:?}");
+        let answer = mirror
+            .get(&target)
+            .accept_manifests()
+            .send()
+            .await
+            .expect(status);
+        for name in [
+            "set-cookie",
+            "server",
+            "strict-transport-security",
+            "www-authenticate",
+            "proxy-authenticate",
+        ] {
+            assert!(
+                !answer.headers.contains_key(name),
+                "{target}: {name} in {answer:?}"
+            );
         }
         if target.contains("manifests/latest") {
             assert_eq!(answer.header("ratelimit-limit"), Some("100;w=21600"));
@@ -136,7 +194,10 @@ async fn a_challenge_never_comes_back_whatever_the_status() {
         hub.script(move |place, _| {
             let headers = [
                 ("www-authenticate", "Basic realm=\"give me your password\""),
-                ("proxy-authenticate", "Basic realm=\"give me your password\""),
+                (
+                    "proxy-authenticate",
+                    "Basic realm=\"give me your password\"",
+                ),
                 ("content-type", crate::support::image::INDEX),
             ];
             (place == Place::Registry).then(|| Reply::new(status, &headers, "{}"))
@@ -147,8 +208,14 @@ async fn a_challenge_never_comes_back_whatever_the_status() {
             format!("/v2/?upstream={}", hub.address()),
         ] {
             let answer = mirror.get(&target).accept_manifests().send().await;
-            assert!(!answer.headers.contains_key("www-authenticate"), "{status} {target}: {answer:?}");
-            assert!(!answer.headers.contains_key("proxy-authenticate"), "{status} {target}: {answer:?}");
+            assert!(
+                !answer.headers.contains_key("www-authenticate"),
+                "{status} {target}: {answer:?}"
+            );
+            assert!(
+                !answer.headers.contains_key("proxy-authenticate"),
+                "{status} {target}: {answer:?}"
+            );
             assert_ne!(answer.status, 401, "{status} {target}: {answer:?}");
             assert_ne!(answer.status, 407, "{status} {target}: {answer:?}");
         }
@@ -170,17 +237,30 @@ async fn a_web_page_under_a_blobs_name_is_not_shown_as_one() {
         (place == Place::Registry).then(|| Reply::new(200, &headers, "<script>alert(1)</script>"))
     });
     let digest = format!("sha256:{}", "a".repeat(64));
-    for target in
-        [format!("/v2/{NAME}/blobs/{digest}"), format!("/v2/{NAME}/manifests/latest"), format!("/v2/{NAME}/tags/list")]
-    {
+    for target in [
+        format!("/v2/{NAME}/blobs/{digest}"),
+        format!("/v2/{NAME}/manifests/latest"),
+        format!("/v2/{NAME}/tags/list"),
+    ] {
         let answer = mirror.get(&target).accept_manifests().send().await;
         let shown = answer.header("content-type").unwrap_or_default();
         assert!(!shown.contains("html"), "{target}: {answer:?}");
-        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{target}: {answer:?}");
-        for name in
-            ["content-disposition", "refresh", "access-control-allow-origin", "service-worker-allowed", "x-anything"]
-        {
-            assert!(!answer.headers.contains_key(name), "{target}: {name} in {answer:?}");
+        assert_eq!(
+            answer.header("x-content-type-options"),
+            Some("nosniff"),
+            "{target}: {answer:?}"
+        );
+        for name in [
+            "content-disposition",
+            "refresh",
+            "access-control-allow-origin",
+            "service-worker-allowed",
+            "x-anything",
+        ] {
+            assert!(
+                !answer.headers.contains_key(name),
+                "{target}: {name} in {answer:?}"
+            );
         }
     }
 }
@@ -197,7 +277,10 @@ async fn a_redirect_before_any_challenge_goes_back_without_its_bytes() {
         });
         let target = format!("/v2/{NAME}/blobs/{}", image.here().layers[0].digest);
         let answer = mirror.get(&target).send().await.expect(status);
-        assert_eq!(answer.header("location"), Some(&*hub.blob_url(&image.here().layers[0].digest)));
+        assert_eq!(
+            answer.header("location"),
+            Some(&*hub.blob_url(&image.here().layers[0].digest))
+        );
         assert!(answer.body.is_empty(), "{answer:?}");
         assert!(!answer.headers.contains_key("set-cookie"), "{answer:?}");
     }
@@ -211,12 +294,17 @@ async fn a_relative_location_becomes_absolute() {
     let digest = &image.here().layers[0].digest;
     let target = format!("/v2/{NAME}/blobs/{digest}");
     let cases = [
-        ("/store/x?sig=a%2Fb", format!("http://{address}/store/x?sig=a%2Fb")),
+        (
+            "/store/x?sig=a%2Fb",
+            format!("http://{address}/store/x?sig=a%2Fb"),
+        ),
         ("other", format!("http://{address}/v2/{NAME}/blobs/other")),
         ("../x/./y", format!("http://{address}/v2/{NAME}/x/y")),
     ];
     for (location, expected) in cases {
-        hub.script(move |place, _| (place == Place::Registry).then(|| Reply::new(307, &[("location", location)], "")));
+        hub.script(move |place, _| {
+            (place == Place::Registry).then(|| Reply::new(307, &[("location", location)], ""))
+        });
         let answer = mirror.get(&target).send().await.expect(307);
         assert_eq!(answer.header("location"), Some(&*expected), "{location}");
     }

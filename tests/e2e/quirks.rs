@@ -9,7 +9,14 @@ use crate::support::server::{Reply, Seen};
 use crate::support::wild::{Host, Wild};
 
 fn challenge(line: &str) -> Reply {
-    Reply::new(401, &[("www-authenticate", line), ("content-type", "application/json")], "{}")
+    Reply::new(
+        401,
+        &[
+            ("www-authenticate", line),
+            ("content-type", "application/json"),
+        ],
+        "{}",
+    )
 }
 
 fn token(token: &str) -> Reply {
@@ -18,7 +25,15 @@ fn token(token: &str) -> Reply {
 
 fn manifest() -> Reply {
     let digest = digest(b"{}");
-    Reply::new(200, &[("content-type", INDEX), ("docker-content-digest", &digest), ("content-length", "2")], "{}")
+    Reply::new(
+        200,
+        &[
+            ("content-type", INDEX),
+            ("docker-content-digest", &digest),
+            ("content-length", "2"),
+        ],
+        "{}",
+    )
 }
 
 /// The same for HEAD: a server of ours leaves the body out.
@@ -27,7 +42,11 @@ fn manifest_for(seen: &Seen) -> Reply {
         let digest = digest(b"{}");
         return Reply::new(
             200,
-            &[("content-type", INDEX), ("docker-content-digest", &digest), ("content-length", "2")],
+            &[
+                ("content-type", INDEX),
+                ("docker-content-digest", &digest),
+                ("content-length", "2"),
+            ],
             "",
         );
     }
@@ -50,22 +69,40 @@ fn blob(name: &str) -> String {
 #[tokio::test]
 async fn public_ecr_aws() {
     const CDN: &str = "https://d2glxqk2uabbnd.cloudfront.net/layer?Signature=a~b_&Key-Pair-Id=K";
-    let ecr = Host::new("public.ecr.aws", |seen| match (&*seen.method, seen.path()) {
-        (_, "/token/") => token("aws-token"),
-        _ if seen.header("authorization").is_some_and(|value| value.starts_with("Basic")) => error(400, "UNSUPPORTED"),
-        ("HEAD", path) if path.contains("/blobs/") => {
-            challenge(r#"Bearer realm="https://public.ecr.aws/token/",service="public.ecr.aws",scope="aws""#)
+    let ecr = Host::new("public.ecr.aws", |seen| {
+        match (&*seen.method, seen.path()) {
+            (_, "/token/") => token("aws-token"),
+            _ if seen
+                .header("authorization")
+                .is_some_and(|value| value.starts_with("Basic")) =>
+            {
+                error(400, "UNSUPPORTED")
+            }
+            ("HEAD", path) if path.contains("/blobs/") => challenge(
+                r#"Bearer realm="https://public.ecr.aws/token/",service="public.ecr.aws",scope="aws""#,
+            ),
+            _ if !has(seen, "Bearer aws-token") => challenge(
+                r#"Bearer realm="https://public.ecr.aws/token/",service="public.ecr.aws",scope="aws""#,
+            ),
+            (_, path) if path.contains("/blobs/") => redirect(307, CDN),
+            _ => manifest_for(seen),
         }
-        _ if !has(seen, "Bearer aws-token") => {
-            challenge(r#"Bearer realm="https://public.ecr.aws/token/",service="public.ecr.aws",scope="aws""#)
-        }
-        (_, path) if path.contains("/blobs/") => redirect(307, CDN),
-        _ => manifest_for(seen),
     });
-    let Some(wild) = Wild::start([ecr]).await else { return };
-    let basic = wild.mirror.get("/v2/docker/library/alpine/manifests/3?upstream=public.ecr.aws");
-    basic.accept_manifests().header("authorization", "Basic eDp5").send().await.expect(200);
-    wild.ask("GET", "public.ecr.aws", "nginx/nginx/manifests/1").await.expect(200);
+    let Some(wild) = Wild::start([ecr]).await else {
+        return;
+    };
+    let basic = wild
+        .mirror
+        .get("/v2/docker/library/alpine/manifests/3?upstream=public.ecr.aws");
+    basic
+        .accept_manifests()
+        .header("authorization", "Basic eDp5")
+        .send()
+        .await
+        .expect(200);
+    wild.ask("GET", "public.ecr.aws", "nginx/nginx/manifests/1")
+        .await
+        .expect(200);
     assert_eq!(
         wild.asked(),
         [
@@ -81,7 +118,14 @@ async fn public_ecr_aws() {
         assert_eq!(answer.header("location"), Some(CDN), "{method}");
     }
     let url = format!("https://public.ecr.aws/v2/{blob} Bearer aws-token");
-    assert_eq!(wild.asked(), [format!("HEAD {url}"), format!("GET {url}"), format!("GET {url}")]);
+    assert_eq!(
+        wild.asked(),
+        [
+            format!("HEAD {url}"),
+            format!("GET {url}"),
+            format!("GET {url}")
+        ]
+    );
 }
 
 /// No service in the challenge; an expired token gets a challenge of another token server, which knows no anonymous users.
@@ -90,16 +134,26 @@ async fn nvcr_io() {
     let is_expired = Arc::new(AtomicBool::new(false));
     let expired = Arc::clone(&is_expired);
     let nvcr = Host::new("nvcr.io", move |seen| {
-        let good = if expired.load(Ordering::SeqCst) { "second" } else { "first" };
+        let good = if expired.load(Ordering::SeqCst) {
+            "second"
+        } else {
+            "first"
+        };
         match seen.header("authorization") {
             _ if seen.path() == "/proxy_auth" => token(good),
             Some(sent) if sent == format!("Bearer {good}") => manifest_for(seen),
-            Some(_) => challenge(r#"Bearer realm="https://authn.nvidia.com/token?service=ngc",scope="x""#),
-            None => challenge(r#"Bearer realm="https://nvcr.io/proxy_auth",scope="repository:nvidia/cuda:pull,push""#),
+            Some(_) => {
+                challenge(r#"Bearer realm="https://authn.nvidia.com/token?service=ngc",scope="x""#)
+            }
+            None => challenge(
+                r#"Bearer realm="https://nvcr.io/proxy_auth",scope="repository:nvidia/cuda:pull,push""#,
+            ),
         }
     });
     let authn = Host::new("authn.nvidia.com", |_| error(401, "UNAUTHORIZED"));
-    let Some(wild) = Wild::start([nvcr, authn]).await else { return };
+    let Some(wild) = Wild::start([nvcr, authn]).await else {
+        return;
+    };
     let ask = || wild.ask("GET", "nvcr.io", "nvidia/cuda/manifests/12");
     ask().await.expect(200);
     is_expired.store(true, Ordering::SeqCst);
@@ -124,7 +178,9 @@ async fn nvcr_io() {
 #[tokio::test]
 async fn lscr_io() {
     const CDN: &str = "https://pkg-containers.githubusercontent.com/ghcr1/blobs/x?sig=a%2Fb%3D";
-    let lscr = Host::new("lscr.io", |seen| redirect(307, &format!("https://ghcr.io{}", seen.target)));
+    let lscr = Host::new("lscr.io", |seen| {
+        redirect(307, &format!("https://ghcr.io{}", seen.target))
+    });
     let ghcr = Host::new("ghcr.io", |seen| match seen.path() {
         "/token" => token("of-ghcr"),
         _ if !has(seen, "Bearer of-ghcr") => challenge(
@@ -133,9 +189,13 @@ async fn lscr_io() {
         path if path.contains("/blobs/") => redirect(307, CDN),
         _ => manifest_for(seen),
     });
-    let Some(wild) = Wild::start([lscr, ghcr]).await else { return };
+    let Some(wild) = Wild::start([lscr, ghcr]).await else {
+        return;
+    };
     for method in ["HEAD", "GET"] {
-        wild.ask(method, "lscr.io", "linuxserver/nginx/manifests/latest").await.expect(200);
+        wild.ask(method, "lscr.io", "linuxserver/nginx/manifests/latest")
+            .await
+            .expect(200);
     }
     let path = "v2/linuxserver/nginx/manifests/latest";
     assert_eq!(
@@ -155,28 +215,45 @@ async fn lscr_io() {
     assert_eq!(answer.header("location"), Some(CDN));
     assert_eq!(
         wild.asked(),
-        [format!("GET https://lscr.io/v2/{blob}"), format!("GET https://ghcr.io/v2/{blob} Bearer of-ghcr")]
+        [
+            format!("GET https://lscr.io/v2/{blob}"),
+            format!("GET https://ghcr.io/v2/{blob} Bearer of-ghcr")
+        ]
     );
 }
 
 /// Manifests are at another registry, by way of a 307 that no client follows; blobs at a bucket.
 #[tokio::test]
 async fn registry_k8s_io() {
-    const BUCKET: &str = "https://prod-registry-k8s-io-eu-west-1.s3.dualstack.eu-west-1.amazonaws.com/containers/x";
-    let k8s = Host::new("registry.k8s.io", |seen| match seen.path().split_once("/blobs/") {
-        Some(_) => redirect(307, BUCKET),
-        None => redirect(
-            307,
-            &seen.target.replace("/v2/", "https://europe-west1-docker.pkg.dev/v2/k8s-artifacts-prod/images/"),
-        ),
+    const BUCKET: &str =
+        "https://prod-registry-k8s-io-eu-west-1.s3.dualstack.eu-west-1.amazonaws.com/containers/x";
+    let k8s = Host::new("registry.k8s.io", |seen| {
+        match seen.path().split_once("/blobs/") {
+            Some(_) => redirect(307, BUCKET),
+            None => redirect(
+                307,
+                &seen.target.replace(
+                    "/v2/",
+                    "https://europe-west1-docker.pkg.dev/v2/k8s-artifacts-prod/images/",
+                ),
+            ),
+        }
     });
     let pkg = Host::new("europe-west1-docker.pkg.dev", manifest_for);
-    let Some(wild) = Wild::start([k8s, pkg]).await else { return };
+    let Some(wild) = Wild::start([k8s, pkg]).await else {
+        return;
+    };
     for method in ["HEAD", "GET"] {
-        let answer = wild.ask(method, "registry.k8s.io", "pause/manifests/3.9").await.expect(200);
+        let answer = wild
+            .ask(method, "registry.k8s.io", "pause/manifests/3.9")
+            .await
+            .expect(200);
         assert_eq!(answer.header("content-type"), Some(INDEX));
         assert_eq!(answer.header("content-length"), Some("2"));
-        assert_eq!(answer.header("docker-content-digest"), Some(&*digest(b"{}")));
+        assert_eq!(
+            answer.header("docker-content-digest"),
+            Some(&*digest(b"{}"))
+        );
         assert_eq!(answer.header("location"), None);
         assert_eq!(
             wild.asked(),
@@ -188,7 +265,10 @@ async fn registry_k8s_io() {
             ]
         );
     }
-    let answer = wild.ask("GET", "registry.k8s.io", &blob("pause")).await.expect(307);
+    let answer = wild
+        .ask("GET", "registry.k8s.io", &blob("pause"))
+        .await
+        .expect(307);
     assert_eq!(answer.header("location"), Some(BUCKET));
 }
 
@@ -211,7 +291,10 @@ async fn who_grants_tokens() {
         Case {
             registry: "gcr.io",
             rest: "project/image/manifests/1",
-            challenge: Some((r#"Bearer realm="https://gcr.io/v2/token",service="gcr.io""#, "/v2/")),
+            challenge: Some((
+                r#"Bearer realm="https://gcr.io/v2/token",service="gcr.io""#,
+                "/v2/",
+            )),
             grantor: "gcr.io",
             fetch: "/v2/token?service=gcr.io&scope=repository%3Aproject%2Fimage%3Apull",
             requests: 4,
@@ -248,13 +331,20 @@ async fn who_grants_tokens() {
         if case.grantor != case.registry {
             hosts.push(Host::new(case.grantor, answer));
         }
-        let Some(wild) = Wild::start(hosts).await else { return };
+        let Some(wild) = Wild::start(hosts).await else {
+            return;
+        };
         let seen = wild.ask("GET", case.registry, case.rest).await;
         let asked = wild.asked();
         assert_eq!(seen.status, 200, "{}: {asked:#?}", case.registry);
         assert_eq!(asked.len(), case.requests, "{}: {asked:#?}", case.registry);
         let fetch = format!("GET https://{}{}", case.grantor, case.fetch);
-        assert_eq!(asked.contains(&fetch), case.challenge.is_some(), "{}: {asked:#?}", case.registry);
+        assert_eq!(
+            asked.contains(&fetch),
+            case.challenge.is_some(),
+            "{}: {asked:#?}",
+            case.registry
+        );
         // From then on each request is one.
         wild.ask("GET", case.registry, case.rest).await.expect(200);
         assert_eq!(wild.asked().len(), 1, "{}", case.registry);
@@ -268,18 +358,35 @@ async fn ghcr_io() {
         let ghcr = Host::new("ghcr.io", move |seen| match seen.path() {
             "/token" if seen.target.contains("private") => error(refusal, "DENIED"),
             "/token" => token("t"),
-            _ if !has(seen, "Bearer t") => challenge(r#"Bearer realm="https://ghcr.io/token",service="ghcr.io""#),
+            _ if !has(seen, "Bearer t") => {
+                challenge(r#"Bearer realm="https://ghcr.io/token",service="ghcr.io""#)
+            }
             _ => {
                 let mut types = seen.headers.get_all("accept").iter();
                 let knows = types.any(|line| line.to_str().is_ok_and(|line| line.contains(INDEX)));
-                if knows { manifest_for(seen) } else { error(404, "MANIFEST_UNKNOWN") }
+                if knows {
+                    manifest_for(seen)
+                } else {
+                    error(404, "MANIFEST_UNKNOWN")
+                }
             }
         });
-        let Some(wild) = Wild::start([ghcr]).await else { return };
-        wild.ask("GET", "ghcr.io", "owner/private/manifests/1").await.expect_error(403, "DENIED");
-        wild.ask("GET", "ghcr.io", &blob("owner/private")).await.expect_error(403, "DENIED");
-        wild.ask("GET", "ghcr.io", "owner/image/manifests/1").await.expect(200);
-        let old = wild.mirror.get("/v2/owner/image/manifests/1?upstream=ghcr.io").header("accept", DOCKER_LIST);
+        let Some(wild) = Wild::start([ghcr]).await else {
+            return;
+        };
+        wild.ask("GET", "ghcr.io", "owner/private/manifests/1")
+            .await
+            .expect_error(403, "DENIED");
+        wild.ask("GET", "ghcr.io", &blob("owner/private"))
+            .await
+            .expect_error(403, "DENIED");
+        wild.ask("GET", "ghcr.io", "owner/image/manifests/1")
+            .await
+            .expect(200);
+        let old = wild
+            .mirror
+            .get("/v2/owner/image/manifests/1?upstream=ghcr.io")
+            .header("accept", DOCKER_LIST);
         old.send().await.expect_error(404, "MANIFEST_UNKNOWN");
     }
 }
@@ -290,9 +397,14 @@ async fn quay_io() {
     for status in [302, 307] {
         let cdn = "https://cdn01.quay.io/quayio-production-s3/sha256/aa/x?X-Amz-Signature=b%2Fc&cf_sign=d%3D%3D";
         let quay = Host::new("quay.io", move |_| redirect(status, cdn));
-        let Some(wild) = Wild::start([quay]).await else { return };
+        let Some(wild) = Wild::start([quay]).await else {
+            return;
+        };
         for method in ["GET", "HEAD"] {
-            let answer = wild.ask(method, "quay.io", &blob("coreos/etcd")).await.expect(status);
+            let answer = wild
+                .ask(method, "quay.io", &blob("coreos/etcd"))
+                .await
+                .expect(status);
             assert_eq!(answer.header("location"), Some(cdn));
             assert!(answer.body.is_empty());
         }
@@ -305,7 +417,11 @@ async fn docker_hub() {
     let hub = Host::new("registry-1.docker.io", |seen| match seen.path() {
         path if path.contains("/busy/") => Reply::new(
             429,
-            &[("content-type", "text/plain"), ("retry-after", "60"), ("ratelimit-remaining", "0;w=21600")],
+            &[
+                ("content-type", "text/plain"),
+                ("retry-after", "60"),
+                ("ratelimit-remaining", "0;w=21600"),
+            ],
             "Too Many Requests (HAP429).\n",
         ),
         _ => {
@@ -318,16 +434,31 @@ async fn docker_hub() {
             Reply::new(200, &headers, "{}")
         }
     });
-    let Some(wild) = Wild::start([hub]).await else { return };
-    let answer = wild.ask("GET", "docker.io", "alpine/manifests/latest").await.expect(200);
+    let Some(wild) = Wild::start([hub]).await else {
+        return;
+    };
+    let answer = wild
+        .ask("GET", "docker.io", "alpine/manifests/latest")
+        .await
+        .expect(200);
     assert_eq!(answer.header("ratelimit-limit"), Some("100;w=21600"));
     assert_eq!(answer.header("ratelimit-remaining"), Some("76;w=21600"));
     assert_eq!(answer.header("docker-ratelimit-source"), Some("192.0.2.1"));
-    assert_eq!(wild.asked(), ["GET https://registry-1.docker.io/v2/library/alpine/manifests/latest"]);
+    assert_eq!(
+        wild.asked(),
+        ["GET https://registry-1.docker.io/v2/library/alpine/manifests/latest"]
+    );
     for rest in ["team/busy/manifests/latest", &blob("team/busy")] {
-        let answer = wild.ask("GET", "docker.io", rest).await.expect_error(429, "TOOMANYREQUESTS");
+        let answer = wild
+            .ask("GET", "docker.io", rest)
+            .await
+            .expect_error(429, "TOOMANYREQUESTS");
         assert_eq!(answer.header("retry-after"), Some("60"), "{rest}");
-        assert_eq!(answer.header("ratelimit-remaining"), Some("0;w=21600"), "{rest}");
+        assert_eq!(
+            answer.header("ratelimit-remaining"),
+            Some("0;w=21600"),
+            "{rest}"
+        );
     }
 }
 
@@ -337,11 +468,26 @@ async fn a_blob_elsewhere_in_the_same_registry() {
     let target = format!("/v2/{}", blob("shared/base"));
     let location = target.clone();
     let registry = Host::new("registry.example.com", move |seen| match seen.path() {
-        path if path == location => Reply::new(200, &[("content-type", "application/octet-stream")], "a layer"),
+        path if path == location => Reply::new(
+            200,
+            &[("content-type", "application/octet-stream")],
+            "a layer",
+        ),
         _ => redirect(307, &location),
     });
-    let Some(wild) = Wild::start([registry]).await else { return };
-    let answer = wild.ask("GET", "registry.example.com", &blob("team/app")).await.expect(200);
-    assert_eq!((&*answer.body, answer.header("location")), (&b"a layer"[..], None));
-    assert_eq!(wild.asked()[1], format!("GET https://registry.example.com{target}"));
+    let Some(wild) = Wild::start([registry]).await else {
+        return;
+    };
+    let answer = wild
+        .ask("GET", "registry.example.com", &blob("team/app"))
+        .await
+        .expect(200);
+    assert_eq!(
+        (&*answer.body, answer.header("location")),
+        (&b"a layer"[..], None)
+    );
+    assert_eq!(
+        wild.asked()[1],
+        format!("GET https://registry.example.com{target}")
+    );
 }

@@ -6,7 +6,9 @@ use crate::support::mirror::repository;
 
 fn recipes() -> BTreeMap<String, String> {
     let dir = repository().join("deploy/clients");
-    let files = std::fs::read_dir(&dir).expect("recipes").map(|file| file.expect("a recipe"));
+    let files = std::fs::read_dir(&dir)
+        .expect("recipes")
+        .map(|file| file.expect("a recipe"));
     let recipe = |file: std::fs::DirEntry| {
         let text = std::fs::read_to_string(file.path()).expect("a recipe");
         (file.file_name().into_string().expect("a name"), text)
@@ -19,7 +21,8 @@ fn the_readme_quotes_recipes_word_for_word() {
     let readme = std::fs::read_to_string(repository().join("README.md")).unwrap_or_default();
     for (name, recipe) in recipes() {
         assert!(
-            !readme.contains(&format!("deploy/clients/{name}")) || readme.contains(recipe.trim_end()),
+            !readme.contains(&format!("deploy/clients/{name}"))
+                || readme.contains(recipe.trim_end()),
             "README.md mentions deploy/clients/{name}, but quotes something else"
         );
     }
@@ -31,18 +34,26 @@ fn every_recipe_names_the_mirror_once_for_each_registry() {
     for (name, recipe) in recipes() {
         assert!(recipe.contains("mirror.example"), "{name}");
         match name.rsplit_once('.').map_or("", |(_, extension)| extension) {
-            "json" => assert!(serde_json::from_str::<serde_json::Value>(&recipe).is_ok(), "{name}"),
+            "json" => assert!(
+                serde_json::from_str::<serde_json::Value>(&recipe).is_ok(),
+                "{name}"
+            ),
             "toml" | "conf" => assert!(recipe.parse::<toml::Table>().is_ok(), "{name}"),
-            "yaml" => assert!(recipe.starts_with("mirrors:\n") && !recipe.contains('\t'), "{name}"),
+            "yaml" => assert!(
+                recipe.starts_with("mirrors:\n") && !recipe.contains('\t'),
+                "{name}"
+            ),
             "sh" => assert!(
-                recipe
-                    .lines()
-                    .all(|line| line.contains(" mirror.example/") || line.contains("docker://mirror.example/")),
+                recipe.lines().all(|line| line.contains(" mirror.example/")
+                    || line.contains("docker://mirror.example/")),
                 "{name}"
             ),
             _ => panic!("{name} is no recipe"),
         }
     }
     let buildkitd: toml::Table = recipes()["buildkitd.toml"].parse().expect("buildkitd.toml");
-    assert_eq!(buildkitd["registry"]["docker.io"]["mirrors"][0].as_str(), Some("mirror.example"));
+    assert_eq!(
+        buildkitd["registry"]["docker.io"]["mirrors"][0].as_str(),
+        Some("mirror.example")
+    );
 }

@@ -45,20 +45,32 @@ struct Stage {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fifty_clients_get_what_is_right_or_an_error_while_every_twentieth_answer_is_a_fault() {
-    let seconds = std::env::var("HAMMAL_SOAK_SECONDS").map_or(5, |text| text.parse().expect("a number of seconds"));
+    let seconds = std::env::var("HAMMAL_SOAK_SECONDS")
+        .map_or(5, |text| text.parse().expect("a number of seconds"));
     let stage = Arc::new(Stage::new().await);
     let mut mirrors = Vec::new();
     for delivery in ["redirect", "stream"] {
-        let options = Options::default().upstream(stage.hub.address()).plain_http(stage.hub.addresses());
-        let options = options.variable("blob_delivery", delivery).variable("tag_ttl", 1);
-        mirrors.push(Arc::new(options.variable("first_byte_timeout", 1).start().await));
+        let options = Options::default()
+            .upstream(stage.hub.address())
+            .plain_http(stage.hub.addresses());
+        let options = options
+            .variable("blob_delivery", delivery)
+            .variable("tag_ttl", 1);
+        mirrors.push(Arc::new(
+            options.variable("first_byte_timeout", 1).start().await,
+        ));
     }
     let end = Instant::now() + Duration::from_secs(seconds);
     let tally = Arc::clone(&stage.tally);
-    stage.hub.script(move |place, seen| fault(&tally, place, seen));
+    stage
+        .hub
+        .script(move |place, seen| fault(&tally, place, seen));
     let mut clients = JoinSet::new();
     for number in 0..CLIENTS {
-        let (stage, mirror) = (Arc::clone(&stage), Arc::clone(&mirrors[number % mirrors.len()]));
+        let (stage, mirror) = (
+            Arc::clone(&stage),
+            Arc::clone(&mirrors[number % mirrors.len()]),
+        );
         clients.spawn(async move {
             for turn in number.. {
                 if Instant::now() > end {
@@ -81,17 +93,31 @@ async fn fifty_clients_get_what_is_right_or_an_error_while_every_twentieth_answe
         }
         // A registry that failed is left alone for 20 seconds, and a tag that moved stays where it was until then.
         let moved = stage.images[IMAGES - 1].index.digest.clone();
-        stage.hub.push(&name(IMAGES - 1), "latest", &stage.images[IMAGES - 1]);
+        stage
+            .hub
+            .push(&name(IMAGES - 1), "latest", &stage.images[IMAGES - 1]);
         let begun = Instant::now();
         loop {
-            let answer = mirror.get(&manifest(IMAGES - 1, "latest")).accept_manifests().send().await.expect(200);
+            let answer = mirror
+                .get(&manifest(IMAGES - 1, "latest"))
+                .accept_manifests()
+                .send()
+                .await
+                .expect(200);
             if digest(&answer.body) == moved {
                 break;
             }
-            assert!(begun.elapsed() < Duration::from_secs(40), "the tag did not come back to {moved}: {answer:?}");
+            assert!(
+                begun.elapsed() < Duration::from_secs(40),
+                "the tag did not come back to {moved}: {answer:?}"
+            );
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
-        let ended: Vec<_> = mirror.stderr().into_iter().filter(|line| line.contains("instance of the")).collect();
+        let ended: Vec<_> = mirror
+            .stderr()
+            .into_iter()
+            .filter(|line| line.contains("instance of the"))
+            .collect();
         assert!(ended.is_empty(), "{ended:?}");
     }
     stage.tally.print(seconds);
@@ -99,8 +125,16 @@ async fn fifty_clients_get_what_is_right_or_an_error_while_every_twentieth_answe
         let third = resident.len() / 3;
         let most = |samples: &[u64]| samples.iter().copied().max().unwrap_or_default();
         let (first, last) = (most(&resident[..third]), most(&resident[third..]));
-        println!("soak: {} MiB resident in the first third, {} after it", first >> 20, last >> 20);
-        assert!(last < first + GROWTH, "memory of {} grew from {first} to {last} bytes", mirror.address());
+        println!(
+            "soak: {} MiB resident in the first third, {} after it",
+            first >> 20,
+            last >> 20
+        );
+        assert!(
+            last < first + GROWTH,
+            "memory of {} grew from {first} to {last} bytes",
+            mirror.address()
+        );
     }
 }
 
@@ -151,32 +185,69 @@ fn manifest(number: usize, reference: &str) -> String {
 impl Stage {
     async fn new() -> Self {
         let hub = Hub::start().await;
-        let images: Vec<_> = (0..IMAGES).map(|number| Image::new(OCI, &format!("soak {number}"))).collect();
+        let images: Vec<_> = (0..IMAGES)
+            .map(|number| Image::new(OCI, &format!("soak {number}")))
+            .collect();
         for (number, image) in images.iter().enumerate() {
             hub.push(&name(number), "latest", image);
         }
         // Both of the images that the last tag is moved between.
         hub.push(&name(IMAGES - 1), "other", &images[IMAGES - 2]);
-        Self { hub, images, tally: Arc::default() }
+        Self {
+            hub,
+            images,
+            tally: Arc::default(),
+        }
     }
 
     /// As clients pull: the tag, the manifest of a platform, its blobs; and a look at the tag's manifest by its digest.
     async fn pull(&self, mirror: &Mirror, number: usize) {
         let moves = number == IMAGES - 1;
-        let possible = [&self.images[number], &self.images[number - usize::from(moves)]];
-        let pointed = |bytes: &[u8]| possible.into_iter().find(|image| image.index.bytes == bytes);
+        let possible = [
+            &self.images[number],
+            &self.images[number - usize::from(moves)],
+        ];
+        let pointed = |bytes: &[u8]| {
+            possible
+                .into_iter()
+                .find(|image| image.index.bytes == bytes)
+        };
         // What a registry says of its tags can't be checked by a mirror; a fault of it is one for the client.
-        let index = self.get(mirror, &manifest(number, "latest"), |bytes| pointed(bytes).is_some()).await;
+        let index = self
+            .get(mirror, &manifest(number, "latest"), |bytes| {
+                pointed(bytes).is_some()
+            })
+            .await;
         let image = pointed(&index).expect("one of both");
         let platform = image.here();
-        self.verified(mirror, &manifest(number, &platform.manifest.digest), &platform.manifest).await;
+        self.verified(
+            mirror,
+            &manifest(number, &platform.manifest.digest),
+            &platform.manifest,
+        )
+        .await;
         for blob in platform.blobs() {
-            self.verified(mirror, &format!("/v2/{}/blobs/{}", name(number), blob.digest), blob).await;
+            self.verified(
+                mirror,
+                &format!("/v2/{}/blobs/{}", name(number), blob.digest),
+                blob,
+            )
+            .await;
         }
-        let head = mirror.head(&manifest(number, &image.index.digest)).accept_manifests().send().await;
+        let head = mirror
+            .head(&manifest(number, &image.index.digest))
+            .accept_manifests()
+            .send()
+            .await;
         if head.status == 200 {
-            assert_eq!(head.header("docker-content-digest"), Some(&*image.index.digest));
-            assert_eq!(head.header("content-length"), Some(&*image.index.bytes.len().to_string()));
+            assert_eq!(
+                head.header("docker-content-digest"),
+                Some(&*image.index.digest)
+            );
+            assert_eq!(
+                head.header("content-length"),
+                Some(&*image.index.bytes.len().to_string())
+            );
         }
         self.tally.pulls.fetch_add(1, Ordering::Relaxed);
     }
@@ -185,7 +256,11 @@ impl Stage {
         let is_manifest = target.contains("/manifests/");
         let is_right = |bytes: &[u8]| {
             let is_right = bytes == content.bytes;
-            assert!(is_right || !is_manifest, "{target} brought {} bytes that are not it", bytes.len());
+            assert!(
+                is_right || !is_manifest,
+                "{target} brought {} bytes that are not it",
+                bytes.len()
+            );
             // A mirror does not look into the blobs that it hands on.
             is_right
         };
@@ -209,8 +284,15 @@ impl Stage {
 
 async fn follow(request: Request) -> Result<Answer, Error> {
     let answer = request.try_send().await?;
-    assert!(answer.status != 500 && answer.status != 401, "no mirror answers so: {answer:?}");
-    match answer.header("location").filter(|_| answer.status == 307).map(Request::of_url) {
+    assert!(
+        answer.status != 500 && answer.status != 401,
+        "no mirror answers so: {answer:?}"
+    );
+    match answer
+        .header("location")
+        .filter(|_| answer.status == 307)
+        .map(Request::of_url)
+    {
         // A delivery network has no time-outs of the mirror's.
         Some(there) => tokio::time::timeout(Duration::from_secs(1), there.try_send()).await?,
         None => Ok(answer),
@@ -226,7 +308,11 @@ fn fault(tally: &Tally, place: Place, seen: &Seen) -> Option<Reply> {
         x ^= x >> 7;
         x ^ (x << 17)
     };
-    let random = scramble(STATE.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |x| Some(scramble(x))).ok()?);
+    let random = scramble(
+        STATE
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |x| Some(scramble(x)))
+            .ok()?,
+    );
     if !random.is_multiple_of(FAULTS) {
         return None;
     }
@@ -238,7 +324,11 @@ fn fault(tally: &Tally, place: Place, seen: &Seen) -> Option<Reply> {
         2 => Reply::new(429, &[("retry-after", "1")], "too many"),
         3 => Reply::Close,
         4 => Reply::Hang,
-        5 => Reply::streamed(200, &[("content-type", OCI.index), ("content-length", "5000")], half),
+        5 => Reply::streamed(
+            200,
+            &[("content-type", OCI.index), ("content-length", "5000")],
+            half,
+        ),
         6 => Reply::new(200, &[("content-type", OCI.index)], "{\"of\":\"another\"}"),
         7 => Reply::new(200, &[("content-type", "text/html")], "<html>log in</html>"),
         8 if place == Place::Registry => Reply::new(401, &[], ""),

@@ -26,7 +26,14 @@ enum Way {
     Default,
 }
 
-const WAYS: [Way; 6] = [Way::Query, Way::Path, Way::Name, Way::Namespace, Way::OwnName, Way::Default];
+const WAYS: [Way; 6] = [
+    Way::Query,
+    Way::Path,
+    Way::Name,
+    Way::Namespace,
+    Way::OwnName,
+    Way::Default,
+];
 
 /// A registry, and two mirrors: one has it as its default upstream, the default of the other doesn't exist.
 struct Scene {
@@ -45,13 +52,23 @@ impl Scene {
         }
         hub.serve_blobs_directly();
         hub.script(|place, seen| {
-            (place == Place::Registry && seen.path().contains("/referrers/")).then(|| referrers(seen))
+            (place == Place::Registry && seen.path().contains("/referrers/"))
+                .then(|| referrers(seen))
         });
         let options = Options::default().plain_http(hub.addresses());
         let default = options.clone().upstream(hub.address()).start().await;
         let map = format!("other.mirror.example=quay.io,{OWN_NAME}={}", hub.address());
-        let other = options.upstream(nobody().await).variable("host_upstreams", map).start().await;
-        Self { hub, image, default, other }
+        let other = options
+            .upstream(nobody().await)
+            .variable("host_upstreams", map)
+            .start()
+            .await;
+        Self {
+            hub,
+            image,
+            default,
+            other,
+        }
     }
 
     /// `None` where the way has no form for it.
@@ -70,30 +87,53 @@ impl Scene {
     }
 
     fn to(&self, way: Way, method: &str, target: &str) -> Request {
-        let mirror = if way == Way::Default { &self.default } else { &self.other };
+        let mirror = if way == Way::Default {
+            &self.default
+        } else {
+            &self.other
+        };
         let request = mirror.request(method, target);
-        if way == Way::OwnName { request.host(OWN_NAME) } else { request }
+        if way == Way::OwnName {
+            request.host(OWN_NAME)
+        } else {
+            request
+        }
     }
 }
 
 /// Five referrers of two types, two on a page, as a registry that filters.
 fn referrers(seen: &Seen) -> Reply {
     let query = seen.query();
-    let value = |name| query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+    let value = |name| {
+        query
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+    };
     let of_type = value("artifactType");
     let all = (0..5).map(|number| {
         let artifact = if number % 2 == 0 { "application/x.signature" } else { "application/x.sbom+json" };
         json!({ "mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest(&[number]), "size": 1, "artifactType": artifact })
     });
-    let matching: Vec<_> = all.filter(|one| of_type.is_none_or(|wanted| one["artifactType"] == wanted)).collect();
+    let matching: Vec<_> = all
+        .filter(|one| of_type.is_none_or(|wanted| one["artifactType"] == wanted))
+        .collect();
     let page: usize = value("page").map_or(0, |page| page.parse().expect("a page"));
     let shown: Vec<_> = matching.iter().skip(page * 2).take(2).collect();
     let document = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": shown });
     let mut headers = vec![("content-type", INDEX)];
     let filter = of_type.map(|wanted| {
-        url::form_urlencoded::Serializer::new(String::new()).append_pair("artifactType", wanted).finish() + "&"
+        url::form_urlencoded::Serializer::new(String::new())
+            .append_pair("artifactType", wanted)
+            .finish()
+            + "&"
     });
-    let link = format!("<{}?{}page={}>; rel=\"next\"", seen.path(), filter.unwrap_or_default(), page + 1);
+    let link = format!(
+        "<{}?{}page={}>; rel=\"next\"",
+        seen.path(),
+        filter.unwrap_or_default(),
+        page + 1
+    );
     if (page + 1) * 2 < matching.len() {
         headers.push(("link", &link));
     }
@@ -117,7 +157,16 @@ struct Row {
 }
 
 fn row(section: &'static str, method: &'static str, rest: impl Into<String>, status: u16) -> Row {
-    Row { section, method, rest: rest.into(), sends: vec![], status, codes: &[], headers: vec![], body: None }
+    Row {
+        section,
+        method,
+        rest: rest.into(),
+        sends: vec![],
+        status,
+        codes: &[],
+        headers: vec![],
+        body: None,
+    }
 }
 
 impl Row {
@@ -136,11 +185,17 @@ impl Row {
     }
 
     fn body(self, body: impl Into<Bytes>) -> Row {
-        Row { body: Some(body.into()), ..self }
+        Row {
+            body: Some(body.into()),
+            ..self
+        }
     }
 
     fn check(&self, way: Way, answer: Answer) {
-        let what = format!("{} {} {} by {way:?}: {answer:?}", self.section, self.method, self.rest);
+        let what = format!(
+            "{} {} {} by {way:?}: {answer:?}",
+            self.section, self.method, self.rest
+        );
         assert_eq!(answer.status, self.status, "{what}");
         for (name, value) in &self.headers {
             assert_eq!(answer.header(name), Some(&**value), "{name}, {what}");
@@ -151,8 +206,15 @@ impl Row {
         if self.method == "HEAD" {
             assert!(answer.body.is_empty(), "{what}");
         } else if !self.codes.is_empty() {
-            assert_eq!(answer.header("content-type"), Some("application/json"), "{what}");
-            let code = answer.json()["errors"][0]["code"].as_str().unwrap_or_default().to_string();
+            assert_eq!(
+                answer.header("content-type"),
+                Some("application/json"),
+                "{what}"
+            );
+            let code = answer.json()["errors"][0]["code"]
+                .as_str()
+                .unwrap_or_default()
+                .to_string();
             assert!(self.codes.contains(&&*code), "{what}");
         }
     }
@@ -165,38 +227,94 @@ fn table(image: &Image) -> Vec<Row> {
         row("end-1", "GET", "", 200).body("{}"),
         row("end-1", "HEAD", "", 200),
         // Pulling blobs.
-        row("end-2", "GET", format!("{NAME}/blobs/{}", layer.digest), 200).body(layer.bytes.clone()),
-        row("end-2", "HEAD", format!("{NAME}/blobs/{}", layer.digest), 200),
-        row("end-2", "GET", format!("{NAME}/blobs/{}", layer.digest), 206)
-            .sends("range", "bytes=10-19")
-            .has("content-range", format!("bytes 10-19/{length}"))
-            .body(layer.bytes.slice(10..20)),
-        row("end-2", "GET", format!("{NAME}/blobs/{}", layer.digest), 206)
-            .sends("range", format!("bytes={}-", length - 5))
-            .has("content-range", format!("bytes {}-{}/{length}", length - 5, length - 1))
-            .body(layer.bytes.slice(length - 5..)),
-        row("end-2", "GET", format!("{NAME}/blobs/{}", layer.digest), 416)
-            .sends("range", format!("bytes={length}-"))
-            .codes(&["RANGE_INVALID"]),
+        row(
+            "end-2",
+            "GET",
+            format!("{NAME}/blobs/{}", layer.digest),
+            200,
+        )
+        .body(layer.bytes.clone()),
+        row(
+            "end-2",
+            "HEAD",
+            format!("{NAME}/blobs/{}", layer.digest),
+            200,
+        ),
+        row(
+            "end-2",
+            "GET",
+            format!("{NAME}/blobs/{}", layer.digest),
+            206,
+        )
+        .sends("range", "bytes=10-19")
+        .has("content-range", format!("bytes 10-19/{length}"))
+        .body(layer.bytes.slice(10..20)),
+        row(
+            "end-2",
+            "GET",
+            format!("{NAME}/blobs/{}", layer.digest),
+            206,
+        )
+        .sends("range", format!("bytes={}-", length - 5))
+        .has(
+            "content-range",
+            format!("bytes {}-{}/{length}", length - 5, length - 1),
+        )
+        .body(layer.bytes.slice(length - 5..)),
+        row(
+            "end-2",
+            "GET",
+            format!("{NAME}/blobs/{}", layer.digest),
+            416,
+        )
+        .sends("range", format!("bytes={length}-"))
+        .codes(&["RANGE_INVALID"]),
         row("end-2", "GET", format!("{NAME}/blobs/{unknown}"), 404).codes(&["BLOB_UNKNOWN"]),
         row("end-2", "HEAD", format!("{NAME}/blobs/{unknown}"), 404),
-        row("end-2", "GET", format!("no/such/name/blobs/{unknown}"), 404).codes(&["NAME_UNKNOWN", "BLOB_UNKNOWN"]),
+        row("end-2", "GET", format!("no/such/name/blobs/{unknown}"), 404)
+            .codes(&["NAME_UNKNOWN", "BLOB_UNKNOWN"]),
         row("end-2", "GET", format!("{NAME}/blobs/sha256:short"), 400).codes(&["DIGEST_INVALID"]),
         row("end-2", "GET", format!("UPPER/app/blobs/{unknown}"), 400).codes(&["NAME_INVALID"]),
         // Pulling manifests.
-        row("end-3", "GET", format!("{NAME}/manifests/{unknown}"), 404).codes(&["MANIFEST_UNKNOWN"]),
+        row("end-3", "GET", format!("{NAME}/manifests/{unknown}"), 404)
+            .codes(&["MANIFEST_UNKNOWN"]),
         row("end-3", "HEAD", format!("{NAME}/manifests/{unknown}"), 404),
-        row("end-3", "GET", format!("{NAME}/manifests/no-such-tag"), 404).codes(&["MANIFEST_UNKNOWN"]),
-        row("end-3", "HEAD", format!("{NAME}/manifests/no-such-tag"), 404),
-        row("end-3", "GET", "no/such/name/manifests/1", 404).codes(&["NAME_UNKNOWN", "MANIFEST_UNKNOWN"]),
+        row("end-3", "GET", format!("{NAME}/manifests/no-such-tag"), 404)
+            .codes(&["MANIFEST_UNKNOWN"]),
+        row(
+            "end-3",
+            "HEAD",
+            format!("{NAME}/manifests/no-such-tag"),
+            404,
+        ),
+        row("end-3", "GET", "no/such/name/manifests/1", 404)
+            .codes(&["NAME_UNKNOWN", "MANIFEST_UNKNOWN"]),
         row("end-3", "GET", "UPPER/app/manifests/1", 400).codes(&["NAME_INVALID"]),
         row("end-3", "GET", "team//app/manifests/1", 400).codes(&["NAME_INVALID"]),
-        row("end-3", "GET", format!("{NAME}/manifests/sha256:short"), 400).codes(&["DIGEST_INVALID"]),
-        row("end-3", "GET", format!("{NAME}/manifests/.INVALID_MANIFEST_NAME"), 404).codes(&["MANIFEST_INVALID"]),
+        row(
+            "end-3",
+            "GET",
+            format!("{NAME}/manifests/sha256:short"),
+            400,
+        )
+        .codes(&["DIGEST_INVALID"]),
+        row(
+            "end-3",
+            "GET",
+            format!("{NAME}/manifests/.INVALID_MANIFEST_NAME"),
+            404,
+        )
+        .codes(&["MANIFEST_INVALID"]),
         // Writing, in every endpoint that there is.
         row("end-4a", "POST", format!("{NAME}/blobs/uploads/"), 405).codes(&["UNSUPPORTED"]),
         row("end-5", "PATCH", format!("{NAME}/blobs/uploads/1"), 405).codes(&["UNSUPPORTED"]),
-        row("end-6", "PUT", format!("{NAME}/blobs/uploads/1?digest={unknown}"), 405).codes(&["UNSUPPORTED"]),
+        row(
+            "end-6",
+            "PUT",
+            format!("{NAME}/blobs/uploads/1?digest={unknown}"),
+            405,
+        )
+        .codes(&["UNSUPPORTED"]),
         row("end-7", "PUT", format!("{NAME}/manifests/1"), 405).codes(&["UNSUPPORTED"]),
         row("end-9", "DELETE", format!("{NAME}/manifests/1"), 405).codes(&["UNSUPPORTED"]),
         row("end-10", "DELETE", format!("{NAME}/blobs/{unknown}"), 405).codes(&["UNSUPPORTED"]),
@@ -208,24 +326,50 @@ fn table(image: &Image) -> Vec<Row> {
         row("end-8b", "GET", format!("{NAME}/tags/list?n=2&last=2"), 200)
             .body(json!({ "name": NAME, "tags": ["3", "4"] }).to_string()),
         // Listing referrers.
-        row("end-12a", "GET", format!("{NAME}/referrers/sha256:short"), 400).codes(&["DIGEST_INVALID"]),
-        row("end-12a", "GET", format!("{NAME}/referrers/{}", index.digest), 200).has("content-type", INDEX),
-        row("end-12b", "GET", format!("{NAME}/referrers/{}?artifactType=application/x.sbom%2Bjson", index.digest), 200)
-            .has("content-type", INDEX)
-            .has("oci-filters-applied", "artifactType"),
+        row(
+            "end-12a",
+            "GET",
+            format!("{NAME}/referrers/sha256:short"),
+            400,
+        )
+        .codes(&["DIGEST_INVALID"]),
+        row(
+            "end-12a",
+            "GET",
+            format!("{NAME}/referrers/{}", index.digest),
+            200,
+        )
+        .has("content-type", INDEX),
+        row(
+            "end-12b",
+            "GET",
+            format!(
+                "{NAME}/referrers/{}?artifactType=application/x.sbom%2Bjson",
+                index.digest
+            ),
+            200,
+        )
+        .has("content-type", INDEX)
+        .has("oci-filters-applied", "artifactType"),
     ];
     for reference in ["3", &index.digest] {
         let rest = format!("{NAME}/manifests/{reference}");
         let described = |row: Row| {
-            let row = row.has("content-type", INDEX).has("docker-content-digest", &index.digest);
+            let row = row
+                .has("content-type", INDEX)
+                .has("docker-content-digest", &index.digest);
             row.has("content-length", index.bytes.len().to_string())
         };
         rows.push(described(row("end-3", "HEAD", &rest, 200)));
         rows.push(described(row("end-3", "GET", &rest, 200)).body(index.bytes.clone()));
     }
-    for row in rows.iter_mut().filter(|row| row.section == "end-2" && row.status == 200) {
+    for row in rows
+        .iter_mut()
+        .filter(|row| row.section == "end-2" && row.status == 200)
+    {
         row.headers.push(("content-length", length.to_string()));
-        row.headers.push(("docker-content-digest", layer.digest.clone()));
+        row.headers
+            .push(("docker-content-digest", layer.digest.clone()));
     }
     rows
 }
@@ -235,9 +379,15 @@ async fn every_endpoint_in_every_way_of_naming_an_upstream() {
     let scene = Scene::start().await;
     for row in table(&scene.image) {
         for way in WAYS {
-            let Some(request) = scene.request(way, row.method, &row.rest) else { continue };
-            let request =
-                row.sends.iter().fold(request.accept_manifests(), |request, (name, value)| request.header(name, value));
+            let Some(request) = scene.request(way, row.method, &row.rest) else {
+                continue;
+            };
+            let request = row
+                .sends
+                .iter()
+                .fold(request.accept_manifests(), |request, (name, value)| {
+                    request.header(name, value)
+                });
             row.check(way, request.send().await);
         }
     }
@@ -251,9 +401,17 @@ async fn pages(scene: &Scene, way: Way, rest: &str, list: &str) -> Vec<Vec<Value
         let answer = request.send().await.expect(200);
         pages.push(answer.json()[list].as_array().expect("a list").clone());
         assert!(pages.len() < 10, "no end: {pages:?}");
-        let Some(link) = answer.header("link") else { return pages };
-        let target = link.strip_prefix('<').and_then(|link| link.strip_suffix(">; rel=\"next\"")).expect("a next page");
-        assert!(target.starts_with('/'), "{way:?} leads past the mirror: {link}");
+        let Some(link) = answer.header("link") else {
+            return pages;
+        };
+        let target = link
+            .strip_prefix('<')
+            .and_then(|link| link.strip_suffix(">; rel=\"next\""))
+            .expect("a next page");
+        assert!(
+            target.starts_with('/'),
+            "{way:?} leads past the mirror: {link}"
+        );
         request = scene.to(way, "GET", target);
     }
 }
@@ -263,12 +421,32 @@ async fn every_list_pages_on_to_its_end_in_every_way_of_naming_an_upstream() {
     let scene = Scene::start().await;
     let referrers = format!("{NAME}/referrers/{}", scene.image.index.digest);
     for (section, rest, list, sizes) in [
-        ("end-8b", format!("{NAME}/tags/list?n=2"), "tags", &[2, 2, 1][..]),
-        ("end-8b", format!("{NAME}/tags/list?n=2&last=1"), "tags", &[2, 2]),
+        (
+            "end-8b",
+            format!("{NAME}/tags/list?n=2"),
+            "tags",
+            &[2, 2, 1][..],
+        ),
+        (
+            "end-8b",
+            format!("{NAME}/tags/list?n=2&last=1"),
+            "tags",
+            &[2, 2],
+        ),
         ("end-8b", format!("{NAME}/tags/list?n=9"), "tags", &[5]),
         ("end-12a", referrers.clone(), "manifests", &[2, 2, 1]),
-        ("end-12b", format!("{referrers}?artifactType=application/x.signature"), "manifests", &[2, 1]),
-        ("end-12b", format!("{referrers}?artifactType=application/x.sbom%2Bjson"), "manifests", &[2]),
+        (
+            "end-12b",
+            format!("{referrers}?artifactType=application/x.signature"),
+            "manifests",
+            &[2, 1],
+        ),
+        (
+            "end-12b",
+            format!("{referrers}?artifactType=application/x.sbom%2Bjson"),
+            "manifests",
+            &[2],
+        ),
     ] {
         for way in WAYS {
             let pages = pages(&scene, way, &rest, list).await;
@@ -276,10 +454,17 @@ async fn every_list_pages_on_to_its_end_in_every_way_of_naming_an_upstream() {
             assert_eq!(found, sizes, "{section} {rest} by {way:?}: {pages:?}");
             let mut seen = pages.concat();
             seen.dedup();
-            assert_eq!(seen.len(), sizes.iter().sum::<usize>(), "{section} {rest} by {way:?}: twice the same");
+            assert_eq!(
+                seen.len(),
+                sizes.iter().sum::<usize>(),
+                "{section} {rest} by {way:?}: twice the same"
+            );
             if rest.contains("artifactType") {
                 let one = seen[0]["artifactType"].clone();
-                assert!(seen.iter().all(|entry| entry["artifactType"] == one), "the filter was lost: {seen:?}");
+                assert!(
+                    seen.iter().all(|entry| entry["artifactType"] == one),
+                    "the filter was lost: {seen:?}"
+                );
             }
         }
     }

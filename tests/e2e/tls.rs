@@ -11,12 +11,23 @@ use crate::support::server::{Server, any_port};
 use crate::support::skip;
 
 const LOOPBACK: [&str; 3] = ["127.0.0.1", "127.0.0.2", "127.0.0.3"];
-const DOCKER_HUB: [&str; 3] = ["registry-1.docker.io", "auth.docker.io", "production.cloudflare.docker.com"];
+const DOCKER_HUB: [&str; 3] = [
+    "registry-1.docker.io",
+    "auth.docker.io",
+    "production.cloudflare.docker.com",
+];
 const PRIVATE: &str = "[outbound_networking]\nblock_networks = [\"private\"]\n";
 
 /// A registry, token server and CDN over https, each its address's name.
 async fn hub(ca: &Ca) -> Hub {
-    Hub::start_tls(ca, &Addresses { listen: LOOPBACK.map(any_port), names: LOOPBACK }).await
+    Hub::start_tls(
+        ca,
+        &Addresses {
+            listen: LOOPBACK.map(any_port),
+            names: LOOPBACK,
+        },
+    )
+    .await
 }
 
 #[tokio::test]
@@ -26,31 +37,65 @@ async fn an_https_upstream_with_a_private_authority_is_reached() {
     let image = Image::oci();
     hub.push("team/app", "1.0", &image);
     let upstream = format!("https://{}", hub.address());
-    let options = Options::default().plain_http(hub.addresses()).trust(&ca, &LOOPBACK);
+    let options = Options::default()
+        .plain_http(hub.addresses())
+        .trust(&ca, &LOOPBACK);
     let mirror = options.variable("upstream", &upstream).start().await;
 
     for query in [String::new(), format!("?upstream={upstream}")] {
-        let answer = mirror.get(&format!("/v2/team/app/manifests/1.0{query}")).accept_manifests().send().await;
+        let answer = mirror
+            .get(&format!("/v2/team/app/manifests/1.0{query}"))
+            .accept_manifests()
+            .send()
+            .await;
         assert_eq!(answer.expect(200).body, image.index.bytes);
     }
     let blob = image.here().layers[0].clone();
-    let redirect = mirror.get(&format!("/v2/team/app/blobs/{}", blob.digest)).send().await.expect(307);
-    let location: hyper::Uri = redirect.header("location").expect("a location").parse().expect("a URL");
-    assert_eq!(location.authority().map(ToString::to_string), Some(hub.cdn().to_string()));
+    let redirect = mirror
+        .get(&format!("/v2/team/app/blobs/{}", blob.digest))
+        .send()
+        .await
+        .expect(307);
+    let location: hyper::Uri = redirect
+        .header("location")
+        .expect("a location")
+        .parse()
+        .expect("a URL");
+    assert_eq!(
+        location.authority().map(ToString::to_string),
+        Some(hub.cdn().to_string())
+    );
     let target = location.path_and_query().expect("a path").as_str();
-    let answer = Request::new(hub.cdn(), "GET", target).tls(&ca, LOOPBACK[2]).send().await.expect(200);
+    let answer = Request::new(hub.cdn(), "GET", target)
+        .tls(&ca, LOOPBACK[2])
+        .send()
+        .await
+        .expect(200);
     assert_eq!(digest(&answer.body), blob.digest);
     assert_eq!(hub.seen(Place::Tokens).len(), 1, "{:?}", hub.lines());
     let asked = hub.seen(Place::Registry);
-    assert!(asked.iter().all(|seen| seen.version == hyper::Version::HTTP_2), "{asked:?}");
+    assert!(
+        asked
+            .iter()
+            .all(|seen| seen.version == hyper::Version::HTTP_2),
+        "{asked:?}"
+    );
 }
 
 #[tokio::test]
 async fn a_certificate_that_nobody_vouches_for_is_refused() {
     let hub = hub(&Ca::new()).await;
     let upstream = format!("https://{}", hub.address());
-    let mirror = Options::default().plain_http(hub.addresses()).variable("upstream", upstream).start().await;
-    let answer = mirror.get("/v2/team/app/manifests/1.0").accept_manifests().send().await;
+    let mirror = Options::default()
+        .plain_http(hub.addresses())
+        .variable("upstream", upstream)
+        .start()
+        .await;
+    let answer = mirror
+        .get("/v2/team/app/manifests/1.0")
+        .accept_manifests()
+        .send()
+        .await;
     answer.expect_error(502, "UNAVAILABLE");
     assert!(hub.lines().is_empty(), "{:?}", hub.lines());
 }
@@ -59,10 +104,26 @@ async fn a_certificate_that_nobody_vouches_for_is_refused() {
 async fn a_certificate_for_another_name_is_refused() {
     let ca = Ca::new();
     let names = ["192.0.2.1", "192.0.2.2", "192.0.2.3"];
-    let hub = Hub::start_tls(&ca, &Addresses { listen: LOOPBACK.map(any_port), names }).await;
-    let options = Options::default().plain_http(hub.addresses()).trust(&ca, &LOOPBACK);
-    let mirror = options.variable("upstream", format!("https://{}", hub.address())).start().await;
-    let answer = mirror.get("/v2/team/app/manifests/1.0").accept_manifests().send().await;
+    let hub = Hub::start_tls(
+        &ca,
+        &Addresses {
+            listen: LOOPBACK.map(any_port),
+            names,
+        },
+    )
+    .await;
+    let options = Options::default()
+        .plain_http(hub.addresses())
+        .trust(&ca, &LOOPBACK);
+    let mirror = options
+        .variable("upstream", format!("https://{}", hub.address()))
+        .start()
+        .await;
+    let answer = mirror
+        .get("/v2/team/app/manifests/1.0")
+        .accept_manifests()
+        .send()
+        .await;
     answer.expect_error(502, "UNAVAILABLE");
     assert!(hub.lines().is_empty(), "{:?}", hub.lines());
 }
@@ -70,8 +131,11 @@ async fn a_certificate_for_another_name_is_refused() {
 /// Three addresses of this process's own, on which port 443 is free.
 fn own_addresses() -> Option<[SocketAddr; 3]> {
     let [.., high, low] = std::process::id().to_be_bytes();
-    let addresses = [1, 2, 3].map(|last| SocketAddr::new(Ipv4Addr::new(127, 100 + high % 100, low, last).into(), 443));
-    let free = addresses.iter().all(|address| std::net::TcpListener::bind(address).is_ok());
+    let addresses = [1, 2, 3]
+        .map(|last| SocketAddr::new(Ipv4Addr::new(127, 100 + high % 100, low, last).into(), 443));
+    let free = addresses
+        .iter()
+        .all(|address| std::net::TcpListener::bind(address).is_ok());
     (free && can_name_hosts()).then_some(addresses)
 }
 
@@ -81,32 +145,67 @@ async fn docker_hub_is_the_default_upstream_under_all_its_names() {
         return skip("names and port 443 of Docker Hub need root");
     };
     let ca = Ca::new();
-    let hub = Hub::start_tls(&ca, &Addresses { listen, names: DOCKER_HUB }).await;
+    let hub = Hub::start_tls(
+        &ca,
+        &Addresses {
+            listen,
+            names: DOCKER_HUB,
+        },
+    )
+    .await;
     let image = Image::oci();
     hub.push("library/alpine", "latest", &image);
     hub.push("team/app", "latest", &image);
-    let options =
-        DOCKER_HUB.iter().zip(listen).fold(Options::default(), |options, (name, at)| options.host(name, at.ip()));
+    let options = DOCKER_HUB
+        .iter()
+        .zip(listen)
+        .fold(Options::default(), |options, (name, at)| {
+            options.host(name, at.ip())
+        });
     let mirror = options.trust(&ca, &DOCKER_HUB).start().await;
 
-    let aliases = ["", "?upstream=docker.io", "?upstream=index.docker.io", "?upstream=https://registry-1.docker.io/"];
+    let aliases = [
+        "",
+        "?upstream=docker.io",
+        "?upstream=index.docker.io",
+        "?upstream=https://registry-1.docker.io/",
+    ];
     for alias in aliases {
         for name in ["alpine", "library/alpine"] {
-            let answer = mirror.get(&format!("/v2/{name}/manifests/latest{alias}")).accept_manifests().send().await;
+            let answer = mirror
+                .get(&format!("/v2/{name}/manifests/latest{alias}"))
+                .accept_manifests()
+                .send()
+                .await;
             assert_eq!(answer.status, 200, "{name}{alias}: {answer:?}");
         }
     }
-    mirror.get("/v2/team/app/manifests/latest").accept_manifests().send().await.expect(200);
+    mirror
+        .get("/v2/team/app/manifests/latest")
+        .accept_manifests()
+        .send()
+        .await
+        .expect(200);
     let asked = hub.seen(Place::Registry);
-    let names = asked.iter().filter(|seen| seen.target.contains("/library/alpine/manifests/latest")).count();
+    let names = asked
+        .iter()
+        .filter(|seen| seen.target.contains("/library/alpine/manifests/latest"))
+        .count();
     assert_eq!(names, asked.len() - 1, "{:?}", hub.lines());
     // Once for each repository: every alias is one upstream.
     assert_eq!(hub.seen(Place::Tokens).len(), 2, "{:?}", hub.lines());
 
     let blob = &image.here().layers[0].digest;
-    let redirect = mirror.get(&format!("/v2/alpine/blobs/{blob}")).send().await.expect(307);
+    let redirect = mirror
+        .get(&format!("/v2/alpine/blobs/{blob}"))
+        .send()
+        .await
+        .expect(307);
     let location = redirect.header("location").expect("a location");
-    assert!(location.starts_with("https://production.cloudflare.docker.com/registry-v2/"), "{location}");
+    assert!(
+        location.starts_with("https://production.cloudflare.docker.com/registry-v2/"),
+        "{location}"
+    );
 
     let tags = mirror.get("/v2/alpine/tags/list").send().await.expect(200);
     assert_eq!(tags.json()["tags"], serde_json::json!(["latest"]));
@@ -137,8 +236,13 @@ async fn a_listed_name_is_reached_over_plain_http() {
     let image = Image::oci();
     hub.push("team/app", "1.0", &image);
     let port = hub.address().port();
-    let options = Options::default().plain_http(hub.addresses()).list(&format!("registry.lan:{port}"));
-    let mirror = options.host("registry.lan", IpAddr::from(Ipv4Addr::LOCALHOST)).start().await;
+    let options = Options::default()
+        .plain_http(hub.addresses())
+        .list(&format!("registry.lan:{port}"));
+    let mirror = options
+        .host("registry.lan", IpAddr::from(Ipv4Addr::LOCALHOST))
+        .start()
+        .await;
     for form in ["registry.lan", "http://registry.lan", "REGISTRY.LAN"] {
         let target = format!("/v2/team/app/manifests/1.0?upstream={form}:{port}");
         let answer = mirror.get(&target).accept_manifests().send().await;

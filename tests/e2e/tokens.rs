@@ -13,14 +13,25 @@ type Answer = fn(&str) -> String;
 async fn every_form_of_token_is_used() {
     let cases: [(&str, Answer); 7] = [
         ("token alone", |t| json!({ "token": t }).to_string()),
-        ("access_token alone", |t| json!({ "access_token": t, "expires_in": 300 }).to_string()),
-        ("an empty token beside an access_token", |t| json!({ "token": "", "access_token": t }).to_string()),
-        ("a null token beside an access_token", |t| json!({ "token": null, "access_token": t }).to_string()),
-        ("fields that nobody knows", |t| json!({ "token": t, "refresh_token": "r", "scope": ["a"] }).to_string()),
-        ("an issue date", |t| {
-            json!({ "token": t, "expires_in": 300, "issued_at": "2020-01-01T00:00:00Z" }).to_string()
+        ("access_token alone", |t| {
+            json!({ "access_token": t, "expires_in": 300 }).to_string()
         }),
-        ("a long life", |t| json!({ "token": t, "expires_in": 4_000_000_000_u64 }).to_string()),
+        ("an empty token beside an access_token", |t| {
+            json!({ "token": "", "access_token": t }).to_string()
+        }),
+        ("a null token beside an access_token", |t| {
+            json!({ "token": null, "access_token": t }).to_string()
+        }),
+        ("fields that nobody knows", |t| {
+            json!({ "token": t, "refresh_token": "r", "scope": ["a"] }).to_string()
+        }),
+        ("an issue date", |t| {
+            json!({ "token": t, "expires_in": 300, "issued_at": "2020-01-01T00:00:00Z" })
+                .to_string()
+        }),
+        ("a long life", |t| {
+            json!({ "token": t, "expires_in": 4_000_000_000_u64 }).to_string()
+        }),
     ];
     for (name, answer) in cases {
         let World { mirror, hub, .. } = World::start().await;
@@ -29,7 +40,11 @@ async fn every_form_of_token_is_used() {
         let answer = mirror.get(&target).accept_manifests().send().await;
         assert_eq!(answer.status, 200, "{name}: {answer:?}");
         let asked = &hub.seen(Place::Registry)[1];
-        assert_eq!(asked.header("authorization"), Some("Bearer anonymous-token-1"), "{name}");
+        assert_eq!(
+            asked.header("authorization"),
+            Some("Bearer anonymous-token-1"),
+            "{name}"
+        );
     }
 }
 
@@ -39,7 +54,12 @@ async fn a_token_without_expires_in_is_kept_for_a_while() {
     hub.token_answer(|token| json!({ "token": token }).to_string());
     let target = format!("/v2/{NAME}/manifests/latest");
     for _ in 0..3 {
-        mirror.get(&target).accept_manifests().send().await.expect(200);
+        mirror
+            .get(&target)
+            .accept_manifests()
+            .send()
+            .await
+            .expect(200);
     }
     assert_eq!(hub.seen(Place::Tokens).len(), 1, "{:?}", hub.lines());
 }
@@ -49,13 +69,37 @@ async fn a_token_is_not_used_past_its_life() {
     let World { mirror, hub, .. } = World::start().await;
     hub.token_answer(|token| json!({ "token": token, "expires_in": 1 }).to_string());
     let target = format!("/v2/{NAME}/manifests/latest");
-    mirror.get(&target).accept_manifests().send().await.expect(200);
+    mirror
+        .get(&target)
+        .accept_manifests()
+        .send()
+        .await
+        .expect(200);
     tokio::time::sleep(std::time::Duration::from_millis(1200)).await;
-    mirror.get(&target).accept_manifests().send().await.expect(200);
-    let last = hub.seen(Place::Registry).last().cloned().expect("a request");
-    assert_eq!(last.header("authorization"), Some("Bearer anonymous-token-2"), "{:?}", hub.lines());
+    mirror
+        .get(&target)
+        .accept_manifests()
+        .send()
+        .await
+        .expect(200);
+    let last = hub
+        .seen(Place::Registry)
+        .last()
+        .cloned()
+        .expect("a request");
+    assert_eq!(
+        last.header("authorization"),
+        Some("Bearer anonymous-token-2"),
+        "{:?}",
+        hub.lines()
+    );
     let refused = hub.seen(Place::Registry).len();
-    assert_eq!(refused, 3, "the first contact, and one request each: {:?}", hub.lines());
+    assert_eq!(
+        refused,
+        3,
+        "the first contact, and one request each: {:?}",
+        hub.lines()
+    );
 }
 
 #[tokio::test]
@@ -64,22 +108,43 @@ async fn what_is_no_token_is_the_upstreams_fault() {
         ("no JSON", |_| "<html>token</html>".into()),
         ("nothing", |_| String::new()),
         ("JSON of another kind", |_| "[]".into()),
-        ("no token in it", |_| json!({ "expires_in": 300 }).to_string()),
-        ("a token that is a number", |_| json!({ "token": 1 }).to_string()),
-        ("a token that no header can hold", |t| json!({ "token": format!("{t}\r\nX-Injected: 1") }).to_string()),
+        ("no token in it", |_| {
+            json!({ "expires_in": 300 }).to_string()
+        }),
+        ("a token that is a number", |_| {
+            json!({ "token": 1 }).to_string()
+        }),
+        ("a token that no header can hold", |t| {
+            json!({ "token": format!("{t}\r\nX-Injected: 1") }).to_string()
+        }),
         ("JSON nested without end", |_| "[".repeat(100_000)),
-        ("more than 1 MiB", |t| json!({ "token": t, "padding": "x".repeat(1024 * 1024 + 1) }).to_string()),
+        ("more than 1 MiB", |t| {
+            json!({ "token": t, "padding": "x".repeat(1024 * 1024 + 1) }).to_string()
+        }),
     ];
     for (name, answer) in cases {
         let World { mirror, hub, .. } = World::start().await;
         hub.token_answer(answer);
-        let answer = mirror.get(&format!("/v2/{NAME}/manifests/latest")).accept_manifests().send().await;
+        let answer = mirror
+            .get(&format!("/v2/{NAME}/manifests/latest"))
+            .accept_manifests()
+            .send()
+            .await;
         assert_eq!(answer.status, 502, "{name}: {answer:?}");
         answer.expect_error(502, "UNAVAILABLE");
-        assert_eq!(hub.seen(Place::Registry).len(), 1, "{name}: {:?}", hub.lines());
+        assert_eq!(
+            hub.seen(Place::Registry).len(),
+            1,
+            "{name}: {:?}",
+            hub.lines()
+        );
         // The instance lives on, and so does the next request.
         hub.token_answer(|token| json!({ "token": token }).to_string());
-        let answer = mirror.get(&format!("/v2/{NAME}/manifests/latest")).accept_manifests().send().await;
+        let answer = mirror
+            .get(&format!("/v2/{NAME}/manifests/latest"))
+            .accept_manifests()
+            .send()
+            .await;
         assert_eq!(answer.status, 200, "{name}: {answer:?}");
     }
 }
@@ -96,11 +161,19 @@ async fn a_token_servers_refusals_are_told_apart() {
     for (status, expected, code) in cases {
         let World { mirror, hub, .. } = World::start().await;
         hub.script(move |place, _| {
-            let headers =
-                [("retry-after", "7"), ("www-authenticate", "Basic realm=\"x\""), ("location", "http://127.0.0.9/")];
-            (place == Place::Tokens).then(|| Reply::new(status, &headers, "secret words of an internal host"))
+            let headers = [
+                ("retry-after", "7"),
+                ("www-authenticate", "Basic realm=\"x\""),
+                ("location", "http://127.0.0.9/"),
+            ];
+            (place == Place::Tokens)
+                .then(|| Reply::new(status, &headers, "secret words of an internal host"))
         });
-        let answer = mirror.get(&format!("/v2/{NAME}/manifests/latest")).accept_manifests().send().await;
+        let answer = mirror
+            .get(&format!("/v2/{NAME}/manifests/latest"))
+            .accept_manifests()
+            .send()
+            .await;
         assert_eq!(answer.status, expected, "{status}: {answer:?}");
         let answer = answer.expect_error(expected, code);
         assert!(!answer.text().contains("secret words"), "{answer:?}");
@@ -114,13 +187,28 @@ async fn a_token_servers_refusals_are_told_apart() {
 async fn a_dead_token_is_refreshed_once() {
     let World { mirror, hub, .. } = World::start().await;
     let target = format!("/v2/{NAME}/manifests/latest");
-    mirror.get(&target).accept_manifests().send().await.expect(200);
+    mirror
+        .get(&target)
+        .accept_manifests()
+        .send()
+        .await
+        .expect(200);
     hub.take_lines();
     hub.revoke_tokens();
-    mirror.get(&target).accept_manifests().send().await.expect(200);
+    mirror
+        .get(&target)
+        .accept_manifests()
+        .send()
+        .await
+        .expect(200);
     let asked = format!("registry HEAD {target}");
     assert_eq!(hub.take_lines(), [&*asked, "tokens GET", &*asked]);
-    mirror.get(&target).accept_manifests().send().await.expect(200);
+    mirror
+        .get(&target)
+        .accept_manifests()
+        .send()
+        .await
+        .expect(200);
     assert_eq!(hub.take_lines(), [asked]);
 }
 
@@ -129,10 +217,20 @@ async fn a_repository_that_stays_closed_is_denied_and_not_asked_again_and_again(
     let World { mirror, hub, .. } = World::start().await;
     hub.make_private(NAME);
     let target = format!("/v2/{NAME}/manifests/latest");
-    mirror.get(&target).accept_manifests().send().await.expect_error(403, "DENIED");
+    mirror
+        .get(&target)
+        .accept_manifests()
+        .send()
+        .await
+        .expect_error(403, "DENIED");
     let first = hub.take_lines();
     assert!(first.len() <= 5, "{first:?}");
-    mirror.get(&target).accept_manifests().send().await.expect_error(403, "DENIED");
+    mirror
+        .get(&target)
+        .accept_manifests()
+        .send()
+        .await
+        .expect_error(403, "DENIED");
     let second = hub.take_lines();
     assert!(second.len() <= 3, "{second:?}");
 }
@@ -142,11 +240,21 @@ async fn one_repositorys_token_is_not_anothers() {
     let World { mirror, hub, image } = World::start().await;
     hub.push("other/image", "latest", &image);
     for name in [NAME, "other/image", NAME, "other/image"] {
-        mirror.get(&format!("/v2/{name}/manifests/latest")).accept_manifests().send().await.expect(200);
+        mirror
+            .get(&format!("/v2/{name}/manifests/latest"))
+            .accept_manifests()
+            .send()
+            .await
+            .expect(200);
     }
     let sent = hub.seen(Place::Registry);
-    let sent = sent.iter().skip(1).map(|seen| (seen.target.contains("other/"), seen.header("authorization")));
+    let sent = sent
+        .iter()
+        .skip(1)
+        .map(|seen| (seen.target.contains("other/"), seen.header("authorization")));
     let expected = [1, 2, 1, 2].map(|number| format!("Bearer anonymous-token-{number}"));
-    let expected = [false, true, false, true].into_iter().zip(expected.iter().map(|token| Some(&**token)));
+    let expected = [false, true, false, true]
+        .into_iter()
+        .zip(expected.iter().map(|token| Some(&**token)));
     assert_eq!(sent.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
 }

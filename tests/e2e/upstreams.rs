@@ -14,12 +14,20 @@ async fn other() -> (Mirror, Hub) {
     let hub = Hub::start().await;
     hub.push("team/app", "1.0", &Image::oci());
     let nobody = nobody().await;
-    let mirror = Options::default().upstream(nobody).plain_http(hub.addresses()).start().await;
+    let mirror = Options::default()
+        .upstream(nobody)
+        .plain_http(hub.addresses())
+        .start()
+        .await;
     (mirror, hub)
 }
 
 async fn ask(mirror: &Mirror, query: &str) -> Answer {
-    mirror.get(&format!("{TARGET}?{query}")).accept_manifests().send().await
+    mirror
+        .get(&format!("{TARGET}?{query}"))
+        .accept_manifests()
+        .send()
+        .await
 }
 
 #[tokio::test]
@@ -39,7 +47,13 @@ async fn another_upstream_is_named_in_every_form() {
         let answer = ask(&mirror, &form).await;
         assert_eq!(answer.status, 200, "{form}: {answer:?}");
     }
-    assert!(hub.seen(Place::Registry).iter().all(|seen| !seen.target.contains("upstream")), "{:?}", hub.lines());
+    assert!(
+        hub.seen(Place::Registry)
+            .iter()
+            .all(|seen| !seen.target.contains("upstream")),
+        "{:?}",
+        hub.lines()
+    );
 }
 
 #[tokio::test]
@@ -47,26 +61,48 @@ async fn everything_else_of_the_query_stays_as_it_was() {
     let (mirror, hub) = other().await;
     let address = hub.address();
     let cases = [
-        (format!("n=2&upstream={address}&last=a%2Fb+c"), "?n=2&last=a%2Fb+c"),
+        (
+            format!("n=2&upstream={address}&last=a%2Fb+c"),
+            "?n=2&last=a%2Fb+c",
+        ),
         (format!("upstream={address}&x"), "?x"),
         (format!("upstream={address}"), ""),
-        (format!("n=1&upstreams=a&upstream={address}"), "?n=1&upstreams=a"),
+        (
+            format!("n=1&upstreams=a&upstream={address}"),
+            "?n=1&upstreams=a",
+        ),
     ];
     for (query, expected) in cases {
-        mirror.get(&format!("/v2/team/app/tags/list?{query}")).send().await.expect(200);
+        mirror
+            .get(&format!("/v2/team/app/tags/list?{query}"))
+            .send()
+            .await
+            .expect(200);
         let last = hub.seen(Place::Registry).pop().expect("a request");
-        assert_eq!(last.target, format!("/v2/team/app/tags/list{expected}"), "{query}");
+        assert_eq!(
+            last.target,
+            format!("/v2/team/app/tags/list{expected}"),
+            "{query}"
+        );
     }
 }
 
 #[tokio::test]
 async fn the_ping_of_a_named_upstream_is_forwarded() {
     let (mirror, hub) = other().await;
-    mirror.get(&format!("/v2/?upstream={}", hub.address())).send().await.expect(200);
+    mirror
+        .get(&format!("/v2/?upstream={}", hub.address()))
+        .send()
+        .await
+        .expect(200);
     assert_eq!(hub.lines()[0], "registry GET /v2/");
     let lost = nobody().await;
     let mirror = Options::default().plain_http([lost]).start().await;
-    mirror.get(&format!("/v2/?upstream={lost}")).send().await.expect_error(502, "UNAVAILABLE");
+    mirror
+        .get(&format!("/v2/?upstream={lost}"))
+        .send()
+        .await
+        .expect_error(502, "UNAVAILABLE");
     mirror.get("/v2/").send().await.expect(200);
 }
 
@@ -108,10 +144,20 @@ async fn what_names_no_registry_is_refused() {
 #[tokio::test]
 async fn two_upstreams_in_one_request_are_never_mixed_up() {
     let (mirror, hub) = other().await;
-    let answer = ask(&mirror, &format!("upstream={}&upstream=example.com", hub.address())).await;
+    let answer = ask(
+        &mirror,
+        &format!("upstream={}&upstream=example.com", hub.address()),
+    )
+    .await;
     // Which of them wins is nobody's business, so long as none of it goes upstream.
     assert!(matches!(answer.status.as_u16(), 200 | 400), "{answer:?}");
-    assert!(hub.seen(Place::Registry).iter().all(|seen| !seen.target.contains("upstream")), "{:?}", hub.lines());
+    assert!(
+        hub.seen(Place::Registry)
+            .iter()
+            .all(|seen| !seen.target.contains("upstream")),
+        "{:?}",
+        hub.lines()
+    );
 }
 
 #[tokio::test]
@@ -150,9 +196,16 @@ async fn private_and_literal_addresses_are_denied_without_a_connection() {
     ];
     for host in hosts {
         let answer = ask(&mirror, &format!("upstream={host}")).await;
-        assert!(matches!(answer.status.as_u16(), 400 | 403), "{host}: {answer:?}");
+        assert!(
+            matches!(answer.status.as_u16(), 400 | 403),
+            "{host}: {answer:?}"
+        );
         let code = answer.json()["errors"][0]["code"].clone();
-        let expected = if answer.status == 403 { "DENIED" } else { "UNSUPPORTED" };
+        let expected = if answer.status == 403 {
+            "DENIED"
+        } else {
+            "UNSUPPORTED"
+        };
         assert_eq!(code, expected, "{host}: {answer:?}");
     }
     assert_eq!(unwanted.connections(), 0);
@@ -164,7 +217,11 @@ async fn a_listed_registry_does_not_open_its_neighbours() {
     let unwanted = Server::unwanted("127.0.0.1").await;
     let answer = ask(&mirror, &format!("upstream={}", unwanted.address)).await;
     answer.expect_error(403, "DENIED");
-    let answer = ask(&mirror, &format!("upstream=127.0.0.9:{}", hub.address().port())).await;
+    let answer = ask(
+        &mirror,
+        &format!("upstream=127.0.0.9:{}", hub.address().port()),
+    )
+    .await;
     answer.expect_error(403, "DENIED");
     assert_eq!(unwanted.connections(), 0);
     assert!(hub.lines().is_empty());
@@ -178,9 +235,15 @@ async fn tokens_of_one_upstream_never_reach_another() {
         hub.push("team/app", "1.0", &Image::oci());
     }
     one.token_answer(|token| serde_json::json!({ "token": format!("{token}-of-one") }).to_string());
-    let mirror = Options::default().plain_http(one.addresses()).plain_http(two.addresses()).start().await;
+    let mirror = Options::default()
+        .plain_http(one.addresses())
+        .plain_http(two.addresses())
+        .start()
+        .await;
     ask(&mirror, &format!("upstream={}", one.address())).await;
-    ask(&mirror, &format!("upstream={}", two.address())).await.expect(200);
+    ask(&mirror, &format!("upstream={}", two.address()))
+        .await
+        .expect(200);
     for place in [Place::Registry, Place::Tokens, Place::Cdn] {
         for seen in two.seen(place) {
             let sent = seen.header("authorization").unwrap_or_default();
@@ -194,8 +257,16 @@ async fn the_default_upstream_may_be_written_in_every_form() {
     let hub = Hub::start().await;
     hub.push("team/app", "1.0", &Image::oci());
     let address = hub.address();
-    for form in [address.to_string(), format!("http://{address}"), format!("http://{address}/")] {
-        let mirror = Options::default().plain_http(hub.addresses()).variable("upstream", &form).start().await;
+    for form in [
+        address.to_string(),
+        format!("http://{address}"),
+        format!("http://{address}/"),
+    ] {
+        let mirror = Options::default()
+            .plain_http(hub.addresses())
+            .variable("upstream", &form)
+            .start()
+            .await;
         let answer = mirror.get(TARGET).accept_manifests().send().await;
         assert_eq!(answer.status, 200, "{form}: {answer:?}");
     }
@@ -203,12 +274,17 @@ async fn the_default_upstream_may_be_written_in_every_form() {
 
 #[tokio::test]
 async fn a_default_upstream_that_is_none_is_an_error_document() {
-    for (name, value) in
-        [("upstream", "not a host"), ("plain_http_upstreams", "not a host"), ("connect_timeout", "soon")]
-    {
+    for (name, value) in [
+        ("upstream", "not a host"),
+        ("plain_http_upstreams", "not a host"),
+        ("connect_timeout", "soon"),
+    ] {
         let mirror = Options::default().variable(name, value).start().await;
         let answer = mirror.get(TARGET).accept_manifests().send().await;
         assert!(answer.status.is_server_error(), "{name}: {answer:?}");
-        assert!(answer.json()["errors"][0]["code"].is_string(), "{name}: {answer:?}");
+        assert!(
+            answer.json()["errors"][0]["code"].is_string(),
+            "{name}: {answer:?}"
+        );
     }
 }

@@ -4,16 +4,23 @@ use spin_sdk_wasip2::variables;
 use wasi::exports::http::incoming_handler::Guest;
 use wasi::http::outgoing_handler;
 use wasi::http::types::{
-    ErrorCode, Fields, IncomingRequest, IncomingResponse, OutgoingBody, OutgoingRequest, OutgoingResponse,
-    ResponseOutparam, Scheme,
+    ErrorCode, Fields, IncomingRequest, IncomingResponse, OutgoingBody, OutgoingRequest,
+    OutgoingResponse, ResponseOutparam, Scheme,
 };
 use wasi::io::streams::{InputStream, OutputStream, StreamError};
 
 /// How many bytes the host may move at once.
 const SPLICE: u64 = 1024 * 1024;
 /// A component that sets one of these gets `HeaderError::Forbidden`.
-const FORBIDDEN: [&str; 7] =
-    ["connection", "keep-alive", "host", "http2-settings", "proxy-connection", "transfer-encoding", "upgrade"];
+const FORBIDDEN: [&str; 7] = [
+    "connection",
+    "keep-alive",
+    "host",
+    "http2-settings",
+    "proxy-connection",
+    "transfer-encoding",
+    "upgrade",
+];
 
 struct Component;
 
@@ -46,7 +53,10 @@ fn exchange(request: &IncomingRequest) -> Result<IncomingResponse, ErrorCode> {
     set().map_err(|()| internal("no request of HTTP"))?;
     let response = outgoing_handler::handle(outgoing, None)?;
     response.subscribe().block();
-    response.get().ok_or_else(|| internal("no response"))?.map_err(|()| internal("taken before"))?
+    response
+        .get()
+        .ok_or_else(|| internal("no response"))?
+        .map_err(|()| internal("taken before"))?
 }
 
 fn answer(upstream: &IncomingResponse, out: ResponseOutparam) {

@@ -34,13 +34,20 @@ async fn forward(request: Request) -> anyhow::Result<Response> {
     let (_, received) = wit_future::new(|| Ok(()));
     let (body, trailers) = Response::consume_body(upstream, received);
     let response = Response::new(headers, Some(body), trailers).0;
-    response.set_status_code(status).ok().context("no status of HTTP")?;
+    response
+        .set_status_code(status)
+        .ok()
+        .context("no status of HTTP")?;
     Ok(response)
 }
 
 fn outgoing(request: &Request, upstream: &Uri) -> anyhow::Result<types::Request> {
     let mut headers = request.headers().clone();
-    let of_the_host: Vec<_> = headers.keys().filter(|name| is_of_the_host(name)).cloned().collect();
+    let of_the_host: Vec<_> = headers
+        .keys()
+        .filter(|name| is_of_the_host(name))
+        .cloned()
+        .collect();
     for name in of_the_host {
         headers.remove(name);
     }

@@ -11,7 +11,11 @@ async fn first_contact_asks_twice_and_fetches_one_token() {
     assert_eq!(seen.header("www-authenticate"), None);
     assert_eq!(
         platform.asked(),
-        [format!("GET {HUB}{MANIFEST}"), format!("GET {TOKEN_URL}"), format!("GET {HUB}{MANIFEST} Bearer one"),]
+        [
+            format!("GET {HUB}{MANIFEST}"),
+            format!("GET {TOKEN_URL}"),
+            format!("GET {HUB}{MANIFEST} Bearer one"),
+        ]
     );
     let log = platform.log();
     assert_eq!(log.len(), 1);
@@ -24,11 +28,16 @@ async fn a_warm_request_asks_once_and_touches_no_store() {
     let store_calls = platform.store_calls();
     platform.will_answer([manifest(), manifest()]);
     ask(&mirror, get(MANIFEST)).await;
-    let head = Request::head(format!("http://mirror.example{MANIFEST}")).body(()).unwrap();
+    let head = Request::head(format!("http://mirror.example{MANIFEST}"))
+        .body(())
+        .unwrap();
     ask(&mirror, head).await;
     assert_eq!(
         platform.asked(),
-        [format!("GET {HUB}{MANIFEST} Bearer one"), format!("HEAD {HUB}{MANIFEST} Bearer one")]
+        [
+            format!("GET {HUB}{MANIFEST} Bearer one"),
+            format!("HEAD {HUB}{MANIFEST} Bearer one")
+        ]
     );
     assert_eq!(platform.store_calls(), store_calls);
 }
@@ -56,7 +65,10 @@ async fn an_upstream_without_authentication_is_asked_once_always() {
     ask(&mirror, get(path)).await;
     let store_calls = platform.store_calls();
     ask(&mirror, get(path)).await;
-    assert_eq!(platform.asked(), ["GET https://mcr.microsoft.com/v2/dotnet/sdk/manifests/8.0"; 2]);
+    assert_eq!(
+        platform.asked(),
+        ["GET https://mcr.microsoft.com/v2/dotnet/sdk/manifests/8.0"; 2]
+    );
     assert_eq!(platform.store_calls(), store_calls);
 }
 
@@ -68,7 +80,10 @@ async fn a_new_instance_finds_all_that_it_needs_in_one_key_of_the_store() {
     for token in ["token=store", "token=memory"] {
         platform.will_answer([manifest()]);
         ask(&mirror, get(MANIFEST)).await;
-        assert_eq!(platform.asked(), [format!("GET {HUB}{MANIFEST} Bearer one")]);
+        assert_eq!(
+            platform.asked(),
+            [format!("GET {HUB}{MANIFEST} Bearer one")]
+        );
         assert!(platform.log().last().unwrap().contains(token));
         assert_eq!(platform.store_calls(), store_calls + 1);
     }
@@ -92,7 +107,9 @@ async fn a_stored_token_says_nothing_of_other_repositories() {
     platform.will_answer([manifest(), token("third"), manifest()]);
     ask(&mirror, get(MANIFEST)).await;
     ask(&mirror, get("/v2/library/debian/manifests/latest")).await;
-    let realm = TOKEN_URL.replace("auth.docker.io", "auth.example").replace("alpine", "debian");
+    let realm = TOKEN_URL
+        .replace("auth.docker.io", "auth.example")
+        .replace("alpine", "debian");
     assert_eq!(platform.asked()[1], format!("GET {realm}"));
 }
 
@@ -102,7 +119,13 @@ async fn a_new_instance_refreshes_a_token_that_is_near_its_end() {
     platform.pass(Duration::from_secs(280));
     platform.will_answer([token("two"), manifest()]);
     ask(&Mirror::new(platform.clone()), get(MANIFEST)).await;
-    assert_eq!(platform.asked(), [format!("GET {TOKEN_URL}"), format!("GET {HUB}{MANIFEST} Bearer two")]);
+    assert_eq!(
+        platform.asked(),
+        [
+            format!("GET {TOKEN_URL}"),
+            format!("GET {HUB}{MANIFEST} Bearer two")
+        ]
+    );
 }
 
 #[tokio::test]
@@ -119,7 +142,13 @@ async fn a_token_of_the_former_token_server_is_not_used() {
         platform.will_answer([token("two"), manifest()]);
         ask(&mirror, get(MANIFEST)).await;
         let realm = TOKEN_URL.replace("auth.docker.io", "auth.example");
-        assert_eq!(platform.asked(), [format!("GET {realm}"), format!("GET {HUB}{MANIFEST} Bearer two")]);
+        assert_eq!(
+            platform.asked(),
+            [
+                format!("GET {realm}"),
+                format!("GET {HUB}{MANIFEST} Bearer two")
+            ]
+        );
     }
 }
 
@@ -131,12 +160,20 @@ async fn what_a_catalog_asks_for_is_not_asked_for_repositories() {
     };
     let list = || answer(200, &[("content-type", "application/json")], "{}");
     let tags = "/v2/a/tags/list?upstream=registry.example";
-    for catalogs in [vec![asks_for("registry:catalog:*"), token("catalog"), list()], vec![list()]] {
+    for catalogs in [
+        vec![asks_for("registry:catalog:*"), token("catalog"), list()],
+        vec![list()],
+    ] {
         let platform = Scripted::new([asks_for("repository:a:pull"), token("one"), list()]);
         let mirror = Mirror::new(platform.clone());
         assert_eq!(ask(&mirror, get(tags)).await.status(), 200);
         platform.will_answer(catalogs);
-        assert_eq!(ask(&mirror, get("/v2/_catalog?upstream=registry.example")).await.status(), 200);
+        assert_eq!(
+            ask(&mirror, get("/v2/_catalog?upstream=registry.example"))
+                .await
+                .status(),
+            200
+        );
         platform.pass(Duration::from_secs(301));
         platform.asked();
         for mirror in [mirror, Mirror::new(platform.clone())] {
@@ -159,23 +196,52 @@ async fn what_a_catalog_asks_for_is_not_asked_for_repositories() {
 async fn a_new_token_for_a_scope_of_another_repository_is_not_the_last_word() {
     let other_name = |repository: &str| challenge_of("https://auth.example/token", repository);
     let (platform, mirror) = warm().await;
-    platform.will_answer([token("a"), other_name("other/a"), other_name("other/a"), token("b"), manifest()]);
-    assert_eq!(ask(&mirror, get("/v2/library/a/manifests/latest")).await.status(), 200);
+    platform.will_answer([
+        token("a"),
+        other_name("other/a"),
+        other_name("other/a"),
+        token("b"),
+        manifest(),
+    ]);
+    assert_eq!(
+        ask(&mirror, get("/v2/library/a/manifests/latest"))
+            .await
+            .status(),
+        200
+    );
     platform.pass(Duration::from_secs(301));
     platform.asked();
-    platform.will_answer([token("old"), other_name("other/b"), token("new"), manifest()]);
-    assert_eq!(ask(&mirror, get("/v2/library/b/manifests/latest")).await.status(), 200);
+    platform.will_answer([
+        token("old"),
+        other_name("other/b"),
+        token("new"),
+        manifest(),
+    ]);
+    assert_eq!(
+        ask(&mirror, get("/v2/library/b/manifests/latest"))
+            .await
+            .status(),
+        200
+    );
     let realm = |repository: &str| {
         format!(
             "GET https://auth.example/token?service=registry.docker.io&scope=repository%3Aother%2F{repository}%3Apull"
         )
     };
     let asked = |token: &str| format!("GET {HUB}/v2/library/b/manifests/latest Bearer {token}");
-    assert_eq!(platform.asked(), [realm("a"), asked("old"), realm("b"), asked("new")]);
+    assert_eq!(
+        platform.asked(),
+        [realm("a"), asked("old"), realm("b"), asked("new")]
+    );
     platform.pass(Duration::from_secs(301));
     // It is where the scope is the very one that was asked for.
     platform.will_answer([token("newer"), other_name("other/b")]);
-    assert_eq!(ask(&mirror, get("/v2/library/b/manifests/latest")).await.status(), 403);
+    assert_eq!(
+        ask(&mirror, get("/v2/library/b/manifests/latest"))
+            .await
+            .status(),
+        403
+    );
     assert_eq!(platform.asked(), [realm("b"), asked("newer")]);
 }
 
@@ -185,21 +251,41 @@ async fn a_token_is_used_until_shortly_before_its_end() {
     platform.pass(Duration::from_secs(269));
     platform.will_answer([manifest()]);
     ask(&mirror, get(MANIFEST)).await;
-    assert_eq!(platform.asked(), [format!("GET {HUB}{MANIFEST} Bearer one")]);
+    assert_eq!(
+        platform.asked(),
+        [format!("GET {HUB}{MANIFEST} Bearer one")]
+    );
     platform.pass(Duration::from_secs(2));
     platform.will_answer([token("two"), manifest()]);
     ask(&mirror, get(MANIFEST)).await;
-    assert_eq!(platform.asked(), [format!("GET {TOKEN_URL}"), format!("GET {HUB}{MANIFEST} Bearer two")]);
+    assert_eq!(
+        platform.asked(),
+        [
+            format!("GET {TOKEN_URL}"),
+            format!("GET {HUB}{MANIFEST} Bearer two")
+        ]
+    );
 }
 
 #[tokio::test]
 async fn a_good_token_is_used_to_its_end_where_refreshing_fails() {
-    for fault in [Err(Fault::TimedOut), answer(429, &[], ""), answer(403, &[], ""), answer(200, &[], "garbage")] {
+    for fault in [
+        Err(Fault::TimedOut),
+        answer(429, &[], ""),
+        answer(403, &[], ""),
+        answer(200, &[], "garbage"),
+    ] {
         let (platform, mirror) = warm().await;
         platform.pass(Duration::from_secs(280));
         platform.will_answer([fault, manifest()]);
         assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 200);
-        assert_eq!(platform.asked(), [format!("GET {TOKEN_URL}"), format!("GET {HUB}{MANIFEST} Bearer one")]);
+        assert_eq!(
+            platform.asked(),
+            [
+                format!("GET {TOKEN_URL}"),
+                format!("GET {HUB}{MANIFEST} Bearer one")
+            ]
+        );
         platform.pass(Duration::from_secs(20));
         platform.will_answer([Err(Fault::Connect)]);
         assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 502);
@@ -214,14 +300,27 @@ async fn clocks_may_differ_and_tokens_may_have_no_life() {
         ("0", "1970-01-12T13:46:40Z", 2),
         ("-5", "1970-01-12T13:46:40Z", 2),
     ] {
-        let granted = || answer(200, &[], &format!(r#"{{"token":"t","expires_in":{life},"issued_at":"{issued}"}}"#));
+        let granted = || {
+            answer(
+                200,
+                &[],
+                &format!(r#"{{"token":"t","expires_in":{life},"issued_at":"{issued}"}}"#),
+            )
+        };
         let platform = Scripted::new([challenge(), granted(), manifest()]);
         let mirror = Mirror::new(platform.clone());
         assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 200);
         platform.will_answer((1..fetches).map(|_| granted()).chain([manifest()]));
         assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 200);
         let asked = platform.asked();
-        assert_eq!(asked.iter().filter(|asked| asked.contains("/token")).count(), fetches, "{life} {issued}");
+        assert_eq!(
+            asked
+                .iter()
+                .filter(|asked| asked.contains("/token"))
+                .count(),
+            fetches,
+            "{life} {issued}"
+        );
     }
 }
 
@@ -289,9 +388,18 @@ async fn an_upstream_may_change_its_mind() {
     platform.will_answer([Err(Fault::Connect)]);
     assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 502);
     platform.asked();
-    platform.will_answer([challenge_of("https://new.example/token", "library/alpine"), token("new"), manifest()]);
+    platform.will_answer([
+        challenge_of("https://new.example/token", "library/alpine"),
+        token("new"),
+        manifest(),
+    ]);
     // Another instance knows it too.
-    assert_eq!(ask(&Mirror::new(platform.clone()), get(MANIFEST)).await.status(), 200);
+    assert_eq!(
+        ask(&Mirror::new(platform.clone()), get(MANIFEST))
+            .await
+            .status(),
+        200
+    );
     assert_eq!(platform.asked()[0], format!("GET {HUB}{MANIFEST}"));
 }
 
@@ -305,19 +413,41 @@ async fn a_repository_that_is_closed_does_not_close_those_that_need_no_token() {
         manifest(),
     ]);
     let mirror = Mirror::new(platform.clone());
-    let (open, closed) =
-        ("/v2/open/app/manifests/1?upstream=a.example", "/v2/closed/app/manifests/1?upstream=a.example");
+    let (open, closed) = (
+        "/v2/open/app/manifests/1?upstream=a.example",
+        "/v2/closed/app/manifests/1?upstream=a.example",
+    );
     for (path, status) in [(open, 200), (closed, 403), (open, 200)] {
         assert_eq!(ask(&mirror, get(path)).await.status(), status, "{path}");
     }
-    assert_eq!(ask(&Mirror::new(platform.clone()), get(open)).await.status(), 200);
-    assert_eq!(platform.asked().iter().filter(|asked| asked.contains("/token")).count(), 1);
+    assert_eq!(
+        ask(&Mirror::new(platform.clone()), get(open))
+            .await
+            .status(),
+        200
+    );
+    assert_eq!(
+        platform
+            .asked()
+            .iter()
+            .filter(|asked| asked.contains("/token"))
+            .count(),
+        1
+    );
 }
 
 #[tokio::test]
 async fn the_same_scope_for_every_repository_is_one_token() {
-    let aws =
-        || answer(401, &[("www-authenticate", r#"Bearer realm="https://public.ecr.aws/token/",scope="aws""#)], "");
+    let aws = || {
+        answer(
+            401,
+            &[(
+                "www-authenticate",
+                r#"Bearer realm="https://public.ecr.aws/token/",scope="aws""#,
+            )],
+            "",
+        )
+    };
     let platform = Scripted::new([aws(), token("one"), manifest(), manifest()]);
     let mirror = Mirror::new(platform.clone());
     ask(&mirror, get("/v2/a/b/manifests/1?upstream=public.ecr.aws")).await;
@@ -335,9 +465,24 @@ async fn the_same_scope_for_every_repository_is_one_token() {
 
 #[tokio::test]
 async fn a_missing_challenge_is_looked_for_at_the_ping() {
-    let ping = answer(401, &[("www-authenticate", r#"Bearer realm="https://gcr.io/v2/token",service="gcr.io""#)], "");
+    let ping = answer(
+        401,
+        &[(
+            "www-authenticate",
+            r#"Bearer realm="https://gcr.io/v2/token",service="gcr.io""#,
+        )],
+        "",
+    );
     let platform = Scripted::new([answer(401, &[], ""), ping, token("one"), manifest()]);
-    assert_eq!(ask(&Mirror::new(platform.clone()), get("/v2/p/i/manifests/1?upstream=gcr.io")).await.status(), 200);
+    assert_eq!(
+        ask(
+            &Mirror::new(platform.clone()),
+            get("/v2/p/i/manifests/1?upstream=gcr.io")
+        )
+        .await
+        .status(),
+        200
+    );
     assert_eq!(
         platform.asked(),
         [
@@ -351,13 +496,22 @@ async fn a_missing_challenge_is_looked_for_at_the_ping() {
 
 #[tokio::test]
 async fn simultaneous_first_requests_share_one_token() {
-    let answers = (0..40).map(|_| challenge()).chain([token("one")]).chain((0..40).map(|_| manifest()));
+    let answers = (0..40)
+        .map(|_| challenge())
+        .chain([token("one")])
+        .chain((0..40).map(|_| manifest()));
     let platform = Scripted::new(answers);
     let mirror = Mirror::new(platform.clone());
     let seen = futures_util::future::join_all((0..40).map(|_| mirror.handle(get(MANIFEST)))).await;
     assert!(seen.iter().all(|response| response.status() == 200));
     let asked = platform.asked();
-    assert_eq!(asked.iter().filter(|asked| asked.contains("/token")).count(), 1);
+    assert_eq!(
+        asked
+            .iter()
+            .filter(|asked| asked.contains("/token"))
+            .count(),
+        1
+    );
     assert_eq!(asked.len(), 81);
 }
 
@@ -380,19 +534,34 @@ async fn each_fault_of_a_token_server_has_its_answer() {
         (Err(Fault::TimedOut), 504, "UNAVAILABLE"),
         (answer(401, &[], "secret words"), 403, "DENIED"),
         (answer(403, &[], "secret words"), 403, "DENIED"),
-        (answer(429, &[("retry-after", "60")], "secret words"), 429, "TOOMANYREQUESTS"),
+        (
+            answer(429, &[("retry-after", "60")], "secret words"),
+            429,
+            "TOOMANYREQUESTS",
+        ),
         (answer(500, &[], "secret words"), 502, "UNAVAILABLE"),
-        (answer(307, &[("location", "https://elsewhere.example/")], ""), 502, "UNAVAILABLE"),
+        (
+            answer(307, &[("location", "https://elsewhere.example/")], ""),
+            502,
+            "UNAVAILABLE",
+        ),
         (answer(200, &[], "secret words"), 502, "UNAVAILABLE"),
         (answer(200, &[], &large), 502, "UNAVAILABLE"),
     ] {
         let described = format!("{fault:?}").chars().take(80).collect::<String>();
         let platform = Scripted::new([challenge(), fault]);
         let seen = ask(&Mirror::new(platform.clone()), get(MANIFEST)).await;
-        assert_eq!((seen.status(), seen.code().as_str()), (status, code), "{described}");
+        assert_eq!(
+            (seen.status(), seen.code().as_str()),
+            (status, code),
+            "{described}"
+        );
         assert!(!seen.text().contains("secret words"));
         assert!(!platform.log()[0].contains("secret words"));
-        assert_eq!(seen.header("retry-after"), (code == "TOOMANYREQUESTS").then_some("60"));
+        assert_eq!(
+            seen.header("retry-after"),
+            (code == "TOOMANYREQUESTS").then_some("60")
+        );
         assert!(platform.store().keys().all(|key| !key.starts_with("t-")));
     }
 }
@@ -433,7 +602,10 @@ async fn what_the_store_holds_is_not_believed() {
         platform.will_answer([challenge(), token("two"), manifest()]);
         let seen = ask(&Mirror::new(platform.clone()), get(MANIFEST)).await;
         assert_eq!(seen.status(), 200);
-        assert_eq!(platform.asked().last().unwrap(), &format!("GET {HUB}{MANIFEST} Bearer two"));
+        assert_eq!(
+            platform.asked().last().unwrap(),
+            &format!("GET {HUB}{MANIFEST} Bearer two")
+        );
     }
 }
 
@@ -442,22 +614,41 @@ async fn a_million_names_would_not_grow_the_store() {
     let (platform, mirror) = warm().await;
     for number in 0..3000 {
         platform.will_answer([token("t"), answer(404, &[], "")]);
-        ask(&mirror, get(&format!("/v2/invented/name-{number}/manifests/latest"))).await;
+        ask(
+            &mirror,
+            get(&format!("/v2/invented/name-{number}/manifests/latest")),
+        )
+        .await;
     }
     let store = platform.store();
     assert!(store.len() <= 1000, "{}", store.len());
     for (key, value) in store {
-        assert!(key.len() <= 255 && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'), "{key}");
+        assert!(
+            key.len() <= 255
+                && key
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'),
+            "{key}"
+        );
         assert!(value.len() < 1_000_000);
     }
 }
 
 #[tokio::test]
 async fn a_realm_inside_is_not_contacted() {
-    for realm in ["http://auth.docker.io/token", "https://10.0.0.1/token", "https://token.svc/", "https://localhost/"] {
+    for realm in [
+        "http://auth.docker.io/token",
+        "https://10.0.0.1/token",
+        "https://token.svc/",
+        "https://localhost/",
+    ] {
         let platform = Scripted::new([challenge_of(realm, "library/alpine")]);
         let seen = ask(&Mirror::new(platform.clone()), get(MANIFEST)).await;
-        assert_eq!((seen.status(), seen.code().as_str()), (502, "UNAVAILABLE"), "{realm}");
+        assert_eq!(
+            (seen.status(), seen.code().as_str()),
+            (502, "UNAVAILABLE"),
+            "{realm}"
+        );
         assert_eq!(platform.asked().len(), 1);
     }
 }
@@ -470,5 +661,8 @@ async fn no_token_is_in_the_log() {
     platform.will_answer([challenge(), token("token-two"), challenge()]);
     ask(&mirror, get(MANIFEST)).await;
     let log = platform.log().join("\n");
-    assert!(!log.contains("token-one") && !log.contains("token-two"), "{log}");
+    assert!(
+        !log.contains("token-one") && !log.contains("token-two"),
+        "{log}"
+    );
 }

@@ -10,14 +10,21 @@ const NEW: &str = r#"{"schemaVersion":2,"manifests":[],"new":1}"#;
 const HOUR: u64 = 60 * 60;
 
 fn by_digest(content: &str) -> String {
-    format!("/v2/library/alpine/manifests/{}", Digest::of(content.as_bytes()))
+    format!(
+        "/v2/library/alpine/manifests/{}",
+        Digest::of(content.as_bytes())
+    )
 }
 
 fn sends(content: &str) -> Exchanged {
     let (digest, length) = (Digest::of(content.as_bytes()), content.len().to_string());
     answer(
         200,
-        &[("content-type", INDEX), ("docker-content-digest", digest.as_str()), ("content-length", &length)],
+        &[
+            ("content-type", INDEX),
+            ("docker-content-digest", digest.as_str()),
+            ("content-length", &length),
+        ],
         content,
     )
 }
@@ -58,7 +65,13 @@ async fn the_next_upstream_is_asked_where_a_manifest_breaks_off_is_too_large_or_
         }
         let seen = ask(&mirror, get(&path)).await;
         assert_eq!((seen.status(), seen.text().as_str()), (200, OLD));
-        assert_eq!(platform.asked(), [format!("GET https://first.example{path}"), format!("GET {HUB}{path}")]);
+        assert_eq!(
+            platform.asked(),
+            [
+                format!("GET https://first.example{path}"),
+                format!("GET {HUB}{path}")
+            ]
+        );
         // The one that failed is asked last for a while.
         ask(&mirror, get(&by_digest(NEW))).await;
         assert_eq!(platform.asked(), [format!("GET {HUB}{}", by_digest(NEW))]);
@@ -95,12 +108,34 @@ async fn what_a_digest_names_is_asked_for_once() {
     for mirror in [mirror, Mirror::new(platform.clone())] {
         let seen = ask(&mirror, get(&path)).await;
         assert_eq!((seen.status(), seen.text().as_str()), (200, OLD));
-        let headers =
-            ["content-type", "docker-content-digest", "content-length", "cache-status"].map(|name| seen.header(name));
+        let headers = [
+            "content-type",
+            "docker-content-digest",
+            "content-length",
+            "cache-status",
+        ]
+        .map(|name| seen.header(name));
         let (digest, length) = (Digest::of(OLD.as_bytes()), OLD.len().to_string());
-        assert_eq!(headers, [Some(INDEX), Some(digest.as_str()), Some(length.as_str()), Some("hammal; hit")]);
-        let head = ask(&mirror, Request::head(format!("http://mirror.example{path}")).body(()).unwrap()).await;
-        assert_eq!((head.text().as_str(), head.header("content-length")), ("", Some(length.as_str())));
+        assert_eq!(
+            headers,
+            [
+                Some(INDEX),
+                Some(digest.as_str()),
+                Some(length.as_str()),
+                Some("hammal; hit")
+            ]
+        );
+        let head = ask(
+            &mirror,
+            Request::head(format!("http://mirror.example{path}"))
+                .body(())
+                .unwrap(),
+        )
+        .await;
+        assert_eq!(
+            (head.text().as_str(), head.header("content-length")),
+            ("", Some(length.as_str()))
+        );
     }
     assert_eq!(platform.asked().len(), 1);
     assert!(platform.log()[1].contains("requests=0 fetches=0 token=none cache=hit"));
@@ -112,7 +147,13 @@ async fn an_unchanged_tag_costs_a_head_and_no_get() {
     ask(&mirror, get(MANIFEST)).await;
     let seen = ask(&mirror, get(MANIFEST)).await;
     assert_eq!((seen.text().as_str(), seen.header("age")), (OLD, Some("0")));
-    assert_eq!(platform.asked(), [format!("GET {HUB}{MANIFEST}"), format!("HEAD {HUB}{MANIFEST}")]);
+    assert_eq!(
+        platform.asked(),
+        [
+            format!("GET {HUB}{MANIFEST}"),
+            format!("HEAD {HUB}{MANIFEST}")
+        ]
+    );
     // The digest that the tag points at is known too.
     ask(&mirror, get(&by_digest(OLD))).await;
     assert_eq!(platform.asked(), [""; 0]);
@@ -125,7 +166,10 @@ async fn a_tag_that_moved_is_fetched() {
     assert_eq!(ask(&mirror, get(MANIFEST)).await.text(), NEW);
     // And back again: what is known already need not be fetched.
     assert_eq!(ask(&mirror, get(MANIFEST)).await.text(), OLD);
-    assert_eq!(platform.asked(), ["GET", "HEAD", "GET", "HEAD"].map(|method| format!("{method} {HUB}{MANIFEST}")));
+    assert_eq!(
+        platform.asked(),
+        ["GET", "HEAD", "GET", "HEAD"].map(|method| format!("{method} {HUB}{MANIFEST}"))
+    );
 }
 
 #[tokio::test]
@@ -135,8 +179,13 @@ async fn a_tag_is_taken_on_trust_for_as_long_as_the_operator_says() {
     ask(&mirror, get(MANIFEST)).await;
     platform.pass(Duration::from_secs(59));
     assert_eq!(ask(&mirror, get(MANIFEST)).await.header("age"), Some("59"));
-    let head = Request::head(format!("http://mirror.example{MANIFEST}")).body(()).unwrap();
-    assert_eq!(ask(&mirror, head).await.header("docker-content-digest"), Some(Digest::of(OLD.as_bytes()).as_str()));
+    let head = Request::head(format!("http://mirror.example{MANIFEST}"))
+        .body(())
+        .unwrap();
+    assert_eq!(
+        ask(&mirror, head).await.header("docker-content-digest"),
+        Some(Digest::of(OLD.as_bytes()).as_str())
+    );
     assert_eq!(platform.asked().len(), 1);
     platform.pass(Duration::from_secs(1));
     platform.will_answer([points_at(OLD)]);
@@ -147,16 +196,36 @@ async fn a_tag_is_taken_on_trust_for_as_long_as_the_operator_says() {
 #[tokio::test]
 async fn each_client_gets_what_it_takes() {
     let manifest = "application/vnd.docker.distribution.manifest.v2+json";
-    let (platform, mirror) = caching([sends(OLD), answer(200, &[("content-type", manifest)], "{}"), points_at(OLD)]);
+    let (platform, mirror) = caching([
+        sends(OLD),
+        answer(200, &[("content-type", manifest)], "{}"),
+        points_at(OLD),
+    ]);
     ask(&mirror, takes(MANIFEST, &[INDEX, manifest])).await;
-    assert_eq!(ask(&mirror, takes(MANIFEST, &[manifest])).await.text(), "{}");
+    assert_eq!(
+        ask(&mirror, takes(MANIFEST, &[manifest])).await.text(),
+        "{}"
+    );
     // The same types in another order, and in one line.
-    assert_eq!(ask(&mirror, takes(MANIFEST, &[&format!("{manifest}, {INDEX}")])).await.text(), OLD);
+    assert_eq!(
+        ask(&mirror, takes(MANIFEST, &[&format!("{manifest}, {INDEX}")]))
+            .await
+            .text(),
+        OLD
+    );
     assert_eq!(platform.asked()[2], format!("HEAD {HUB}{MANIFEST}"));
     // An index that is known is not for who does not take it.
     platform.will_answer([answer(404, &[], "")]);
-    assert_eq!(ask(&mirror, takes(&by_digest(OLD), &[manifest])).await.status(), 404);
-    assert_eq!(ask(&mirror, takes(&by_digest(OLD), &["*/*"])).await.text(), OLD);
+    assert_eq!(
+        ask(&mirror, takes(&by_digest(OLD), &[manifest]))
+            .await
+            .status(),
+        404
+    );
+    assert_eq!(
+        ask(&mirror, takes(&by_digest(OLD), &["*/*"])).await.text(),
+        OLD
+    );
 }
 
 #[tokio::test]
@@ -180,7 +249,15 @@ async fn what_one_of_several_upstreams_sent_is_no_answer_of_another() {
     assert_eq!(ask(&mirror, get(&by_digest(OLD))).await.text(), OLD);
     assert_eq!(platform.asked(), [""; 0]);
     platform.will_answer([answer(404, &[], "")]);
-    assert_eq!(ask(&mirror, get(&format!("{}?upstream=first.example", by_digest(OLD)))).await.status(), 404);
+    assert_eq!(
+        ask(
+            &mirror,
+            get(&format!("{}?upstream=first.example", by_digest(OLD)))
+        )
+        .await
+        .status(),
+        404
+    );
     assert_eq!(platform.asked().len(), 1);
 }
 
@@ -192,9 +269,14 @@ async fn what_a_tag_pointed_at_is_answered_with_until_the_new_content_is_here() 
     for instance in [&mirror, &mirror, &Mirror::new(platform.clone())] {
         platform.pass(Duration::from_secs(21));
         platform.will_answer([points_at(NEW), points_at(NEW), answer(429, &[], "")]);
-        let head = Request::head(format!("http://mirror.example{MANIFEST}")).body(()).unwrap();
+        let head = Request::head(format!("http://mirror.example{MANIFEST}"))
+            .body(())
+            .unwrap();
         let seen = ask(instance, head).await;
-        assert_eq!(seen.header("docker-content-digest"), Some(Digest::of(NEW.as_bytes()).as_str()));
+        assert_eq!(
+            seen.header("docker-content-digest"),
+            Some(Digest::of(NEW.as_bytes()).as_str())
+        );
         let seen = ask(instance, get(MANIFEST)).await;
         assert_eq!((seen.status(), seen.text().as_str()), (200, OLD));
     }
@@ -212,26 +294,50 @@ async fn simultaneous_requests_for_one_manifest_share_one_get() {
         (by_digest(OLD), vec![sends(OLD)], 200, 1),
         (MANIFEST.to_owned(), vec![sends(OLD)], 200, 1),
         (MANIFEST.to_owned(), vec![answer(429, &[], "")], 429, 1),
-        (MANIFEST.to_owned(), (0..16).map(|_| unkept()).collect(), 200, 16),
+        (
+            MANIFEST.to_owned(),
+            (0..16).map(|_| unkept()).collect(),
+            200,
+            16,
+        ),
     ] {
         let (platform, mirror) = caching(answers);
         let seen = futures_util::future::join_all((0..16).map(|_| ask(&mirror, get(&path)))).await;
-        assert!(seen.iter().all(|seen| seen.status() == status), "{path} {status}");
+        assert!(
+            seen.iter().all(|seen| seen.status() == status),
+            "{path} {status}"
+        );
         assert_eq!(platform.asked().len(), gets, "{path} {status}");
-        let waited = seen.iter().filter(|seen| seen.header("cache-status") == Some("hammal; fwd=miss; collapsed"));
-        assert_eq!(waited.count(), if (status, gets) == (200, 1) { 15 } else { 0 }, "{path} {status}");
+        let waited = seen
+            .iter()
+            .filter(|seen| seen.header("cache-status") == Some("hammal; fwd=miss; collapsed"));
+        assert_eq!(
+            waited.count(),
+            if (status, gets) == (200, 1) { 15 } else { 0 },
+            "{path} {status}"
+        );
     }
     // Who waited does not get what was held before, where what was brought is not kept.
-    let large = format!("{{\"schemaVersion\":2,\"x\":\"{}\"}}", "x".repeat(300 * 1024));
+    let large = format!(
+        "{{\"schemaVersion\":2,\"x\":\"{}\"}}",
+        "x".repeat(300 * 1024)
+    );
     let (platform, mirror) = caching([sends(OLD)]);
     ask(&mirror, get(MANIFEST)).await;
-    platform.will_answer((0..16).map(|_| points_at(&large)).chain((0..16).map(|_| sends(&large))));
+    platform.will_answer(
+        (0..16)
+            .map(|_| points_at(&large))
+            .chain((0..16).map(|_| sends(&large))),
+    );
     let seen = futures_util::future::join_all((0..16).map(|_| ask(&mirror, get(MANIFEST)))).await;
     assert!(seen.iter().all(|seen| seen.text() == large));
     // What came through a mirror may be what the GET that it would wait for leads to.
     let (platform, mirror) = caching((0..16).map(|_| sends(OLD)));
-    let request = || Request::get(format!("http://mirror.example{MANIFEST}")).header("cdn-loop", "hammal");
-    let seen = futures_util::future::join_all((0..16).map(|_| ask(&mirror, request().body(()).unwrap()))).await;
+    let request =
+        || Request::get(format!("http://mirror.example{MANIFEST}")).header("cdn-loop", "hammal");
+    let seen =
+        futures_util::future::join_all((0..16).map(|_| ask(&mirror, request().body(()).unwrap())))
+            .await;
     assert!(seen.iter().all(|seen| seen.status() == 200));
     assert_eq!(platform.asked().len(), 16);
 }
@@ -240,7 +346,15 @@ async fn simultaneous_requests_for_one_manifest_share_one_get() {
 async fn an_upstream_without_referrers_has_not_failed() {
     let (platform, mirror) = caching([sends(OLD), answer(501, &[], ""), points_at(OLD)]);
     ask(&mirror, get(MANIFEST)).await;
-    assert_eq!(ask(&mirror, get(&format!("/v2/library/alpine/referrers/{DIGEST}"))).await.status(), 404);
+    assert_eq!(
+        ask(
+            &mirror,
+            get(&format!("/v2/library/alpine/referrers/{DIGEST}"))
+        )
+        .await
+        .status(),
+        404
+    );
     let seen = ask(&mirror, get(MANIFEST)).await;
     assert!(seen.header("cache-status").unwrap().contains("revalidated"));
     assert_eq!(platform.asked().len(), 3);
@@ -256,10 +370,17 @@ async fn content_that_is_not_what_its_digest_names_is_refused_and_not_kept() {
 
     // A store that was tampered with.
     platform.change_store(|value| {
-        *value = String::from_utf8(value.clone()).unwrap().replace("manifests", "malicious").into_bytes()
+        *value = String::from_utf8(value.clone())
+            .unwrap()
+            .replace("manifests", "malicious")
+            .into_bytes()
     });
     let mirror = Mirror::new(platform.clone());
-    for (answer, status) in [(Err(Fault::Connect), 502), (Err(Fault::Connect), 502), (sends(OLD), 200)] {
+    for (answer, status) in [
+        (Err(Fault::Connect), 502),
+        (Err(Fault::Connect), 502),
+        (sends(OLD), 200),
+    ] {
         platform.will_answer([answer]);
         assert_eq!(ask(&mirror, get(&by_digest(OLD))).await.status(), status);
     }
@@ -269,7 +390,10 @@ async fn content_that_is_not_what_its_digest_names_is_refused_and_not_kept() {
 #[tokio::test]
 async fn a_manifest_of_more_than_4_mib_is_refused() {
     let large = format!("\"{}\"", "x".repeat(4 * 1024 * 1024));
-    for sent in [sends(&large), answer(200, &[("content-type", INDEX)], &large)] {
+    for sent in [
+        sends(&large),
+        answer(200, &[("content-type", INDEX)], &large),
+    ] {
         let (_, mirror) = caching([sent]);
         let seen = ask(&mirror, get(MANIFEST)).await;
         assert_eq!(seen.status(), 502);
@@ -289,14 +413,26 @@ async fn stale_beats_nothing_until_it_is_too_old() {
     ] {
         let described = format!("{fault:?}");
         // Where it is no answer to a HEAD at all, a GET is tried.
-        let again = fault.as_ref().ok().filter(|response| response.status() == 200).cloned().map(Ok);
+        let again = fault
+            .as_ref()
+            .ok()
+            .filter(|response| response.status() == 200)
+            .cloned()
+            .map(Ok);
         let (platform, mirror) = caching([sends(OLD), fault].into_iter().chain(again));
         platform.set_variable("max_stale", "3600");
         ask(&mirror, get(MANIFEST)).await;
         platform.pass(Duration::from_secs(100));
         let seen = ask(&mirror, get(MANIFEST)).await;
-        assert_eq!((seen.status(), seen.text().as_str()), (200, OLD), "{described}");
-        assert_eq!((seen.header("age"), seen.header("cache-status")), (Some("100"), Some("hammal; hit; detail=stale")));
+        assert_eq!(
+            (seen.status(), seen.text().as_str()),
+            (200, OLD),
+            "{described}"
+        );
+        assert_eq!(
+            (seen.header("age"), seen.header("cache-status")),
+            (Some("100"), Some("hammal; hit; detail=stale"))
+        );
         assert_eq!(seen.header("retry-after"), None);
         platform.pass(Duration::from_secs(3500));
         platform.will_answer([Err(Fault::Connect)]);
@@ -314,7 +450,12 @@ async fn an_upstream_that_failed_is_not_waited_for_where_there_is_a_copy() {
     assert_eq!(platform.asked().len(), 2);
     // Where there is none, it is asked.
     platform.will_answer([sends(OLD)]);
-    assert_eq!(ask(&mirror, get("/v2/library/other/manifests/latest")).await.status(), 200);
+    assert_eq!(
+        ask(&mirror, get("/v2/library/other/manifests/latest"))
+            .await
+            .status(),
+        200
+    );
     platform.pass(Duration::from_secs(21));
     platform.will_answer([points_at(OLD)]);
     let seen = ask(&mirror, get(MANIFEST)).await;
@@ -334,19 +475,28 @@ async fn what_the_upstream_says_is_gone_is_gone() {
         ask(&mirror, takes(&path, accept)).await;
         platform.pass(Duration::from_secs(hours * HOUR));
         assert_eq!(ask(&mirror, takes(&path, accept)).await.status(), 404);
-        assert_eq!(platform.asked()[1..], ["HEAD", "GET"].map(|method| format!("{method} {HUB}{path}")));
+        assert_eq!(
+            platform.asked()[1..],
+            ["HEAD", "GET"].map(|method| format!("{method} {HUB}{path}"))
+        );
         // Where the upstream fails next.
         for mirror in [&mirror, &Mirror::new(platform.clone())] {
             platform.will_answer([Err(Fault::Connect)]);
             let status = ask(mirror, takes(&path, accept)).await.status();
-            assert_eq!(status, if comes_back { 200 } else { 502 }, "{path} {accept:?}");
+            assert_eq!(
+                status,
+                if comes_back { 200 } else { 502 },
+                "{path} {accept:?}"
+            );
             platform.pass(Duration::from_secs(21));
         }
     }
     // A HEAD proves nothing.
     let (platform, mirror) = caching([sends(OLD), gone(), Err(Fault::Connect)]);
     ask(&mirror, get(MANIFEST)).await;
-    let head = Request::head(format!("http://mirror.example{MANIFEST}")).body(()).unwrap();
+    let head = Request::head(format!("http://mirror.example{MANIFEST}"))
+        .body(())
+        .unwrap();
     assert_eq!(ask(&mirror, head).await.status(), 404);
     assert_eq!(ask(&mirror, get(MANIFEST)).await.text(), OLD);
     assert_eq!(platform.asked().len(), 3);
@@ -359,12 +509,20 @@ async fn what_is_pulled_again_and_again_is_there_when_the_upstream_fails() {
     for _ in 0..9 {
         platform.pass(Duration::from_secs(15 * HOUR));
         platform.will_answer([points_at(OLD)]);
-        assert_eq!(ask(&Mirror::new(platform.clone()), get(MANIFEST)).await.text(), OLD);
+        assert_eq!(
+            ask(&Mirror::new(platform.clone()), get(MANIFEST))
+                .await
+                .text(),
+            OLD
+        );
     }
     platform.pass(Duration::from_secs(23 * HOUR));
     for path in [MANIFEST, &by_digest(OLD)] {
         platform.will_answer([Err(Fault::Connect)]);
-        assert_eq!(ask(&Mirror::new(platform.clone()), get(path)).await.text(), OLD);
+        assert_eq!(
+            ask(&Mirror::new(platform.clone()), get(path)).await.text(),
+            OLD
+        );
     }
 }
 
@@ -376,15 +534,24 @@ async fn what_a_digest_names_is_looked_at_again_after_a_day() {
     platform.pass(Duration::from_secs(24 * HOUR));
     for (answer, status) in [
         (Err(Fault::Connect), "hammal; hit; detail=stale"),
-        (points_at(OLD), "hammal; fwd=stale; fwd-status=200; detail=revalidated"),
+        (
+            points_at(OLD),
+            "hammal; fwd=stale; fwd-status=200; detail=revalidated",
+        ),
     ] {
         platform.will_answer([answer]);
         let seen = ask(&mirror, get(&path)).await;
-        assert_eq!((seen.text().as_str(), seen.header("cache-status")), (OLD, Some(status)));
+        assert_eq!(
+            (seen.text().as_str(), seen.header("cache-status")),
+            (OLD, Some(status))
+        );
         platform.pass(Duration::from_secs(21));
     }
     for mirror in [&mirror, &Mirror::new(platform.clone())] {
-        assert_eq!(ask(mirror, get(&path)).await.header("cache-status"), Some("hammal; hit"));
+        assert_eq!(
+            ask(mirror, get(&path)).await.header("cache-status"),
+            Some("hammal; hit")
+        );
     }
     platform.pass(Duration::from_secs(48 * HOUR));
     platform.will_answer([Err(Fault::Connect)]);
@@ -393,7 +560,11 @@ async fn what_a_digest_names_is_looked_at_again_after_a_day() {
 
 #[tokio::test]
 async fn a_registry_that_has_no_head_or_none_with_a_type_is_asked_by_get() {
-    for head in [answer(405, &[], ""), answer(501, &[], ""), answer(200, &[], "")] {
+    for head in [
+        answer(405, &[], ""),
+        answer(501, &[], ""),
+        answer(200, &[], ""),
+    ] {
         let (platform, mirror) = caching([sends(OLD), head, sends(NEW)]);
         ask(&mirror, get(MANIFEST)).await;
         assert_eq!(ask(&mirror, get(MANIFEST)).await.text(), NEW);
@@ -403,7 +574,11 @@ async fn a_registry_that_has_no_head_or_none_with_a_type_is_asked_by_get() {
 
 #[tokio::test]
 async fn a_head_at_a_registry_that_has_none_is_answered_by_a_get() {
-    let head = || Request::head(format!("http://mirror.example{MANIFEST}")).body(()).unwrap();
+    let head = || {
+        Request::head(format!("http://mirror.example{MANIFEST}"))
+            .body(())
+            .unwrap()
+    };
     let (platform, mirror) = caching([]);
     for (refused, content) in [
         (answer(405, &[], ""), OLD),
@@ -413,9 +588,18 @@ async fn a_head_at_a_registry_that_has_none_is_answered_by_a_get() {
         platform.will_answer([refused, sends(content)]);
         let seen = ask(&mirror, head()).await;
         assert_eq!((seen.status(), seen.text().as_str()), (200, ""));
-        assert_eq!(seen.header("docker-content-digest"), Some(Digest::of(content.as_bytes()).as_str()));
-        assert_eq!(seen.header("content-length"), Some(content.len().to_string().as_str()));
-        assert_eq!(platform.asked(), ["HEAD", "GET"].map(|method| format!("{method} {HUB}{MANIFEST}")));
+        assert_eq!(
+            seen.header("docker-content-digest"),
+            Some(Digest::of(content.as_bytes()).as_str())
+        );
+        assert_eq!(
+            seen.header("content-length"),
+            Some(content.len().to_string().as_str())
+        );
+        assert_eq!(
+            platform.asked(),
+            ["HEAD", "GET"].map(|method| format!("{method} {HUB}{MANIFEST}"))
+        );
     }
     platform.will_answer([answer(405, &[], ""), answer(404, &[], "")]);
     assert_eq!(ask(&mirror, head()).await.status(), 404);
@@ -446,7 +630,12 @@ async fn an_upstream_that_failed_at_head_is_asked_where_the_others_get_breaks() 
     let (platform, mirror) = caching_from_two([sends(OLD)]);
     ask(&mirror, get(MANIFEST)).await;
     let large = " ".repeat(crate::manifests::MAX_MANIFEST + 1);
-    platform.will_answer([Err(Fault::Connect), points_at(NEW), sends(&large), sends(NEW)]);
+    platform.will_answer([
+        Err(Fault::Connect),
+        points_at(NEW),
+        sends(&large),
+        sends(NEW),
+    ]);
     assert_eq!(ask(&mirror, get(MANIFEST)).await.text(), NEW);
 }
 
@@ -454,7 +643,8 @@ async fn an_upstream_that_failed_at_head_is_asked_where_the_others_get_breaks() 
 async fn conditions_and_ranges_are_the_upstreams_to_judge() {
     let (platform, mirror) = caching([sends(OLD), answer(304, &[("etag", "\"x\"")], "")]);
     ask(&mirror, get(&by_digest(OLD))).await;
-    let request = Request::get(format!("http://mirror.example{}", by_digest(OLD))).header("if-none-match", "\"x\"");
+    let request = Request::get(format!("http://mirror.example{}", by_digest(OLD)))
+        .header("if-none-match", "\"x\"");
     assert_eq!(ask(&mirror, request.body(()).unwrap()).await.status(), 304);
     assert_eq!(platform.asked().len(), 2);
 }

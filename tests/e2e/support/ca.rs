@@ -15,7 +15,9 @@ impl Ca {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let key = KeyPair::generate().expect("a key");
-        Self { issuer: CertifiedIssuer::self_signed(params, key).expect("a certificate") }
+        Self {
+            issuer: CertifiedIssuer::self_signed(params, key).expect("a certificate"),
+        }
     }
 
     pub fn pem(&self) -> String {
@@ -40,7 +42,13 @@ impl Ca {
     /// A client that trusts this authority alone.
     pub fn client(&self) -> Arc<rustls::ClientConfig> {
         let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from(self.issuer.der().to_vec())).expect("a root");
-        Arc::new(rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
+        roots
+            .add(CertificateDer::from(self.issuer.der().to_vec()))
+            .expect("a root");
+        Arc::new(
+            rustls::ClientConfig::builder()
+                .with_root_certificates(roots)
+                .with_no_client_auth(),
+        )
     }
 }

@@ -45,7 +45,14 @@ impl Settling {
     async fn settle(&self) {
         let answered = self.answered.fetch_add(1, Ordering::SeqCst) + 1;
         let deadline = Instant::now() + Duration::from_secs(2);
-        let lines = || self.log.lock().expect("the log").iter().filter(|line| line.contains("hammal method=")).count();
+        let lines = || {
+            self.log
+                .lock()
+                .expect("the log")
+                .iter()
+                .filter(|line| line.contains("hammal method="))
+                .count()
+        };
         while lines() < answered && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
@@ -55,7 +62,14 @@ impl Settling {
 impl Request {
     pub fn new(address: SocketAddr, method: &str, target: &str) -> Self {
         let request = hyper::Request::builder().method(method).uri(target);
-        Self { address, tls: None, request, host: None, body: Bytes::new(), settling: None }
+        Self {
+            address,
+            tls: None,
+            request,
+            host: None,
+            body: Bytes::new(),
+            settling: None,
+        }
     }
 
     /// The answer is whole once what the mirror does after it is done too.
@@ -68,8 +82,17 @@ impl Request {
     pub fn of_url(url: &str) -> Self {
         let url: hyper::Uri = url.parse().unwrap_or_else(|_| panic!("no URL: {url}"));
         assert_eq!(url.scheme_str(), Some("http"), "{url}");
-        let address = url.authority().expect("an authority").as_str().parse().expect("an address");
-        Self::new(address, "GET", url.path_and_query().expect("a path").as_str())
+        let address = url
+            .authority()
+            .expect("an authority")
+            .as_str()
+            .parse()
+            .expect("an address");
+        Self::new(
+            address,
+            "GET",
+            url.path_and_query().expect("a path").as_str(),
+        )
     }
 
     /// Speaks https with `name`, trusting `ca` alone.
@@ -115,7 +138,11 @@ impl Request {
             if let Some(settling) = settling {
                 settling.settle().await;
             }
-            Ok(Answer { status: head.status, headers: head.headers, body })
+            Ok(Answer {
+                status: head.status,
+                headers: head.headers,
+                body,
+            })
         };
         tokio::time::timeout(PATIENCE, exchange).await?
     }
@@ -123,19 +150,27 @@ impl Request {
     /// The head of the answer; the body is for the caller to read.
     pub async fn open(self) -> Result<Response<Incoming>, Error> {
         let host = self.host.unwrap_or_else(|| self.address.to_string());
-        let request = self.request.header("host", host).body(Full::new(self.body))?;
+        let request = self
+            .request
+            .header("host", host)
+            .body(Full::new(self.body))?;
         let stream = TcpStream::connect(self.address).await?;
         match self.tls {
             None => exchange(TokioIo::new(stream), request).await,
             Some((config, name)) => {
-                let stream = TlsConnector::from(config).connect(name.try_into()?, stream).await?;
+                let stream = TlsConnector::from(config)
+                    .connect(name.try_into()?, stream)
+                    .await?;
                 exchange(TokioIo::new(stream), request).await
             }
         }
     }
 }
 
-async fn exchange<I>(io: I, request: hyper::Request<Full<Bytes>>) -> Result<Response<Incoming>, Error>
+async fn exchange<I>(
+    io: I,
+    request: hyper::Request<Full<Bytes>>,
+) -> Result<Response<Incoming>, Error>
 where
     I: hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static,
 {
@@ -156,7 +191,11 @@ impl Answer {
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut lines = self.headers.get_all(name).iter();
         let first = lines.next()?;
-        assert!(lines.next().is_none(), "several {name} lines: {:?}", self.headers);
+        assert!(
+            lines.next().is_none(),
+            "several {name} lines: {:?}",
+            self.headers
+        );
         Some(first.to_str().expect("a readable header"))
     }
 
@@ -178,10 +217,16 @@ impl Answer {
     #[track_caller]
     pub fn expect_error(self, status: u16, code: &str) -> Self {
         let answer = self.expect(status);
-        assert_eq!(answer.header("content-type"), Some("application/json"), "{answer:?}");
+        assert_eq!(
+            answer.header("content-type"),
+            Some("application/json"),
+            "{answer:?}"
+        );
         assert_eq!(answer.header("www-authenticate"), None, "{answer:?}");
         let document = answer.json();
-        let errors = document["errors"].as_array().unwrap_or_else(|| panic!("no errors: {answer:?}"));
+        let errors = document["errors"]
+            .as_array()
+            .unwrap_or_else(|| panic!("no errors: {answer:?}"));
         assert_eq!(errors[0]["code"], code, "{answer:?}");
         let message = errors[0]["message"].as_str().unwrap_or_default();
         assert!(!message.is_empty(), "no message: {answer:?}");

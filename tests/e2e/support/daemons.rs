@@ -31,19 +31,45 @@ impl Dockerd {
         std::fs::write(&file, config.to_string()).expect("daemon.json");
         let socket = format!("unix://{}", dir.join("docker.sock").display());
         let mut command = programs.command("dockerd");
-        command.args(["--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver", storage]);
-        command.arg("--config-file").arg(file).arg("--pidfile").arg(dir.join("pid"));
-        command.arg("--data-root").arg(dir.join("data")).arg("--exec-root").arg(dir.join("exec"));
+        command.args([
+            "--iptables=false",
+            "--ip6tables=false",
+            "--bridge=none",
+            "--storage-driver",
+            storage,
+        ]);
+        command
+            .arg("--config-file")
+            .arg(file)
+            .arg("--pidfile")
+            .arg(dir.join("pid"));
+        command
+            .arg("--data-root")
+            .arg(dir.join("data"))
+            .arg("--exec-root")
+            .arg(dir.join("exec"));
         command.args(["-H", &socket]).envs(environment.clone());
         let mut process = Process::spawn(&mut command);
-        process.wait_for("dockerd", |dockerd| dockerd.stderr().contains("API listen on").then_some(())).await;
-        Self { process, programs: programs.clone(), socket, environment }
+        process
+            .wait_for("dockerd", |dockerd| {
+                dockerd.stderr().contains("API listen on").then_some(())
+            })
+            .await;
+        Self {
+            process,
+            programs: programs.clone(),
+            socket,
+            environment,
+        }
     }
 
     /// What `docker` prints, or how it fails.
     pub async fn docker(&self, arguments: &[&str]) -> Result<String, String> {
         let mut command = self.programs.command("docker");
-        command.args(["-H", &self.socket]).args(arguments).envs(self.environment.clone());
+        command
+            .args(["-H", &self.socket])
+            .args(arguments)
+            .envs(self.environment.clone());
         result(command).await
     }
 
@@ -75,22 +101,42 @@ impl Containerd {
         let file = dir.join("containerd.toml");
         std::fs::write(&file, config).expect("containerd.toml");
         let mut process = Process::spawn(programs.command("containerd").arg("--config").arg(file));
-        let ready = |containerd: &Process| containerd.stderr().contains("successfully booted").then_some(());
+        let ready = |containerd: &Process| {
+            containerd
+                .stderr()
+                .contains("successfully booted")
+                .then_some(())
+        };
         process.wait_for("containerd", ready).await;
-        Self { process, programs: programs.clone(), socket, environment }
+        Self {
+            process,
+            programs: programs.clone(),
+            socket,
+            environment,
+        }
     }
 
     /// What `ctr` prints, or how it fails.
     pub async fn ctr(&self, arguments: &[&str]) -> Result<String, String> {
         let mut command = self.programs.command("ctr");
-        command.args(["--address", &self.socket]).args(arguments).envs(self.environment.clone());
+        command
+            .args(["--address", &self.socket])
+            .args(arguments)
+            .envs(self.environment.clone());
         result(command).await
     }
 
     /// Pulls with the `hosts.toml` files below `hosts`.
     pub async fn pull(&self, hosts: &Path, reference: &str) -> Result<String, String> {
         let hosts = hosts.display().to_string();
-        let mut arguments = vec!["images", "pull", "--hosts-dir", &hosts, "--snapshotter", "native"];
+        let mut arguments = vec![
+            "images",
+            "pull",
+            "--hosts-dir",
+            &hosts,
+            "--snapshotter",
+            "native",
+        ];
         // Without it ctr 2 has containerd pull, by other rules for snapshotters.
         arguments.extend(self.programs.are_newer().then_some("--local"));
         arguments.push(reference);
@@ -106,5 +152,9 @@ impl Containerd {
 pub async fn result(command: std::process::Command) -> Result<String, String> {
     let output = output(&mut command.into()).await;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stdout) + &text(&output.stderr)) }
+    if output.status.success() {
+        Ok(text(&output.stdout))
+    } else {
+        Err(text(&output.stdout) + &text(&output.stderr))
+    }
 }

@@ -56,7 +56,14 @@ impl DockerRegistry {
             Reply::Later(Box::pin(async move { pass(backend, seen).await }))
         })
         .await;
-        Some(Self { tokens, front, seen, backend, _process: process, _files: files })
+        Some(Self {
+            tokens,
+            front,
+            seen,
+            backend,
+            _process: process,
+            _files: files,
+        })
     }
 
     /// Where the counting proxy listens.
@@ -71,16 +78,30 @@ impl DockerRegistry {
     /// Everything of `image`, as `docker push` does it, past the proxy.
     pub async fn push(&self, name: &str, tag: &str, image: &Image) {
         let bearer = format!("Bearer {}", self.tokens.for_pushing(name));
-        let ask = |method, target: &str| Request::new(self.backend, method, target).header("authorization", &bearer);
+        let ask = |method, target: &str| {
+            Request::new(self.backend, method, target).header("authorization", &bearer)
+        };
         for blob in image.blobs() {
-            let begun = ask("POST", &format!("/v2/{name}/blobs/uploads/")).send().await.expect(202);
+            let begun = ask("POST", &format!("/v2/{name}/blobs/uploads/"))
+                .send()
+                .await
+                .expect(202);
             let location = location(&begun);
             let target = format!("{location}&digest={}", blob.digest);
-            ask("PUT", &target).body(blob.bytes.clone()).send().await.expect(201);
+            ask("PUT", &target)
+                .body(blob.bytes.clone())
+                .send()
+                .await
+                .expect(201);
         }
         let put = async |content: &Content, reference: &str| {
             let request = ask("PUT", &format!("/v2/{name}/manifests/{reference}"));
-            request.header("content-type", content.media_type).body(content.bytes.clone()).send().await.expect(201);
+            request
+                .header("content-type", content.media_type)
+                .body(content.bytes.clone())
+                .send()
+                .await
+                .expect(201);
         };
         for platform in &image.platforms {
             put(&platform.manifest, &platform.manifest.digest).await;
@@ -91,7 +112,11 @@ impl DockerRegistry {
 
 /// Path and query of an upload's `Location`.
 fn location(answer: &Answer) -> String {
-    let location: hyper::Uri = answer.header("location").expect("a location").parse().expect("a URL");
+    let location: hyper::Uri = answer
+        .header("location")
+        .expect("a location")
+        .parse()
+        .expect("a URL");
     location.path_and_query().expect("a path").to_string()
 }
 
@@ -100,13 +125,28 @@ pub async fn pass(backend: SocketAddr, seen: Seen) -> Reply {
     let mut request = Request::new(backend, &seen.method, &seen.target).body(seen.body);
     for (name, value) in &seen.headers {
         let value = value.to_str().expect("a readable header");
-        request = if name == "host" { request.host(value) } else { request.header(name.as_str(), value) };
+        request = if name == "host" {
+            request.host(value)
+        } else {
+            request.header(name.as_str(), value)
+        };
     }
     let answer = request.send().await;
     let line = |(name, value): (&hyper::header::HeaderName, &hyper::header::HeaderValue)| {
-        (name.to_string(), value.to_str().expect("a readable header").to_string())
+        (
+            name.to_string(),
+            value.to_str().expect("a readable header").to_string(),
+        )
     };
-    let headers = answer.headers.iter().map(line).filter(|(name, _)| name != "transfer-encoding").collect::<Vec<_>>();
-    let headers = headers.iter().map(|(name, value)| (&**name, &**value)).collect::<Vec<_>>();
+    let headers = answer
+        .headers
+        .iter()
+        .map(line)
+        .filter(|(name, _)| name != "transfer-encoding")
+        .collect::<Vec<_>>();
+    let headers = headers
+        .iter()
+        .map(|(name, value)| (&**name, &**value))
+        .collect::<Vec<_>>();
     Reply::new(answer.status.as_u16(), &headers, answer.body)
 }

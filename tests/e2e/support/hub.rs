@@ -36,7 +36,11 @@ impl Hub {
         let tls = ca.server(&addresses.names);
         Self::build(&addresses.listen, Some(tls), |place, address| {
             let name = addresses.names[place];
-            if address.port() == 443 { format!("https://{name}") } else { format!("https://{name}:{}", address.port()) }
+            if address.port() == 443 {
+                format!("https://{name}")
+            } else {
+                format!("https://{name}:{}", address.port())
+            }
         })
         .await
     }
@@ -49,14 +53,23 @@ impl Hub {
         let state = Arc::new(State::default());
         let serve = |place, at| {
             let state = Arc::clone(&state);
-            Server::start(at, tls.clone(), Arc::new(move |seen| state.reply(place, seen)))
+            Server::start(
+                at,
+                tls.clone(),
+                Arc::new(move |seen| state.reply(place, seen)),
+            )
         };
         let registry = serve(Place::Registry, listen[0]).await;
         let tokens = serve(Place::Tokens, listen[1]).await;
         let cdn = serve(Place::Cdn, listen[2]).await;
         let _ = state.realm.set(format!("{}/token", url(1, tokens.address)));
         let _ = state.cdn.set(url(2, cdn.address));
-        Self { state, registry, tokens, cdn }
+        Self {
+            state,
+            registry,
+            tokens,
+            cdn,
+        }
     }
 
     /// Where the registry listens.
@@ -81,15 +94,27 @@ impl Hub {
     pub fn push(&self, name: &str, tag: &str, image: &Image) {
         let mut repositories = self.state.repositories.lock().expect("repositories");
         let repository = repositories.entry(name.into()).or_default();
-        repository.tags.insert(tag.into(), image.index.digest.clone());
-        repository.manifests.extend(image.manifests().map(|content| (content.digest.clone(), content.clone())));
-        repository.blobs.extend(image.blobs().map(|content| (content.digest.clone(), content.clone())));
+        repository
+            .tags
+            .insert(tag.into(), image.index.digest.clone());
+        repository.manifests.extend(
+            image
+                .manifests()
+                .map(|content| (content.digest.clone(), content.clone())),
+        );
+        repository.blobs.extend(
+            image
+                .blobs()
+                .map(|content| (content.digest.clone(), content.clone())),
+        );
     }
 
     pub fn push_blob(&self, name: &str, content: &Content) {
         let mut repositories = self.state.repositories.lock().expect("repositories");
         let repository = repositories.entry(name.into()).or_default();
-        repository.blobs.insert(content.digest.clone(), content.clone());
+        repository
+            .blobs
+            .insert(content.digest.clone(), content.clone());
     }
 
     /// Answers before the registry itself would.
@@ -114,7 +139,11 @@ impl Hub {
 
     /// From now on the tokens for `name` have no rights.
     pub fn make_private(&self, name: &str) {
-        self.state.private.lock().expect("private names").insert(name.into());
+        self.state
+            .private
+            .lock()
+            .expect("private names")
+            .insert(name.into());
     }
 
     /// From now on every token that was given out is refused.
@@ -139,7 +168,10 @@ impl Hub {
 
     pub fn seen(&self, place: Place) -> Vec<Seen> {
         let seen = self.state.seen.lock().expect("requests");
-        seen.iter().filter(|(at, _)| *at == place).map(|(_, seen)| seen.clone()).collect()
+        seen.iter()
+            .filter(|(at, _)| *at == place)
+            .map(|(_, seen)| seen.clone())
+            .collect()
     }
 
     /// What arrived, in order: `registry GET /v2/name/manifests/tag`, `tokens GET`, `cdn GET`.
@@ -149,7 +181,13 @@ impl Hub {
             Place::Tokens => format!("tokens {}", seen.method),
             Place::Cdn => format!("cdn {}", seen.method),
         };
-        self.state.seen.lock().expect("requests").iter().map(line).collect()
+        self.state
+            .seen
+            .lock()
+            .expect("requests")
+            .iter()
+            .map(line)
+            .collect()
     }
 
     /// The same, and forgets them.

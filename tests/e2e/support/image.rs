@@ -44,7 +44,11 @@ pub struct Content {
 impl Content {
     pub fn new(media_type: &'static str, bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
-        Self { digest: digest(&bytes), media_type, bytes }
+        Self {
+            digest: digest(&bytes),
+            media_type,
+            bytes,
+        }
     }
 
     fn descriptor(&self) -> Value {
@@ -75,17 +79,30 @@ impl Image {
 
     /// The same with up to six layers.
     pub fn of_layers(family: Family, seed: &str, layers: usize) -> Self {
-        let here = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+        let here = if cfg!(target_arch = "aarch64") {
+            "arm64"
+        } else {
+            "amd64"
+        };
         let other = if here == "amd64" { "arm64" } else { "amd64" };
-        let platforms = [here, other].map(|architecture| Platform::new(family, seed, architecture, layers));
-        let manifests = [here, other].into_iter().zip(&platforms).map(|(architecture, platform)| {
-            let mut descriptor = platform.manifest.descriptor();
-            descriptor["platform"] = json!({ "os": "linux", "architecture": architecture });
-            descriptor
-        });
+        let platforms =
+            [here, other].map(|architecture| Platform::new(family, seed, architecture, layers));
+        let manifests =
+            [here, other]
+                .into_iter()
+                .zip(&platforms)
+                .map(|(architecture, platform)| {
+                    let mut descriptor = platform.manifest.descriptor();
+                    descriptor["platform"] = json!({ "os": "linux", "architecture": architecture });
+                    descriptor
+                });
         let manifests = manifests.collect::<Vec<_>>();
-        let index = json!({ "schemaVersion": 2, "mediaType": family.index, "manifests": manifests });
-        Self { index: Content::new(family.index, index.to_string()), platforms: platforms.into() }
+        let index =
+            json!({ "schemaVersion": 2, "mediaType": family.index, "manifests": manifests });
+        Self {
+            index: Content::new(family.index, index.to_string()),
+            platforms: platforms.into(),
+        }
     }
 
     pub fn oci() -> Self {
@@ -98,7 +115,10 @@ impl Image {
     }
 
     pub fn manifests(&self) -> impl Iterator<Item = &Content> {
-        self.platforms.iter().map(|platform| &platform.manifest).chain([&self.index])
+        self.platforms
+            .iter()
+            .map(|platform| &platform.manifest)
+            .chain([&self.index])
     }
 
     pub fn blobs(&self) -> impl Iterator<Item = &Content> {
@@ -109,7 +129,9 @@ impl Image {
 impl Platform {
     fn new(family: Family, seed: &str, architecture: &str, layers: usize) -> Self {
         let names = ["base", "middle", "top", "fourth", "fifth", "sixth"];
-        let tars = names[..layers].iter().map(|name| layer(name, &format!("{seed} {architecture}")));
+        let tars = names[..layers]
+            .iter()
+            .map(|name| layer(name, &format!("{seed} {architecture}")));
         let tars = tars.collect::<Vec<_>>();
         let diff_ids = tars.iter().map(|tar| digest(tar)).collect::<Vec<_>>();
         let config = json!({
@@ -121,14 +143,21 @@ impl Platform {
             "history": tars.iter().map(|_| json!({ "created": "2024-01-01T00:00:00Z", "created_by": "hammal's tests" })).collect::<Vec<_>>(),
         });
         let config = Content::new(family.config, config.to_string());
-        let layers = tars.iter().map(|tar| Content::new(family.layer, gzip(tar))).collect::<Vec<_>>();
+        let layers = tars
+            .iter()
+            .map(|tar| Content::new(family.layer, gzip(tar)))
+            .collect::<Vec<_>>();
         let manifest = json!({
             "schemaVersion": 2,
             "mediaType": family.manifest,
             "config": config.descriptor(),
             "layers": layers.iter().map(Content::descriptor).collect::<Vec<_>>(),
         });
-        Self { manifest: Content::new(family.manifest, manifest.to_string()), config, layers }
+        Self {
+            manifest: Content::new(family.manifest, manifest.to_string()),
+            config,
+            layers,
+        }
     }
 
     pub fn blobs(&self) -> impl Iterator<Item = &Content> {
@@ -137,7 +166,11 @@ impl Platform {
 }
 
 pub fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().fold("sha256:".to_string(), |text, byte| format!("{text}{byte:02x}"))
+    Sha256::digest(bytes)
+        .iter()
+        .fold("sha256:".to_string(), |text, byte| {
+            format!("{text}{byte:02x}")
+        })
 }
 
 /// A tar archive with one file of some size, which doesn't compress to nothing.
@@ -151,7 +184,9 @@ fn layer(name: &str, seed: &str) -> Vec<u8> {
     header.set_mode(0o755);
     header.set_mtime(1_700_000_000);
     let mut archive = tar::Builder::new(Vec::new());
-    archive.append_data(&mut header, name, content.as_slice()).expect("a file in an archive");
+    archive
+        .append_data(&mut header, name, content.as_slice())
+        .expect("a file in an archive");
     archive.into_inner().expect("an archive")
 }
 

@@ -37,12 +37,14 @@ impl Options {
 
     /// The default upstream, reached over plain http.
     pub fn upstream(self, address: SocketAddr) -> Self {
-        self.variable("upstream", format!("http://{address}")).plain_http([address])
+        self.variable("upstream", format!("http://{address}"))
+            .plain_http([address])
     }
 
     /// Adds to the variable `plain_http_upstreams`.
     pub fn plain_http(mut self, addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
-        self.plain_http.extend(addresses.into_iter().map(|address| address.to_string()));
+        self.plain_http
+            .extend(addresses.into_iter().map(|address| address.to_string()));
         self
     }
 
@@ -105,7 +107,12 @@ struct Running {
 impl Mirror {
     pub async fn start(options: Options) -> Self {
         let files = tempfile::tempdir().expect("a temporary directory");
-        let mut mirror = Self { options, files, running: None, settling: Settling::default() };
+        let mut mirror = Self {
+            options,
+            files,
+            running: None,
+            settling: Settling::default(),
+        };
         mirror.run().await;
         mirror
     }
@@ -135,7 +142,11 @@ impl Mirror {
 
     pub fn request(&self, method: &str, target: &str) -> Request {
         let request = Request::new(self.address(), method, target);
-        if is_wasip2() { request.settling(self.settling.clone()) } else { request }
+        if is_wasip2() {
+            request.settling(self.settling.clone())
+        } else {
+            request
+        }
     }
 
     /// Everything that was written to stderr so far.
@@ -149,21 +160,31 @@ impl Mirror {
             let is_one = |line: &String| Some(line[line.find("hammal method=")?..].to_string());
             self.stderr().iter().filter_map(is_one).collect()
         };
-        wait_for(&format!("{count} lines of the log"), || lines().len() >= count).await;
+        wait_for(&format!("{count} lines of the log"), || {
+            lines().len() >= count
+        })
+        .await;
         lines()
     }
 
     /// Ends the process by SIGTERM, as a service manager does. Says whether it ended cleanly and in time.
     pub fn stop(&mut self) -> bool {
-        self.running.take().is_none_or(|mut running| running.process.stop())
+        self.running
+            .take()
+            .is_none_or(|mut running| running.process.stop())
     }
 
     /// Bytes of memory that the process has.
     pub fn resident(&self) -> u64 {
         let id = self.running.as_ref().expect("the mirror runs").process.id();
         let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("a process");
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
-        resident.and_then(|kibibytes| kibibytes.parse::<u64>().ok()).expect("a size") * 1024
+        let resident = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
+        resident
+            .and_then(|kibibytes| kibibytes.parse::<u64>().ok())
+            .expect("a size")
+            * 1024
     }
 
     /// Where the key-value store is.
@@ -182,7 +203,10 @@ impl Mirror {
             }
             let ended = process.ended();
             if ended.is_some() || Instant::now() > deadline {
-                panic!("the mirror did not start ({ended:?}): {command:?}\n{}", self.stderr().join("\n"));
+                panic!(
+                    "the mirror did not start ({ended:?}): {command:?}\n{}",
+                    self.stderr().join("\n")
+                );
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         };
@@ -198,7 +222,9 @@ impl Mirror {
         }
         let text = format!(
             "[outbound_http]\nconnection_pooling = true\n\n{}",
-            self.options.runtime_config.replace("CA_ROOTS_FILE", &roots.display().to_string())
+            self.options
+                .runtime_config
+                .replace("CA_ROOTS_FILE", &roots.display().to_string())
         );
         std::fs::write(&config, text).expect("the runtime configuration");
 
@@ -212,7 +238,12 @@ impl Mirror {
                 writeln!(file, "{address} {name}").expect("the hosts file");
             }
             let mut command = Command::new("unshare");
-            command.args(["--mount", "sh", "-c", "mount --bind \"$0\" /etc/hosts && exec \"$@\""]);
+            command.args([
+                "--mount",
+                "sh",
+                "-c",
+                "mount --bind \"$0\" /etc/hosts && exec \"$@\"",
+            ]);
             command.arg(hosts).arg(program);
             command
         };
@@ -222,7 +253,10 @@ impl Mirror {
         command.arg("--state-dir").arg(dir.join("state"));
         command.arg("--runtime-config-file").arg(config);
         let mut variables = self.options.variables.clone();
-        variables.insert("plain_http_upstreams".into(), self.options.plain_http.join(","));
+        variables.insert(
+            "plain_http_upstreams".into(),
+            self.options.plain_http.join(","),
+        );
         for (name, value) in variables {
             command.arg("--variable").arg(format!("{name}={value}"));
         }
@@ -234,7 +268,10 @@ impl Drop for Mirror {
     fn drop(&mut self) {
         self.stop();
         if std::thread::panicking() {
-            eprintln!("--- the mirror's stderr ---\n{}\n---", self.stderr().join("\n"));
+            eprintln!(
+                "--- the mirror's stderr ---\n{}\n---",
+                self.stderr().join("\n")
+            );
         }
     }
 }
@@ -248,8 +285,15 @@ fn announced(stdout: &str) -> Option<SocketAddr> {
     let json = &stdout[stdout.find('{')?..];
     let mut objects = serde_json::Deserializer::from_str(json).into_iter::<serde_json::Value>();
     let announcement = objects.next()?.ok()?;
-    let url = announcement["base_url"].as_str().expect("base_url in the announcement");
-    Some(url.trim_start_matches("http://").trim_end_matches('/').parse().expect("an address"))
+    let url = announcement["base_url"]
+        .as_str()
+        .expect("base_url in the announcement");
+    Some(
+        url.trim_start_matches("http://")
+            .trim_end_matches('/')
+            .parse()
+            .expect("an address"),
+    )
 }
 
 fn program() -> PathBuf {
@@ -257,7 +301,11 @@ fn program() -> PathBuf {
         return spin.into();
     }
     let test = std::env::current_exe().expect("the test's own path");
-    let host = test.parent().and_then(Path::parent).expect("target/debug").join("hammal-host");
+    let host = test
+        .parent()
+        .and_then(Path::parent)
+        .expect("target/debug")
+        .join("hammal-host");
     assert!(
         host.exists(),
         "{} is missing: run `cargo build --package hammal-host`, or plain `cargo test`",
@@ -289,9 +337,12 @@ pub fn is_wasip2() -> bool {
 fn build_the_component() {
     static BUILT: OnceLock<()> = OnceLock::new();
     BUILT.get_or_init(|| {
-        let manifest = std::fs::read_to_string(repository().join(manifest())).expect("the manifest");
+        let manifest =
+            std::fs::read_to_string(repository().join(manifest())).expect("the manifest");
         let manifest: toml::Table = manifest.parse().expect("a manifest is TOML");
-        let build = manifest["component"]["hammal"]["build"]["command"].as_str().expect("a build command");
+        let build = manifest["component"]["hammal"]["build"]["command"]
+            .as_str()
+            .expect("a build command");
         // The manifest names a file in the default target directory, whatever the tests were built in.
         let status = Command::new("sh")
             .args(["-c", build])

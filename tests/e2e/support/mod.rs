@@ -26,7 +26,10 @@ pub fn wait_for(what: &str, condition: impl Fn() -> bool) -> impl Future<Output 
     let place = std::panic::Location::caller();
     async move {
         while !condition() {
-            assert!(Instant::now() < deadline, "{place}: waited in vain for {what}");
+            assert!(
+                Instant::now() < deadline,
+                "{place}: waited in vain for {what}"
+            );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -35,5 +38,8 @@ pub fn wait_for(what: &str, condition: impl Fn() -> bool) -> impl Future<Output 
 /// For a test that needs what this machine lacks: says so, and fails where a skip is not wanted.
 pub fn skip(why: &str) {
     eprintln!("SKIPPED: {why}");
-    assert!(std::env::var_os("HAMMAL_REQUIRE_CLIENTS").is_none_or(|value| value != "1"), "not skipped: {why}");
+    assert!(
+        std::env::var_os("HAMMAL_REQUIRE_CLIENTS").is_none_or(|value| value != "1"),
+        "not skipped: {why}"
+    );
 }

@@ -24,12 +24,27 @@ impl Process {
 
     /// Adds the lines of stderr to `log`.
     pub fn spawn_logging(command: &mut Command, log: Arc<Mutex<Vec<String>>>) -> Self {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
         let stdout = Arc::default();
-        collect(child.stdout.take().expect("stdout is piped"), Arc::clone(&stdout));
-        collect(child.stderr.take().expect("stderr is piped"), Arc::clone(&log));
-        Self { child, stdout, stderr: log }
+        collect(
+            child.stdout.take().expect("stdout is piped"),
+            Arc::clone(&stdout),
+        );
+        collect(
+            child.stderr.take().expect("stderr is piped"),
+            Arc::clone(&log),
+        );
+        Self {
+            child,
+            stdout,
+            stderr: log,
+        }
     }
 
     pub fn id(&self) -> u32 {
@@ -92,14 +107,20 @@ impl Drop for Process {
 fn collect(pipe: impl std::io::Read + Send + 'static, lines: Arc<Mutex<Vec<String>>>) {
     std::thread::spawn(move || {
         for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
-            lines.lock().expect("lines").push(String::from_utf8_lossy(&line).into_owned());
+            lines
+                .lock()
+                .expect("lines")
+                .push(String::from_utf8_lossy(&line).into_owned());
         }
     });
 }
 
 /// Where a program is, if it is installed.
 pub fn find(program: &str) -> Option<PathBuf> {
-    search_path().into_iter().map(|dir| dir.join(program)).find(|path| path.is_file())
+    search_path()
+        .into_iter()
+        .map(|dir| dir.join(program))
+        .find(|path| path.is_file())
 }
 
 /// `PATH`, and where daemons are.
@@ -113,7 +134,9 @@ pub fn search_path() -> Vec<PathBuf> {
 pub async fn output(command: &mut tokio::process::Command) -> std::process::Output {
     command.stdin(Stdio::null()).kill_on_drop(true);
     let output = tokio::time::timeout(RUN, command.output()).await;
-    output.unwrap_or_else(|_| panic!("{command:?} does not end")).expect("a program")
+    output
+        .unwrap_or_else(|_| panic!("{command:?} does not end"))
+        .expect("a program")
 }
 
 /// Runs a program to its end and returns what it printed.

@@ -17,20 +17,34 @@ pub struct Programs {
 impl Programs {
     /// `None`, and says so, where one of `names` is missing.
     pub fn installed(names: &[&str]) -> Option<Self> {
-        Self { unpacked: None, path: search_path() }.with(names)
+        Self {
+            unpacked: None,
+            path: search_path(),
+        }
+        .with(names)
     }
 
     /// The same for those of newer suites: in `HAMMAL_NEWER_CLIENTS`, or where the script puts them.
     pub fn newer(names: &[&str]) -> Option<Self> {
         let dir = std::env::var_os("HAMMAL_NEWER_CLIENTS").map(PathBuf::from);
         let dir = dir.unwrap_or_else(|| repository().join("target/newer-clients"));
-        let own = ["usr/bin", "usr/sbin", "usr/libexec/docker/cli-plugins"].map(|sub| dir.join(sub));
-        if let Some(missing) = names.iter().find(|name| !own.iter().any(|sub| sub.join(name).is_file())) {
-            skip(&format!("{missing} of a newer suite is not in {} (scripts/newer-clients.sh)", dir.display()));
+        let own =
+            ["usr/bin", "usr/sbin", "usr/libexec/docker/cli-plugins"].map(|sub| dir.join(sub));
+        if let Some(missing) = names
+            .iter()
+            .find(|name| !own.iter().any(|sub| sub.join(name).is_file()))
+        {
+            skip(&format!(
+                "{missing} of a newer suite is not in {} (scripts/newer-clients.sh)",
+                dir.display()
+            ));
             return None;
         }
         let path = own.into_iter().chain(search_path()).collect();
-        Some(Self { unpacked: Some(dir), path })
+        Some(Self {
+            unpacked: Some(dir),
+            path,
+        })
     }
 
     fn with(self, names: &[&str]) -> Option<Self> {
@@ -46,15 +60,23 @@ impl Programs {
     }
 
     pub fn find(&self, name: &str) -> Option<PathBuf> {
-        self.path.iter().map(|dir| dir.join(name)).find(|path| path.is_file())
+        self.path
+            .iter()
+            .map(|dir| dir.join(name))
+            .find(|path| path.is_file())
     }
 
     /// A program that finds its helpers among the same set first.
     pub fn command(&self, name: &str) -> Command {
         let mut command = Command::new(self.find(name).expect("looked for before"));
-        command.env("PATH", std::env::join_paths(&self.path).expect("a search path"));
+        command.env(
+            "PATH",
+            std::env::join_paths(&self.path).expect("a search path"),
+        );
         if let Some(dir) = &self.unpacked {
-            let libraries = dir.join("usr/lib").join(format!("{}-linux-gnu", std::env::consts::ARCH));
+            let libraries = dir
+                .join("usr/lib")
+                .join(format!("{}-linux-gnu", std::env::consts::ARCH));
             command.env("LD_LIBRARY_PATH", libraries);
         }
         command

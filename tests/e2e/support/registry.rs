@@ -57,7 +57,10 @@ pub struct Repository {
 
 impl State {
     pub fn reply(&self, place: Place, seen: Seen) -> Reply {
-        self.seen.lock().expect("requests").push((place, seen.clone()));
+        self.seen
+            .lock()
+            .expect("requests")
+            .push((place, seen.clone()));
         if let Some(script) = &*self.script.lock().expect("the script")
             && let Some(reply) = script(place, &seen)
         {
@@ -80,13 +83,28 @@ impl State {
             return error(405, "UNSUPPORTED");
         }
         if path == "/v2/" || path == "/v2" {
-            return self.refuse(seen, None).unwrap_or_else(|| Reply::new(200, &COMMON, "{}"));
+            return self
+                .refuse(seen, None)
+                .unwrap_or_else(|| Reply::new(200, &COMMON, "{}"));
         }
         if path == "/v2/_catalog" {
-            let names = self.repositories.lock().expect("repositories").keys().cloned().collect();
+            let names = self
+                .repositories
+                .lock()
+                .expect("repositories")
+                .keys()
+                .cloned()
+                .collect();
             return self
                 .refuse(seen, Some("registry:catalog:*"))
-                .unwrap_or_else(|| paged(seen, &path[1..], |page| json!({ "repositories": page }), names));
+                .unwrap_or_else(|| {
+                    paged(
+                        seen,
+                        &path[1..],
+                        |page| json!({ "repositories": page }),
+                        names,
+                    )
+                });
         }
         let Some((name, kind, reference)) = split(path) else {
             return error(404, "NAME_UNKNOWN");
@@ -100,10 +118,16 @@ impl State {
         };
         match kind {
             "manifests" => {
-                let digest = repository.tags.get(reference).map_or(reference, |digest| digest);
+                let digest = repository
+                    .tags
+                    .get(reference)
+                    .map_or(reference, |digest| digest);
                 let accepts = |content: &&Content| {
                     let mut lines = seen.headers.get_all("accept").iter();
-                    lines.any(|line| line.to_str().is_ok_and(|line| line.contains(content.media_type)))
+                    lines.any(|line| {
+                        line.to_str()
+                            .is_ok_and(|line| line.contains(content.media_type))
+                    })
                 };
                 match repository.manifests.get(digest).filter(accepts) {
                     None => error(404, "MANIFEST_UNKNOWN"),
@@ -115,17 +139,31 @@ impl State {
                 Some(content) if *self.direct.lock().expect("direct") => {
                     serve_content(seen, content, "application/octet-stream")
                 }
-                Some(content) => {
-                    Reply::new(307, &[&COMMON[..], &[("location", &self.blob_url(&content.digest))]].concat(), "")
-                }
+                Some(content) => Reply::new(
+                    307,
+                    &[
+                        &COMMON[..],
+                        &[("location", &self.blob_url(&content.digest))],
+                    ]
+                    .concat(),
+                    "",
+                ),
             },
             "tags" => {
                 let tags = repository.tags.keys().cloned().collect();
-                paged(seen, &path[1..], |page| json!({ "name": name, "tags": page }), tags)
+                paged(
+                    seen,
+                    &path[1..],
+                    |page| json!({ "name": name, "tags": page }),
+                    tags,
+                )
             }
             "referrers" => {
                 let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [] });
-                let headers = [("content-type", INDEX), ("oci-filters-applied", "artifactType")];
+                let headers = [
+                    ("content-type", INDEX),
+                    ("oci-filters-applied", "artifactType"),
+                ];
                 Reply::new(200, &headers, index.to_string())
             }
             _ => error(404, "UNSUPPORTED"),
@@ -135,9 +173,13 @@ impl State {
     /// A 401, unless the request has a token for `scope`.
     fn refuse(&self, seen: &Seen, scope: Option<&str>) -> Option<Reply> {
         let valid = self.valid.lock().expect("tokens");
-        let token = seen.header("authorization").and_then(|value| value.strip_prefix("Bearer "));
+        let token = seen
+            .header("authorization")
+            .and_then(|value| value.strip_prefix("Bearer "));
         let granted = token.and_then(|token| valid.get(token));
-        if granted.is_some_and(|granted| scope.is_none_or(|scope| granted.split(' ').any(|one| one == scope))) {
+        if granted.is_some_and(|granted| {
+            scope.is_none_or(|scope| granted.split(' ').any(|one| one == scope))
+        }) {
             return None;
         }
         let params = Params {
@@ -148,7 +190,10 @@ impl State {
         let lines = match &*self.challenge.lock().expect("the challenge") {
             Some(challenge) => challenge(&params),
             None => {
-                let mut line = format!(r#"Bearer realm="{}",service="{}""#, params.realm, params.service);
+                let mut line = format!(
+                    r#"Bearer realm="{}",service="{}""#,
+                    params.realm, params.service
+                );
                 if !params.scope.is_empty() {
                     line += &format!(r#",scope="{}""#, params.scope);
                 }
@@ -161,7 +206,8 @@ impl State {
         let mut headers = COMMON.to_vec();
         headers.push(("content-type", "application/json"));
         headers.extend(lines.iter().map(|line| ("www-authenticate", &**line)));
-        let document = json!({ "errors": [{ "code": "UNAUTHORIZED", "message": "authentication required" }] });
+        let document =
+            json!({ "errors": [{ "code": "UNAUTHORIZED", "message": "authentication required" }] });
         Some(Reply::new(401, &headers, document.to_string()))
     }
 
@@ -169,11 +215,20 @@ impl State {
         if seen.method != "GET" || seen.path() != "/token" {
             return error(404, "UNSUPPORTED");
         }
-        let asked = seen.query().into_iter().filter(|(name, _)| name == "scope").map(|(_, scope)| scope);
+        let asked = seen
+            .query()
+            .into_iter()
+            .filter(|(name, _)| name == "scope")
+            .map(|(_, scope)| scope);
         let private = self.private.lock().expect("private names");
         let granted = asked
             .flat_map(|scope| scope.split(' ').map(str::to_string).collect::<Vec<_>>())
-            .filter(|scope| !scope.split(':').nth(1).is_some_and(|name| private.contains(name)));
+            .filter(|scope| {
+                !scope
+                    .split(':')
+                    .nth(1)
+                    .is_some_and(|name| private.contains(name))
+            });
         // Nothing but pull is ever granted to the anonymous.
         let granted = granted.map(|scope| match scope.rsplit_once(':') {
             Some((resource, actions)) if actions.split(',').any(|action| action == "pull") => {
@@ -185,7 +240,10 @@ impl State {
         let mut issued = self.issued.lock().expect("tokens");
         *issued += 1;
         let token = format!("anonymous-token-{issued}");
-        self.valid.lock().expect("tokens").insert(token.clone(), granted);
+        self.valid
+            .lock()
+            .expect("tokens")
+            .insert(token.clone(), granted);
         let body = match &*self.token_answer.lock().expect("the answer") {
             Some(answer) => answer(&token),
             None => json!({ "token": token, "access_token": token, "expires_in": 300 }).to_string(),
@@ -195,14 +253,30 @@ impl State {
 
     fn cdn(&self, seen: &Seen) -> Reply {
         if seen.headers.contains_key("authorization") {
-            return Reply::new(400, &[("content-type", "application/xml")], "<Code>InvalidArgument</Code>");
+            return Reply::new(
+                400,
+                &[("content-type", "application/xml")],
+                "<Code>InvalidArgument</Code>",
+            );
         }
-        let digest = seen.path().split('/').nth(7).map(|hex| format!("sha256:{hex}")).unwrap_or_default();
+        let digest = seen
+            .path()
+            .split('/')
+            .nth(7)
+            .map(|hex| format!("sha256:{hex}"))
+            .unwrap_or_default();
         if !self.blob_url(&digest).ends_with(&seen.target) {
-            return Reply::new(403, &[("content-type", "application/xml")], "<Code>SignatureDoesNotMatch</Code>");
+            return Reply::new(
+                403,
+                &[("content-type", "application/xml")],
+                "<Code>SignatureDoesNotMatch</Code>",
+            );
         }
         let repositories = self.repositories.lock().expect("repositories");
-        match repositories.values().find_map(|repository| repository.blobs.get(&digest)) {
+        match repositories
+            .values()
+            .find_map(|repository| repository.blobs.get(&digest))
+        {
             None => Reply::new(404, &[], ""),
             Some(content) => serve_content(seen, content, "application/octet-stream"),
         }

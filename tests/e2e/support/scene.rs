@@ -55,7 +55,9 @@ impl Scene {
         };
         let image = Image::of_layers(OCI, "debian", layers);
         registry.push(NAME, "latest", &image).await;
-        let options = Options::default().upstream(registry.address()).plain_http([registry.tokens.address()]);
+        let options = Options::default()
+            .upstream(registry.address())
+            .plain_http([registry.tokens.address()]);
         Some(Self::of(Upstream::Debian(registry), image, options, https).await)
     }
 
@@ -63,22 +65,42 @@ impl Scene {
         let hub = Hub::start().await;
         let image = Image::new(DOCKER, "ours");
         hub.push(NAME, "latest", &image);
-        let options = Options::default().upstream(hub.address()).plain_http(hub.addresses());
+        let options = Options::default()
+            .upstream(hub.address())
+            .plain_http(hub.addresses());
         Self::of(Upstream::Ours(hub), image, options, false).await
     }
 
     async fn of(upstream: Upstream, image: Image, options: Options, https: bool) -> Self {
-        let (mirror, files) = (options.start().await, tempfile::tempdir().expect("a folder"));
+        let (mirror, files) = (
+            options.start().await,
+            tempfile::tempdir().expect("a folder"),
+        );
         let mut tls = None;
         if https {
             let (ca, behind) = (Ca::new(), mirror.address());
             let root = files.path().join("root.pem");
             std::fs::write(&root, ca.pem()).expect("a certificate");
-            let handler = move |seen| Reply::Later(Box::pin(async move { pass(behind, seen).await }));
+            let handler =
+                move |seen| Reply::Later(Box::pin(async move { pass(behind, seen).await }));
             let config = ca.server(&["127.0.0.1"]);
-            tls = Some((Server::start(any_port("127.0.0.1"), Some(config), std::sync::Arc::new(handler)).await, root));
+            tls = Some((
+                Server::start(
+                    any_port("127.0.0.1"),
+                    Some(config),
+                    std::sync::Arc::new(handler),
+                )
+                .await,
+                root,
+            ));
         }
-        Self { upstream, image, mirror, tls, files }
+        Self {
+            upstream,
+            image,
+            mirror,
+            tls,
+            files,
+        }
     }
 
     pub fn is_https(&self) -> bool {
@@ -98,7 +120,8 @@ impl Scene {
 
     /// A file of `deploy/clients/`, for this mirror. Over http podman and its relatives have to be told so.
     pub fn recipe(&self, name: &str) -> String {
-        let recipe = std::fs::read_to_string(repository().join("deploy/clients").join(name)).expect("a recipe");
+        let recipe = std::fs::read_to_string(repository().join("deploy/clients").join(name))
+            .expect("a recipe");
         let (scheme, address) = match &self.tls {
             Some((server, _)) => ("https", server.address),
             None => ("http", self.mirror.address()),
@@ -118,24 +141,43 @@ impl Scene {
     /// What a client needs to know of this scene's folder and certificate authority.
     pub fn environment(&self) -> Environment {
         let home = self.files.path().to_path_buf();
-        self.write(".config/containers/policy.json", r#"{"default":[{"type":"insecureAcceptAnything"}]}"#);
+        self.write(
+            ".config/containers/policy.json",
+            r#"{"default":[{"type":"insecureAcceptAnything"}]}"#,
+        );
         let mut environment = vec![("HOME", home.clone()), ("XDG_RUNTIME_DIR", home)];
-        environment.extend(self.tls.as_ref().map(|(_, root)| ("SSL_CERT_FILE", root.clone())));
+        environment.extend(
+            self.tls
+                .as_ref()
+                .map(|(_, root)| ("SSL_CERT_FILE", root.clone())),
+        );
         environment
     }
 
     /// Waits until the mirror has logged `least` requests of the client.
     pub async fn cost(&self, least: usize) -> Cost {
         let mut lines = self.mirror.log(least).await;
-        let asked = |lines: &[String]| lines.iter().filter(|line| !line.contains("what=ping")).count();
+        let asked = |lines: &[String]| {
+            lines
+                .iter()
+                .filter(|line| !line.contains("what=ping"))
+                .count()
+        };
         while asked(&lines) < least {
             lines = self.mirror.log(lines.len() + 1).await;
         }
         let (requests, fetches) = match &self.upstream {
             Upstream::Debian(registry) => (registry.requests(), registry.tokens.fetches()),
-            Upstream::Ours(hub) => (hub.seen(Place::Registry).len(), hub.seen(Place::Tokens).len()),
+            Upstream::Ours(hub) => (
+                hub.seen(Place::Registry).len(),
+                hub.seen(Place::Tokens).len(),
+            ),
         };
-        Cost { asked: asked(&lines), requests, fetches }
+        Cost {
+            asked: asked(&lines),
+            requests,
+            fetches,
+        }
     }
 
     /// What a first pull cost: one upstream request for each of the client's, one more for the first challenge, one token.

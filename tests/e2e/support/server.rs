@@ -33,17 +33,23 @@ pub struct Seen {
 
 impl Seen {
     pub fn path(&self) -> &str {
-        self.target.split_once('?').map_or(&*self.target, |(path, _)| path)
+        self.target
+            .split_once('?')
+            .map_or(&*self.target, |(path, _)| path)
     }
 
     /// The decoded pairs of the query, in order.
     pub fn query(&self) -> Vec<(String, String)> {
         let query = self.target.split_once('?').map_or("", |(_, query)| query);
-        url::form_urlencoded::parse(query.as_bytes()).into_owned().collect()
+        url::form_urlencoded::parse(query.as_bytes())
+            .into_owned()
+            .collect()
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name).map(|value| value.to_str().expect("a readable header"))
+        self.headers
+            .get(name)
+            .map(|value| value.to_str().expect("a readable header"))
     }
 }
 
@@ -89,7 +95,11 @@ pub struct Server {
 }
 
 impl Server {
-    pub async fn start(at: SocketAddr, tls: Option<Arc<rustls::ServerConfig>>, handler: Handler) -> Self {
+    pub async fn start(
+        at: SocketAddr,
+        tls: Option<Arc<rustls::ServerConfig>>,
+        handler: Handler,
+    ) -> Self {
         let tls = tls.map(TlsAcceptor::from);
         Self::accept(at, move |stream| {
             let (tls, handler) = (tls.clone(), Arc::clone(&handler));
@@ -97,7 +107,9 @@ impl Server {
                 match tls {
                     None => serve(TokioIo::new(stream), handler).await,
                     Some(tls) => {
-                        let Ok(stream) = tls.accept(stream).await else { return };
+                        let Ok(stream) = tls.accept(stream).await else {
+                            return;
+                        };
                         serve(TokioIo::new(stream), handler).await;
                     }
                 }
@@ -143,7 +155,9 @@ impl Server {
         F: Fn(TcpStream) -> T + Send + 'static,
         T: Future<Output = ()> + Send + 'static,
     {
-        let listener = TcpListener::bind(at).await.unwrap_or_else(|error| panic!("cannot listen on {at}: {error}"));
+        let listener = TcpListener::bind(at)
+            .await
+            .unwrap_or_else(|error| panic!("cannot listen on {at}: {error}"));
         let address = listener.local_addr().expect("an address");
         let connections = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&connections);
@@ -156,7 +170,11 @@ impl Server {
                 while open.try_join_next().is_some() {}
             }
         });
-        Self { address, connections, task }
+        Self {
+            address,
+            connections,
+            task,
+        }
     }
 }
 
@@ -184,10 +202,16 @@ impl Full {
         let listener = socket.listen(0).expect("a listener");
         let address = listener.local_addr().expect("an address");
         let mut waiting = Vec::new();
-        while let Ok(stream) = tokio::time::timeout(Duration::from_millis(300), TcpStream::connect(address)).await {
+        while let Ok(stream) =
+            tokio::time::timeout(Duration::from_millis(300), TcpStream::connect(address)).await
+        {
             waiting.push(stream.expect("a connection"));
         }
-        Self { address, _listener: listener, _waiting: waiting }
+        Self {
+            address,
+            _listener: listener,
+            _waiting: waiting,
+        }
     }
 }
 
@@ -210,10 +234,18 @@ where
             let (head, body) = request.into_parts();
             let seen = Seen {
                 method: head.method.to_string(),
-                target: head.uri.path_and_query().map_or("/", |target| target.as_str()).to_string(),
+                target: head
+                    .uri
+                    .path_and_query()
+                    .map_or("/", |target| target.as_str())
+                    .to_string(),
                 headers: head.headers,
                 version: head.version,
-                body: body.collect().await.map_err(std::io::Error::other)?.to_bytes(),
+                body: body
+                    .collect()
+                    .await
+                    .map_err(std::io::Error::other)?
+                    .to_bytes(),
             };
             let mut reply = handler(seen);
             loop {
@@ -226,7 +258,9 @@ where
             }
         }
     });
-    let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(io, service).await;
+    let _ = auto::Builder::new(TokioExecutor::new())
+        .serve_connection(io, service)
+        .await;
 }
 
 /// A body in pieces, which can pause and break off.
@@ -247,7 +281,11 @@ enum Piece {
 impl Pieces {
     pub fn whole(body: impl Into<Bytes>) -> Self {
         let body = body.into();
-        if body.is_empty() { Self::default() } else { Self::default().data(body) }
+        if body.is_empty() {
+            Self::default()
+        } else {
+            Self::default().data(body)
+        }
     }
 
     pub fn data(mut self, data: impl Into<Bytes>) -> Self {
@@ -290,7 +328,9 @@ impl Body for Pieces {
             match self.pieces.front_mut() {
                 None => return Poll::Ready(None),
                 Some(Piece::Hang) => return Poll::Pending,
-                Some(Piece::Break) => return Poll::Ready(Some(Err(std::io::Error::other("broken as scripted")))),
+                Some(Piece::Break) => {
+                    return Poll::Ready(Some(Err(std::io::Error::other("broken as scripted"))));
+                }
                 Some(Piece::Pause(wait)) => {
                     let wait = *wait;
                     let pause = self.pause.get_or_insert_with(|| Box::pin(sleep(wait)));
@@ -320,7 +360,11 @@ impl Body for Pieces {
             _ => None,
         };
         let mut hint = hyper::body::SizeHint::new();
-        if let Some(length) = self.pieces.iter().try_fold(0, |length, piece| sum(Some(length), piece)) {
+        if let Some(length) = self
+            .pieces
+            .iter()
+            .try_fold(0, |length, piece| sum(Some(length), piece))
+        {
             hint.set_exact(length);
         }
         hint

@@ -33,15 +33,29 @@ impl TokenServer {
         let (recorded, signs) = (Arc::clone(&seen), Arc::clone(&signer));
         let server = Server::plain("127.0.0.2", move |seen| {
             recorded.lock().expect("requests").push(seen.clone());
-            let scopes = seen.query().into_iter().filter(|(name, _)| name == "scope").map(|(_, scope)| scope);
+            let scopes = seen
+                .query()
+                .into_iter()
+                .filter(|(name, _)| name == "scope")
+                .map(|(_, scope)| scope);
             // The anonymous may pull and nothing else.
-            let access = scopes.filter_map(|scope| access(&scope, &["pull"])).collect::<Vec<_>>();
+            let access = scopes
+                .filter_map(|scope| access(&scope, &["pull"]))
+                .collect::<Vec<_>>();
             let token = signs.sign(&access);
             let body = json!({ "token": token, "access_token": token, "expires_in": LIFE });
-            Reply::new(200, &[("content-type", "application/json")], body.to_string())
+            Reply::new(
+                200,
+                &[("content-type", "application/json")],
+                body.to_string(),
+            )
         })
         .await;
-        Self { signer, server, seen }
+        Self {
+            signer,
+            server,
+            seen,
+        }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -59,7 +73,8 @@ impl TokenServer {
 
     /// A token that may push to `name`.
     pub fn for_pushing(&self, name: &str) -> String {
-        self.signer.sign(&[json!({ "type": "repository", "name": name, "actions": ["pull", "push"] })])
+        self.signer
+            .sign(&[json!({ "type": "repository", "name": name, "actions": ["pull", "push"] })])
     }
 }
 
@@ -70,12 +85,25 @@ impl Signer {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let certificate = params.self_signed(&pair).expect("a certificate");
         let mut header = Header::new(Algorithm::ES256);
-        header.x5c = Some(vec![certificate.pem().lines().filter(|line| !line.starts_with('-')).collect()]);
-        Self { key: EncodingKey::from_ec_der(&pair.serialize_der()), header, certificate: certificate.pem() }
+        header.x5c = Some(vec![
+            certificate
+                .pem()
+                .lines()
+                .filter(|line| !line.starts_with('-'))
+                .collect(),
+        ]);
+        Self {
+            key: EncodingKey::from_ec_der(&pair.serialize_der()),
+            header,
+            certificate: certificate.pem(),
+        }
     }
 
     fn sign(&self, access: &[Value]) -> String {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a date").as_secs();
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .expect("a date")
+            .as_secs();
         let claims = json!({
             "iss": ISSUER, "sub": "", "aud": SERVICE, "jti": "1",
             "iat": now, "nbf": now - 60, "exp": now + LIFE, "access": access,
@@ -88,6 +116,9 @@ impl Signer {
 fn access(scope: &str, allowed: &[&str]) -> Option<Value> {
     let (resource, actions) = scope.rsplit_once(':')?;
     let (kind, name) = resource.split_once(':')?;
-    let actions = actions.split(',').filter(|action| allowed.contains(action)).collect::<Vec<_>>();
+    let actions = actions
+        .split(',')
+        .filter(|action| allowed.contains(action))
+        .collect::<Vec<_>>();
     Some(json!({ "type": kind, "name": name, "actions": actions }))
 }

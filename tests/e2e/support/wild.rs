@@ -17,7 +17,10 @@ type Script = Box<dyn Fn(&Seen) -> Reply + Send + Sync>;
 pub struct Host(&'static str, Script);
 
 impl Host {
-    pub fn new(name: &'static str, script: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
+    pub fn new(
+        name: &'static str,
+        script: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         Self(name, Box::new(script))
     }
 }
@@ -42,24 +45,36 @@ impl Wild {
         for Host(name, script) in hosts {
             let asked = Arc::clone(&asked);
             let handler = move |seen: Seen| {
-                let token = seen.header("authorization").map(|value| format!(" {value}")).unwrap_or_default();
+                let token = seen
+                    .header("authorization")
+                    .map(|value| format!(" {value}"))
+                    .unwrap_or_default();
                 let line = format!("{} https://{name}{}{token}", seen.method, seen.target);
                 asked.lock().expect("requests").push(line);
                 script(&seen)
             };
-            let server = Server::start(own_address(), Some(ca.server(&[name])), Arc::new(handler)).await;
+            let server =
+                Server::start(own_address(), Some(ca.server(&[name])), Arc::new(handler)).await;
             options = options.host(name, server.address.ip());
             servers.push(server);
             names.push(name);
         }
         let mirror = options.trust(&ca, &names).start().await;
-        Some(Self { mirror, asked, _servers: servers })
+        Some(Self {
+            mirror,
+            asked,
+            _servers: servers,
+        })
     }
 
     /// Asks for `/v2/REST` of a registry, as clients do for a manifest or a blob.
     pub async fn ask(&self, method: &str, registry: &str, rest: &str) -> Answer {
         let target = format!("/v2/{rest}?upstream={registry}");
-        self.mirror.request(method, &target).accept_manifests().send().await
+        self.mirror
+            .request(method, &target)
+            .accept_manifests()
+            .send()
+            .await
     }
 
     /// What arrived since the last time, in order: `GET https://HOST/PATH Bearer TOKEN`.

@@ -23,7 +23,9 @@ impl World {
         let hub = Hub::start().await;
         let image = Image::oci();
         hub.push(NAME, TAG, &image);
-        let options = Options::default().upstream(hub.address()).plain_http([hub.tokens(), hub.cdn()]);
+        let options = Options::default()
+            .upstream(hub.address())
+            .plain_http([hub.tokens(), hub.cdn()]);
         let mirror = more(options).start().await;
         Self { mirror, hub, image }
     }
