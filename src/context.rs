@@ -1,9 +1,9 @@
 //! What one request carries with it through the rooms.
 
 use crate::cache::Store;
+use crate::cache_status::Hit;
 use crate::config::Config;
 use crate::hops::Hops;
-use crate::manifests::Hit;
 use crate::platform::{self, Platform};
 use std::cell::Cell;
 

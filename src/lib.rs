@@ -34,6 +34,7 @@ pub mod access;
 pub mod address;
 pub mod auth;
 pub mod cache;
+pub mod cache_status;
 pub mod config;
 pub mod context;
 pub mod delivery;

@@ -1,7 +1,7 @@
 //! One line per request, in logfmt. Nothing of it was taken from a request or an upstream unparsed, and no token is in it.
 
+use crate::cache_status::Hit;
 use crate::context::{Cost, TokenFrom};
-use crate::manifests::Hit;
 use crate::refusal::Refusal;
 use crate::route::{Resource, Route};
 use crate::upstream::Upstream;

@@ -3,6 +3,7 @@
 
 use crate::accept::Accept;
 use crate::cache::{Cache, Shape};
+use crate::cache_status::Hit;
 use crate::context::Context;
 use crate::digest::{Digest, Mismatch};
 use crate::forward::Failure;
@@ -75,19 +76,6 @@ struct Pointer {
     /// When the upstream said so, and when the store was told; seconds since the Unix epoch.
     seen: u64,
     written: u64,
-}
-
-/// How an answer came out of the cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hit {
-    /// Without asking anybody.
-    Fresh,
-    /// The upstream said that it has it still, or that the tag points there still.
-    Revalidated,
-    /// Another request brought it while this one waited.
-    Collapsed,
-    /// The upstream can't be asked.
-    Stale,
 }
 
 /// What is known of a wanted manifest.
@@ -503,26 +491,5 @@ impl Known {
         }
         context.cost.cache.set(Some(hit));
         Some(response)
-    }
-}
-
-impl Hit {
-    /// The word for it in the log.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Hit::Fresh => "hit",
-            Hit::Revalidated => "revalidated",
-            Hit::Collapsed => "collapsed",
-            Hit::Stale => "stale",
-        }
-    }
-
-    pub fn cache_status(self) -> &'static str {
-        match self {
-            Hit::Fresh => "hammal; hit",
-            Hit::Revalidated => "hammal; fwd=stale; fwd-status=200; detail=revalidated",
-            Hit::Collapsed => "hammal; fwd=miss; collapsed",
-            Hit::Stale => "hammal; hit; detail=stale",
-        }
     }
 }
