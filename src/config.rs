@@ -1,11 +1,11 @@
 //! What the operator can set.
 
-use crate::access::{Access, Secret};
 use crate::delivery::Delivery;
 use crate::origin::{Authority, Malformed, Scheme};
 use crate::pattern::{HostPattern, RepositoryPattern};
 use crate::platform::{Platform, Timeouts};
 use crate::policy::{Denied, Policy};
+use crate::secret::{Access, Secret};
 use crate::upstream::{DOCKER_HUB, Named, Upstream};
 use std::fmt;
 use std::time::Duration;

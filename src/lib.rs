@@ -59,6 +59,7 @@ pub mod reference;
 pub mod refusal;
 pub mod reply;
 pub mod route;
+pub mod secret;
 pub mod upstream;
 
 #[cfg(test)]
