@@ -1,6 +1,5 @@
 //! What the operator can set.
 
-use crate::delivery::Delivery;
 use crate::origin::{Authority, Malformed, Scheme};
 use crate::pattern::{HostPattern, RepositoryPattern};
 use crate::platform::{Platform, Timeouts};
@@ -50,6 +49,15 @@ pub struct Config {
     pub max_stale: Duration,
     pub blob_delivery: Delivery,
     pub timeouts: Timeouts,
+}
+
+/// How a client gets a blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// It is told where the upstream's delivery network has it.
+    Redirect,
+    /// The mirror fetches it from there.
+    Stream,
 }
 
 /// A variable whose value can't be understood. The value stays here: it may be a secret that went to the wrong place.

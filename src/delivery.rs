@@ -9,15 +9,6 @@ use crate::platform::Platform;
 use crate::upstream::Upstream;
 use http::StatusCode;
 
-/// How a client gets a blob.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Delivery {
-    /// It is told where the upstream's delivery network has it.
-    Redirect,
-    /// The mirror fetches it from there.
-    Stream,
-}
-
 /// Asks for a blob, and for its bytes where the upstream says that they are. A delivery network that does not hand them
 /// over is given one more chance with another redirect: signatures run out, and nodes fail.
 pub async fn stream<P: Platform>(
