@@ -4,7 +4,7 @@
 use crate::auth::Auth;
 use crate::context::Context;
 use crate::forward::{self, Answer, Failure, MAX_REDIRECTS, Question, RedirectFailure};
-use crate::outgoing;
+use crate::outgoing::{self, OutboundRequest};
 use crate::platform::Platform;
 use crate::upstream::Upstream;
 use http::StatusCode;
@@ -54,14 +54,15 @@ async fn fetch<P: Platform>(
         let permitted =
             permitted.map_err(|denied| Failure::Redirect(RedirectFailure::Forbidden(denied)))?;
 
-        let (method, path, headers) = (
-            question.method.clone(),
-            &target.path_and_query,
-            &question.headers,
-        );
-        let requests = &context.cost.requests;
-        let response =
-            outgoing::send_once(context, &permitted, method, path, headers, None, requests).await?;
+        let outbound = OutboundRequest {
+            host: &permitted,
+            method: question.method.clone(),
+            path_and_query: &target.path_and_query,
+            headers: &question.headers,
+            authorization: None,
+            counter: &context.cost.requests,
+        };
+        let response = outgoing::send_once(context, outbound).await?;
         answer = Answer {
             response,
             upstream: Upstream::redirected(permitted),

@@ -4,7 +4,7 @@ use crate::auth::{self, Auth, Challenge, Credential, Subject};
 use crate::context::Context;
 use crate::name::Name;
 use crate::origin::{Origin, Target};
-use crate::outgoing::{self, Unsent};
+use crate::outgoing::{self, OutboundRequest, Unsent};
 use crate::platform::{Fault, Platform};
 use crate::policy::Denied;
 use crate::route::Route;
@@ -330,21 +330,18 @@ async fn send<P: Platform>(
     headers: &HeaderMap,
     credential: &Credential,
 ) -> Result<Response<P::Body>, Failure> {
-    let token = match credential {
-        Credential::Token { token, .. } => Some(token),
-        Credential::None { .. } => None,
-    };
-    let requests = &context.cost.requests;
-    Ok(outgoing::send(
-        context,
-        upstream.permitted(),
+    let outbound = OutboundRequest {
+        host: upstream.permitted(),
         method,
         path_and_query,
         headers,
-        token,
-        requests,
-    )
-    .await?)
+        authorization: match credential {
+            Credential::Token { token, .. } => Some(token.header()),
+            Credential::None { .. } => None,
+        },
+        counter: &context.cost.requests,
+    };
+    Ok(outgoing::send(context, outbound).await?)
 }
 
 /// Where a response that has to be followed here points to. A blob's does so if it is a registry's path again (lscr.io,

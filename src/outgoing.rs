@@ -1,6 +1,5 @@
 //! One request to one host that the policy has let pass.
 
-use crate::auth::Token;
 use crate::context::{Context, count};
 use crate::hops::CDN_LOOP;
 use crate::platform::{Fault, Platform};
@@ -24,76 +23,63 @@ pub enum Unsent {
     Malformed,
 }
 
-/// Sends `headers`, a token where there is one, and what every request of ours has; once more where the connection breaks
-/// at once. Each time is counted.
+/// One request to one host.
+#[derive(Clone)]
+pub struct OutboundRequest<'a> {
+    pub host: &'a Permitted,
+    pub method: Method,
+    pub path_and_query: &'a str,
+    pub headers: &'a HeaderMap,
+    pub authorization: Option<HeaderValue>,
+    /// Counts each time that it is sent.
+    pub counter: &'a Cell<u32>,
+}
+
+/// Sends a request with the headers that every request of the mirror has; once more where the connection breaks at once.
 pub async fn send<P: Platform>(
     context: &Context<'_, P>,
-    host: &Permitted,
-    method: Method,
-    path_and_query: &str,
-    headers: &HeaderMap,
-    token: Option<&Token>,
-    counter: &Cell<u32>,
+    request: OutboundRequest<'_>,
 ) -> Result<Response<P::Body>, Unsent> {
     let begun = context.platform.now();
-    match send_once(
-        context,
-        host,
-        method.clone(),
-        path_and_query,
-        headers,
-        token,
-        counter,
-    )
-    .await
-    {
+    match send_once(context, request.clone()).await {
         Err(Unsent::Fault(Fault::Broken))
             if context.platform.now().saturating_sub(begun) < RETIRED_WITHIN =>
         {
-            send_once(
-                context,
-                host,
-                method,
-                path_and_query,
-                headers,
-                token,
-                counter,
-            )
-            .await
+            send_once(context, request).await
         }
         sent => sent,
     }
 }
 
-/// The same for who has another way to ask again.
+/// Sends a request once, for a caller that has another way to try again.
 pub async fn send_once<P: Platform>(
     context: &Context<'_, P>,
-    host: &Permitted,
-    method: Method,
-    path_and_query: &str,
-    headers: &HeaderMap,
-    token: Option<&Token>,
-    counter: &Cell<u32>,
+    request: OutboundRequest<'_>,
 ) -> Result<Response<P::Body>, Unsent> {
-    let mut request = Request::new(());
-    *request.method_mut() = method;
-    *request.uri_mut() = host.uri(path_and_query).map_err(|_| Unsent::Malformed)?;
-    let mut all = HeaderMap::with_capacity(headers.len().saturating_add(4));
-    all.extend(
-        headers
+    let mut outbound = Request::new(());
+    *outbound.method_mut() = request.method;
+    *outbound.uri_mut() = request
+        .host
+        .uri(request.path_and_query)
+        .map_err(|_| Unsent::Malformed)?;
+    let mut headers = HeaderMap::with_capacity(request.headers.len().saturating_add(4));
+    headers.extend(
+        request
+            .headers
             .iter()
             .map(|(name, value)| (name.clone(), value.clone())),
     );
     // containerd asks for zstd and gzip, and then a digest would be that of another body.
-    all.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    all.insert(USER_AGENT, AGENT);
-    all.insert(CDN_LOOP, context.hops.and_this_one());
-    all.extend(token.map(|token| (AUTHORIZATION, token.header())));
-    *request.headers_mut() = all;
-    count(counter);
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    headers.insert(USER_AGENT, AGENT);
+    headers.insert(CDN_LOOP, context.hops.and_this_one());
+    headers.extend(request.authorization.map(|value| (AUTHORIZATION, value)));
+    *outbound.headers_mut() = headers;
+    count(request.counter);
+    let timeouts = &context.config.timeouts;
     context
         .platform
-        .send(request, &context.config.timeouts)
+        .send(outbound, timeouts)
         .await
         .map_err(Unsent::Fault)
 }

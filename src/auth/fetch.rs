@@ -4,7 +4,7 @@ use super::scope::Scope;
 use super::token::{Granted, MAX_ANSWER};
 use crate::context::Context;
 use crate::origin::{Origin, Target};
-use crate::outgoing::{self, Unsent};
+use crate::outgoing::{self, OutboundRequest, Unsent};
 use crate::platform::{Fault, Platform, ReadFault};
 use crate::policy::Denied;
 use http::header::RETRY_AFTER;
@@ -63,17 +63,15 @@ async fn exchange<P: Platform>(
         .permit_realm(realm.origin.clone(), upstream)
         .map_err(Failure::Forbidden)?;
     let path_and_query = with_query(&realm.path_and_query, service, scopes);
-    let (headers, fetches) = (HeaderMap::new(), &context.cost.fetches);
-    let response = outgoing::send(
-        context,
-        &permitted,
-        Method::GET,
-        &path_and_query,
-        &headers,
-        None,
-        fetches,
-    )
-    .await;
+    let outbound = OutboundRequest {
+        host: &permitted,
+        method: Method::GET,
+        path_and_query: &path_and_query,
+        headers: &HeaderMap::new(),
+        authorization: None,
+        counter: &context.cost.fetches,
+    };
+    let response = outgoing::send(context, outbound).await;
     let response = response.map_err(|unsent| match unsent {
         Unsent::Fault(fault) => Failure::Fault(fault),
         Unsent::Malformed => Failure::NoToken,
