@@ -33,6 +33,7 @@ pub mod accept;
 pub mod access;
 pub mod address;
 pub mod auth;
+pub mod body;
 pub mod cache;
 pub mod cache_status;
 pub mod config;

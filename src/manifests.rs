@@ -2,6 +2,7 @@
 //! tag only points at a digest, and is looked at again upstream once it is older than the operator lets it be.
 
 use crate::accept::Accept;
+use crate::body::Body;
 use crate::cache::{Cache, Shape};
 use crate::cache_status::Hit;
 use crate::context::Context;
@@ -11,7 +12,7 @@ use crate::name::Name;
 use crate::platform::{Fault, Platform, ReadFault};
 use crate::reference::Reference;
 use crate::refusal::Refusal;
-use crate::reply::{self, Body, CONTENT_DIGEST};
+use crate::reply::{self, CONTENT_DIGEST};
 use crate::route::Asked;
 use crate::upstream::Upstream;
 use http::header::{ACCEPT, AGE, CONTENT_LENGTH, CONTENT_TYPE, HeaderName};

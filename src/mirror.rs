@@ -3,6 +3,7 @@
 use crate::access::Counts;
 use crate::address::Address;
 use crate::auth::{self, Auth};
+use crate::body::Body;
 use crate::cache::Store;
 use crate::cache_status::Hit;
 use crate::config::{Config, Delivery, Mistake};
@@ -18,7 +19,7 @@ use crate::manifests::{self, Manifests, Wanted};
 use crate::page;
 use crate::platform::Platform;
 use crate::refusal::Refusal;
-use crate::reply::{self, Body};
+use crate::reply;
 use crate::route::{Asked, Refused, Resource, Route};
 use crate::upstream::{Naming, Upstream};
 use http::{Method, Request, Response, StatusCode};

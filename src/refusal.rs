@@ -4,13 +4,13 @@
 //! Nothing that an upstream or a token server said is repeated, nor which host it was: it may be an internal one.
 
 use crate::auth;
+use crate::body::Body;
 use crate::config::Mistake;
 use crate::forward::{self, MAX_HEADER, RedirectFailure};
 use crate::hops::{Loop, MAX_HOPS};
 use crate::platform::Fault;
 use crate::policy::Denied;
 use crate::reference::InvalidReference;
-use crate::reply::Body;
 use crate::route::{Refused, Resource, Route};
 use http::header::{ALLOW, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
