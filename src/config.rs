@@ -1,11 +1,13 @@
 //! What the operator can set.
 
+use crate::docker_hub::DOCKER_HUB;
 use crate::origin::{Authority, Malformed, Scheme};
 use crate::pattern::{HostPattern, RepositoryPattern};
 use crate::platform::{Platform, Timeouts};
+use crate::policy::Upstream;
 use crate::policy::{Denied, Policy};
 use crate::secret::{Access, Secret};
-use crate::upstream::{DOCKER_HUB, Named, Upstream};
+use crate::upstream::Named;
 use std::fmt;
 use std::time::Duration;
 
@@ -158,15 +160,15 @@ impl Config {
         let named = upstreams
             .iter()
             .chain(host_upstreams.iter().map(|(_, registry)| registry));
-        policy.own = named.map(Named::pattern).collect();
+        policy.own = named.map(HostPattern::from).collect();
         policy.allowed_upstreams.extend_from_slice(&policy.own);
         let upstreams: Result<Vec<_>, _> = upstreams
             .iter()
-            .map(|upstream| upstream.permit(&policy))
+            .map(|upstream| policy.permit_registry(upstream))
             .collect();
         let host_upstreams = host_upstreams
             .into_iter()
-            .map(|(own, registry)| Ok((own, registry.permit(&policy)?)));
+            .map(|(own, registry)| Ok((own, policy.permit_registry(&registry)?)));
         let host_upstreams: Result<Vec<_>, Denied> = host_upstreams.collect();
         Ok(Config {
             upstreams: upstreams.map_err(|_| Mistake {

@@ -6,7 +6,7 @@ use crate::context::Context;
 use crate::forward::{self, Answer, Failure, MAX_REDIRECTS, Question, RedirectFailure};
 use crate::outgoing::{self, OutboundRequest};
 use crate::platform::Platform;
-use crate::upstream::Upstream;
+use crate::policy::Upstream;
 use http::StatusCode;
 
 /// Asks for a blob, and for its bytes where the upstream says that they are. A delivery network that does not hand them

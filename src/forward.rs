@@ -2,13 +2,14 @@
 
 use crate::auth::{self, Auth, Challenge, Credential, Subject};
 use crate::context::Context;
+use crate::docker_hub;
 use crate::name::Name;
 use crate::origin::{Origin, Target};
 use crate::outgoing::{self, OutboundRequest, Unsent};
 use crate::platform::{Fault, Platform};
 use crate::policy::Denied;
+use crate::policy::Upstream;
 use crate::route::Route;
-use crate::upstream::{self, Upstream};
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri};
 
@@ -181,7 +182,7 @@ struct Hop {
 
 impl Hop {
     fn first(upstream: &Upstream, question: &Question<'_>) -> Hop {
-        let route = question.route.at(upstream);
+        let route = question.route.at(upstream.origin());
         let path = route.path();
         Hop {
             upstream: upstream.clone(),
@@ -227,7 +228,7 @@ pub fn led_to(from: &Target, location: &str) -> Result<Target, RedirectFailure> 
         .join(location)
         .map_err(|_| RedirectFailure::Malformed)?;
     // What the operator says of Docker Hub holds for all its names.
-    target.origin.host = upstream::unalias(target.origin.host);
+    target.origin.host = docker_hub::unalias(target.origin.host);
     Ok(target)
 }
 

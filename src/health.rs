@@ -3,7 +3,7 @@
 use crate::cache::{Cache, Shape};
 use crate::context::Context;
 use crate::platform::Platform;
-use crate::upstream::Upstream;
+use crate::policy::Upstream;
 use std::time::Duration;
 
 /// How long an upstream that failed is asked last, or not at all where there is a copy.

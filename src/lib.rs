@@ -40,6 +40,7 @@ pub mod config;
 pub mod context;
 pub mod delivery;
 pub mod digest;
+pub mod docker_hub;
 pub mod flight;
 pub mod forward;
 pub mod health;

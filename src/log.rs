@@ -2,9 +2,9 @@
 
 use crate::cache_status::Hit;
 use crate::context::{Cost, TokenFrom};
+use crate::policy::Upstream;
 use crate::refusal::Refusal;
 use crate::route::{Resource, Route};
-use crate::upstream::Upstream;
 use http::{Method, StatusCode};
 use std::fmt::Write as _;
 use std::time::Duration;

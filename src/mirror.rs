@@ -18,10 +18,11 @@ use crate::log::Line;
 use crate::manifests::{self, Manifests, Wanted};
 use crate::page;
 use crate::platform::Platform;
+use crate::policy::Upstream;
 use crate::refusal::Refusal;
 use crate::reply;
 use crate::route::{Asked, Refused, Resource, Route};
-use crate::upstream::{Naming, Upstream};
+use crate::upstream::Naming;
 use http::{Method, Request, Response, StatusCode};
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -192,8 +193,9 @@ impl<P: Platform> Mirror<P> {
             .map_err(|_| Refusal::malformed_upstream())?
         {
             Some(named) => Some(
-                named
-                    .permit(&config.policy)
+                config
+                    .policy
+                    .permit_registry(&named)
                     .map_err(Refusal::forbidden_upstream)?,
             ),
             None if asked.naming == Naming::Default && !config.host_upstreams.is_empty() => here
@@ -207,11 +209,11 @@ impl<P: Platform> Mirror<P> {
             .map_or(config.upstreams.as_slice(), std::slice::from_ref);
         let first = upstreams.first().ok_or_else(Refusal::malformed_upstream)?;
         known.upstream = Some(first.clone());
-        if let Cow::Owned(route) = asked.route.at(first) {
+        if let Cow::Owned(route) = asked.route.at(first.origin()) {
             asked.route = route;
         }
         let asked = &*asked;
-        let permit = |upstream: &Upstream| match &*asked.route.at(upstream) {
+        let permit = |upstream: &Upstream| match &*asked.route.at(upstream.origin()) {
             Route::Repository(name, _) => config.policy.permit_repository(
                 upstream.origin(),
                 config.upstreams.contains(upstream),

@@ -36,11 +36,6 @@ impl Name {
     pub fn as_str(&self) -> &str {
         &self.0
     }
-
-    /// Docker Hub keeps what is asked for as `alpine` under `library/alpine`; every other name is what it is.
-    pub fn on_docker_hub(&self) -> Option<Name> {
-        (!self.0.contains('/')).then(|| Name(format!("library/{}", self.0)))
-    }
 }
 
 impl fmt::Display for Name {
@@ -91,17 +86,6 @@ mod tests {
             &too_long,
         ] {
             assert_eq!(Name::parse(bad), Err(InvalidName), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn docker_hub_keeps_one_part_names_under_library() {
-        for (asked, kept) in [
-            ("alpine", "library/alpine"),
-            ("grafana/grafana", "grafana/grafana"),
-        ] {
-            let name = Name::parse(asked).unwrap();
-            assert_eq!(name.on_docker_hub().unwrap_or(name).as_str(), kept);
         }
     }
 

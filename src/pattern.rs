@@ -1,8 +1,9 @@
 //! The operator's patterns of registries and repositories.
 
+use crate::docker_hub;
 use crate::name::{MAX_LENGTH, Name};
 use crate::origin::{Authority, Origin};
-use crate::upstream;
+use crate::upstream::Named;
 use url::Host;
 
 /// A registry: `ghcr.io`, `*.example.com`, `registry.example.com:5000`, or `*`.
@@ -64,13 +65,13 @@ impl HostPattern {
         let hosts = match (below, host) {
             (true, Host::Domain(name)) => Hosts::Below(name),
             (true, _) => return Err(InvalidPattern),
-            (false, host) => Hosts::One(upstream::unalias(host)),
+            (false, host) => Hosts::One(docker_hub::unalias(host)),
         };
         Ok(HostPattern { hosts, port })
     }
 
     /// The one host.
-    pub fn one(Authority { host, port }: Authority) -> HostPattern {
+    fn one(Authority { host, port }: Authority) -> HostPattern {
         HostPattern {
             hosts: Hosts::One(host),
             port,
@@ -86,7 +87,7 @@ impl HostPattern {
             (Hosts::All, _) => return true,
             (Hosts::Below(apex), Host::Domain(name)) => is_below(name, apex),
             (Hosts::Below(_), _) => false,
-            (Hosts::One(one), host) => upstream::are_one(one, host),
+            (Hosts::One(one), host) => docker_hub::are_one(one, host),
         };
         let port = match (self.port, unported) {
             (Some(port), _) => port == origin.port,
@@ -94,6 +95,13 @@ impl HostPattern {
             (None, Unported::Every) => true,
         };
         host && port
+    }
+}
+
+/// The pattern that matches this registry and no other.
+impl From<&Named> for HostPattern {
+    fn from(named: &Named) -> HostPattern {
+        HostPattern::one(named.authority().clone())
     }
 }
 
@@ -139,11 +147,8 @@ impl RepositoryPattern {
     pub fn matches(&self, origin: &Origin, is_default: bool, name: &Name) -> bool {
         let matches = |name: &str| is_match(self.name.as_bytes(), name.as_bytes());
         // On Docker Hub an operator may write a name as people pull it, or as the registry calls it.
-        let pulled_as = || {
-            name.as_str()
-                .strip_prefix("library/")
-                .filter(|_| upstream::is_docker_hub(origin))
-        };
+        let pulled_as =
+            || docker_hub::pulled_as(name).filter(|_| docker_hub::is_docker_hub(origin));
         self.is_of(origin, is_default)
             && (matches(name.as_str()) || pulled_as().is_some_and(matches))
     }

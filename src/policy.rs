@@ -2,9 +2,11 @@
 //! that is followed here. What a name resolves to can't be seen from inside a component: the host closes private
 //! networks when it connects (`block_networks` in `runtime-config.toml`).
 
+use crate::docker_hub;
 use crate::name::Name;
-use crate::origin::{Authority, Origin, Scheme};
+use crate::origin::{Authority, Origin, Scheme, Target};
 use crate::pattern::{HostPattern, RepositoryPattern, Unported, is_below};
+use crate::upstream::Named;
 use http::{Uri, uri};
 use std::fmt;
 use std::rc::Rc;
@@ -93,6 +95,15 @@ impl Policy {
         } else {
             self.permit(authority.on(Scheme::Https))
         }
+    }
+
+    /// May this registry be asked, because a request or a setting names it.
+    pub fn permit_registry(&self, named: &Named) -> Result<Upstream, Denied> {
+        match named.scheme() {
+            Some(scheme) => self.permit(named.authority().on(scheme)),
+            None => self.permit_authority(named.authority()),
+        }
+        .map(Upstream)
     }
 
     /// May this registry be asked, because a request names it or another registry redirects to it.
@@ -287,6 +298,42 @@ impl Permitted {
             .authority(authority)
             .path_and_query(path_and_query)
             .build()
+    }
+}
+
+/// A registry that the policy lets this mirror ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream(Permitted);
+
+impl Upstream {
+    /// A registry that another one redirected to.
+    pub fn redirected(permitted: Permitted) -> Upstream {
+        Upstream(permitted)
+    }
+
+    pub fn permitted(&self) -> &Permitted {
+        &self.0
+    }
+
+    pub fn origin(&self) -> &Origin {
+        self.0.origin()
+    }
+
+    /// Such as `https://ghcr.io`: what is remembered of it is remembered under this.
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+
+    pub fn is_docker_hub(&self) -> bool {
+        docker_hub::is_docker_hub(self.origin())
+    }
+
+    /// The URL of `path_and_query`, which begins with `/`, on this registry.
+    pub fn target(&self, path_and_query: String) -> Target {
+        Target {
+            origin: self.origin().clone(),
+            path_and_query,
+        }
     }
 }
 

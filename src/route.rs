@@ -1,10 +1,12 @@
 //! What a request line asks for. After this room nothing holds a raw path.
 
 use crate::digest::{Digest, InvalidDigest};
+use crate::docker_hub;
 use crate::name::{InvalidName, Name};
+use crate::origin::Origin;
 use crate::query::{Query, decode_percent};
 use crate::reference::{InvalidReference, Reference};
-use crate::upstream::{self, Naming, Upstream};
+use crate::upstream::Naming;
 use http::{Method, Uri};
 use std::borrow::Cow;
 use std::fmt;
@@ -171,11 +173,11 @@ impl Route {
         Some(route)
     }
 
-    /// What is asked of `upstream`: on Docker Hub some repositories have another name.
-    pub fn at(&self, upstream: &Upstream) -> Cow<'_, Route> {
+    /// What is asked of the registry at `origin`: on Docker Hub some repositories have another name.
+    pub fn at(&self, origin: &Origin) -> Cow<'_, Route> {
         match self {
-            Route::Repository(name, resource) if upstream.is_docker_hub() => {
-                match name.on_docker_hub() {
+            Route::Repository(name, resource) if docker_hub::is_docker_hub(origin) => {
+                match docker_hub::official_name(name) {
                     Some(name) => Cow::Owned(Route::Repository(name, resource.clone())),
                     None => Cow::Borrowed(self),
                 }
@@ -235,7 +237,7 @@ fn is_registry_host(part: &str) -> bool {
 /// Whether `part` looks like a host, but begins the name of an image at `namespace`, where containerd says that it looks
 /// for it: `gcr.io/google.com/cloudsdktool/…`. Docker Hub has no such names, nor any registry one with a colon.
 fn is_of_name(part: &str, namespace: &str) -> bool {
-    !part.contains(':') && part != namespace && !upstream::means_docker_hub(namespace)
+    !part.contains(':') && part != namespace && !docker_hub::means_docker_hub(namespace)
 }
 
 /// Parses what follows `/v2`, from the right, since a name may hold `manifests` or `blobs` too. Returns also the first part

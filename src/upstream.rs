@@ -1,14 +1,7 @@
 //! Which registry a request is meant for.
 
-use crate::origin::{Authority, Malformed, Origin, Scheme, Target};
-use crate::pattern::HostPattern;
-use crate::policy::{Denied, Permitted, Policy};
-use url::Host;
-
-/// Where Docker Hub answers the registry's protocol.
-pub const DOCKER_HUB: &str = "registry-1.docker.io";
-/// What people type for it.
-const DOCKER_HUB_ALIASES: [&str; 3] = ["docker.io", "index.docker.io", "registry.hub.docker.com"];
+use crate::docker_hub::{means_docker_hub, unalias};
+use crate::origin::{Authority, Malformed, Scheme};
 
 /// A registry as somebody named it: a host, `host:port`, or an `http(s)` URL of one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -55,40 +48,13 @@ impl Named {
         })
     }
 
-    /// The pattern that matches this registry and no other.
-    pub fn pattern(&self) -> HostPattern {
-        HostPattern::one(self.authority.clone())
+    /// `None` where none was written.
+    pub fn scheme(&self) -> Option<Scheme> {
+        self.scheme
     }
 
-    pub fn permit(&self, policy: &Policy) -> Result<Upstream, Denied> {
-        match self.scheme {
-            Some(scheme) => policy.permit(self.authority.on(scheme)),
-            None => policy.permit_authority(&self.authority),
-        }
-        .map(Upstream)
-    }
-}
-
-/// Whether this is what people type for Docker Hub.
-pub fn means_docker_hub(name: &str) -> bool {
-    DOCKER_HUB_ALIASES.contains(&name)
-}
-
-pub fn is_docker_hub(origin: &Origin) -> bool {
-    matches!(&origin.host, Host::Domain(name) if name == DOCKER_HUB)
-}
-
-/// Whether two hosts are one registry: what people type for Docker Hub answers for it too, where a redirect leads there.
-pub fn are_one(one: &Host, other: &Host) -> bool {
-    let is_of_docker_hub = |host: &Host| matches!(host, Host::Domain(name) if name == DOCKER_HUB || means_docker_hub(name));
-    one == other || is_of_docker_hub(one) && is_of_docker_hub(other)
-}
-
-/// The host that answers for what people type for Docker Hub.
-pub fn unalias(host: Host) -> Host {
-    match host {
-        Host::Domain(name) if means_docker_hub(&name) => Host::Domain(DOCKER_HUB.to_owned()),
-        host => host,
+    pub fn authority(&self) -> &Authority {
+        &self.authority
     }
 }
 
@@ -107,53 +73,18 @@ impl Naming {
     }
 }
 
-/// A registry that the policy lets this mirror ask.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Upstream(Permitted);
-
-impl Upstream {
-    /// A registry that another one redirected to.
-    pub fn redirected(permitted: Permitted) -> Upstream {
-        Upstream(permitted)
-    }
-
-    pub fn permitted(&self) -> &Permitted {
-        &self.0
-    }
-
-    pub fn origin(&self) -> &Origin {
-        self.0.origin()
-    }
-
-    /// Such as `https://ghcr.io`: what is remembered of it is remembered under this.
-    pub fn as_str(&self) -> &str {
-        self.0.as_str()
-    }
-
-    pub fn is_docker_hub(&self) -> bool {
-        is_docker_hub(self.origin())
-    }
-
-    /// The URL of `path_and_query`, which begins with `/`, on this registry.
-    pub fn target(&self, path_and_query: String) -> Target {
-        Target {
-            origin: self.origin().clone(),
-            path_and_query,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::policy::tests::listing;
     use proptest::prelude::*;
+    use url::Host;
 
     fn resolve(text: &str) -> Result<String, String> {
         let policy = listing(&["127.0.0.1:5000"]);
         let named = Named::parse(text).map_err(|_| "malformed".to_owned())?;
-        let upstream = named
-            .permit(&policy)
+        let upstream = policy
+            .permit_registry(&named)
             .map_err(|denied| format!("{denied:?}"))?;
         Ok(upstream.origin().to_string())
     }
@@ -210,7 +141,7 @@ mod tests {
         #[test]
         fn no_text_reaches_a_host_that_is_not_public(text in "(https?://)?([a-z0-9.:@/\\\\\\[\\]%]{0,20}|\\PC{0,20})") {
             if let Ok(named) = Named::parse(&text)
-                && let Ok(upstream) = named.permit(&listing(&[]))
+                && let Ok(upstream) = listing(&[]).permit_registry(&named)
             {
                 let origin = upstream.origin();
                 prop_assert_eq!(origin.scheme, Scheme::Https);

@@ -19,7 +19,7 @@ use crate::flight::Flights;
 use crate::name::Name;
 use crate::origin::Target;
 use crate::platform::Platform;
-use crate::upstream::Upstream;
+use crate::policy::Upstream;
 use serde::{Deserialize, Serialize};
 use std::rc::Rc;
 use std::time::Duration;
