@@ -3,6 +3,7 @@
 use crate::auth::{self, Auth, Challenge, Credential, Subject};
 use crate::context::Context;
 use crate::docker_hub;
+use crate::limits::MAX_HEADER;
 use crate::name::Name;
 use crate::origin::{Origin, Target};
 use crate::outgoing::{self, OutboundRequest, Unsent};
@@ -18,9 +19,6 @@ pub const MAX_REDIRECTS: usize = 5;
 /// Requests to one upstream for one question, but for those that a connection loses: with a token that is no longer good, without one, with a new one, once
 /// more where the store held another old one, and once more where a HEAD becomes a GET.
 const MAX_ATTEMPTS: usize = 5;
-/// A longer header in bytes is refused, and so are a client's headers that are longer together. Over HTTP/2 an upstream
-/// may end the connection for a longer one (nginx does), and with it what everybody else has under way there.
-pub const MAX_HEADER: usize = 8 * 1024;
 
 /// What of a client's headers goes to an upstream; `Accept` as often as it was sent. Everything else stays here,
 /// credentials above all.

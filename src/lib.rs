@@ -45,6 +45,7 @@ pub mod flight;
 pub mod forward;
 pub mod health;
 pub mod hops;
+pub mod limits;
 pub mod link;
 pub mod log;
 pub mod manifests;

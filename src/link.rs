@@ -2,7 +2,7 @@
 //! that the next page comes through this mirror from the same upstream again.
 
 use crate::address::Address;
-use crate::forward::MAX_HEADER;
+use crate::limits::MAX_HEADER;
 use crate::origin::Target;
 use crate::query::Query;
 use crate::route::Route;

@@ -6,8 +6,9 @@
 use crate::auth;
 use crate::body::Body;
 use crate::config::Mistake;
-use crate::forward::{self, MAX_HEADER, RedirectFailure};
+use crate::forward::{self, RedirectFailure};
 use crate::hops::{Loop, MAX_HOPS};
+use crate::limits::MAX_HEADER;
 use crate::platform::Fault;
 use crate::policy::Denied;
 use crate::reference::InvalidReference;

@@ -3,7 +3,8 @@
 
 use crate::address::Address;
 use crate::body::Body;
-use crate::forward::{self, Answer, MAX_HEADER};
+use crate::forward::{self, Answer};
+use crate::limits::MAX_HEADER;
 use crate::link;
 use crate::origin::{Authority, Target};
 use crate::policy::Policy;

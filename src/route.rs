@@ -47,7 +47,7 @@ pub enum Resource {
 }
 
 /// A longer query in bytes is refused. It is the one part of a path on a registry that no grammar bounds; where the next
-/// page of a list begins is what is longest in one. See [`crate::forward::MAX_HEADER`] for what a longer one does.
+/// page of a list begins is what is longest in one. See [`crate::limits::MAX_HEADER`] for what a longer one does.
 const MAX_QUERY: usize = 4 * 1024;
 
 #[derive(Debug, PartialEq, Eq)]

@@ -2,13 +2,12 @@
 //! authentication specification).
 
 use super::scope::Scope;
+use crate::limits::MAX_HEADER;
 use crate::origin::Target;
 use http::header::WWW_AUTHENTICATE;
 use http::{HeaderMap, HeaderValue};
 use http_auth::parser::ChallengeParser;
 
-/// A longer header in bytes is passed over.
-const MAX_HEADER: usize = 8 * 1024;
 /// A longer service name in bytes is no service name.
 const MAX_SERVICE: usize = 256;
 
