@@ -1,13 +1,13 @@
 //! What the operator can set.
 
-use crate::docker_hub::DOCKER_HUB;
-use crate::origin::{Authority, Malformed, Scheme};
-use crate::pattern::{HostPattern, RepositoryPattern};
+use crate::access::secret::{Access, Secret};
 use crate::platform::{Platform, Timeouts};
 use crate::policy::Upstream;
+use crate::policy::pattern::{HostPattern, RepositoryPattern};
 use crate::policy::{Denied, Policy};
-use crate::secret::{Access, Secret};
-use crate::upstream::Named;
+use crate::registry::address::Named;
+use crate::registry::docker_hub::DOCKER_HUB;
+use crate::registry::origin::{Authority, Malformed, Scheme};
 use std::fmt;
 use std::time::Duration;
 

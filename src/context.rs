@@ -1,10 +1,10 @@
 //! What one request carries with it through the rooms.
 
 use crate::cache::Store;
-use crate::cache_status::Hit;
+use crate::cache::status::Hit;
 use crate::config::Config;
-use crate::hops::Hops;
 use crate::platform::{self, Platform};
+use crate::request::cdn_loop::Hops;
 use std::cell::Cell;
 
 /// The platform, its store, the operator's settings, the mirrors that this request came through, and what it has cost so

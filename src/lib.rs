@@ -29,43 +29,20 @@
     )
 )]
 
-pub mod accept;
 pub mod access;
-pub mod address;
-pub mod auth;
-pub mod body;
+pub mod access_log;
 pub mod cache;
-pub mod cache_status;
 pub mod config;
 pub mod context;
-pub mod delivery;
-pub mod digest;
-pub mod docker_hub;
-pub mod flight;
-pub mod forward;
-pub mod health;
-pub mod hops;
-pub mod limits;
-pub mod link;
-pub mod log;
-pub mod manifests;
+pub mod manifest;
 pub mod mirror;
-pub mod name;
-pub mod origin;
-pub mod outgoing;
+pub mod oci;
 pub mod page;
-pub mod pattern;
 pub mod platform;
 pub mod policy;
-pub mod query;
-pub mod reference;
-pub mod refusal;
-pub mod reply;
-pub mod route;
-pub mod secret;
-pub mod upstream;
-
-#[cfg(test)]
-mod scripted;
+pub mod registry;
+pub mod request;
+pub mod response;
 #[cfg(target_family = "wasm")]
 mod spin;
+pub mod upstream;

@@ -1,28 +1,28 @@
 //! The story of a request.
 
-use crate::access::Counts;
-use crate::address::Address;
-use crate::auth::{self, Auth};
-use crate::body::Body;
+use crate::access::rate_limit::Counts;
+use crate::access_log::Line;
 use crate::cache::Store;
-use crate::cache_status::Hit;
+use crate::cache::single_flight::Flights;
+use crate::cache::status::Hit;
 use crate::config::{Config, Delivery, Mistake};
 use crate::context::{Context, Cost};
-use crate::delivery;
-use crate::digest::Digest;
-use crate::flight::Flights;
-use crate::forward::{self, Answer, Failure, Question};
-use crate::health::Health;
-use crate::hops::Hops;
-use crate::log::Line;
-use crate::manifests::{self, Manifests, Wanted};
+use crate::manifest::cache::{self, Manifests, Wanted};
+use crate::oci::digest::Digest;
 use crate::page;
 use crate::platform::Platform;
 use crate::policy::Upstream;
-use crate::refusal::Refusal;
-use crate::reply;
-use crate::route::{Asked, Refused, Resource, Route};
-use crate::upstream::Naming;
+use crate::registry::address::Naming;
+use crate::request::cdn_loop::Hops;
+use crate::request::external_url::Address;
+use crate::request::route::{Asked, Refused, Resource, Route};
+use crate::response;
+use crate::response::body::Body;
+use crate::response::error::Refusal;
+use crate::upstream::auth::{self, Auth};
+use crate::upstream::blob;
+use crate::upstream::exchange::{self, Answer, Failure, Question};
+use crate::upstream::health::Health;
 use http::{Method, Request, Response, StatusCode};
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -146,7 +146,7 @@ impl<P: Platform> Mirror<P> {
                     .asked
                     .as_ref()
                     .map_or(&Naming::Default, |asked| &asked.naming);
-                reply::seal(response.headers_mut(), naming);
+                response::seal(response.headers_mut(), naming);
                 (response, Some(refusal))
             }
         };
@@ -244,7 +244,7 @@ impl<P: Platform> Mirror<P> {
             .map_err(Refusal::over_client_limit)?;
 
         // Is it known, or else ask upstream.
-        let headers = forward::request_headers(request.headers());
+        let headers = exchange::request_headers(request.headers());
         let headers = headers.map_err(|failure| Refusal::of_failure(failure, &asked.route))?;
         let question = Question {
             method: request.method().clone(),
@@ -269,10 +269,10 @@ impl<P: Platform> Mirror<P> {
         };
         let mut response = match (&asked.route, wanted) {
             (Route::Ping, _) if matches!(asked.naming, Naming::Default | Naming::Namespace(_)) => {
-                reply::pong(asked.head_only)
+                response::pong(asked.head_only)
             }
             (_, Some(wanted)) => self.manifest(&errand, question, &wanted).await?,
-            (_, None) => reply::pass_on(
+            (_, None) => response::pass_on(
                 asked,
                 self.ask(&errand, &question).await?,
                 &here,
@@ -281,7 +281,7 @@ impl<P: Platform> Mirror<P> {
         };
 
         // What comes back.
-        reply::seal(response.headers_mut(), &asked.naming);
+        response::seal(response.headers_mut(), &asked.naming);
         Ok(response)
     }
 
@@ -361,10 +361,10 @@ impl<P: Platform> Mirror<P> {
             };
             match self.ask(errand, &look).await {
                 Ok(answer)
-                    if !reply::is_of_no_head(&answer.response)
+                    if !response::is_of_no_head(&answer.response)
                         && is_final(answer.response.status()) =>
                 {
-                    let seen = reply::pass_on(asked, answer, here, &context.config.policy)?;
+                    let seen = response::pass_on(asked, answer, here, &context.config.policy)?;
                     let confirmed = self
                         .manifests
                         .confirmed(context, wanted, seen.headers(), is_held)
@@ -424,7 +424,7 @@ impl<P: Platform> Mirror<P> {
         let own = RefCell::new(None);
         let fetch = async || {
             let fetched = self.fetch(errand, &question, wanted).await;
-            let digest = |response: &Response<_>| manifests::digest(response.headers());
+            let digest = |response: &Response<_>| cache::digest(response.headers());
             let outcome = fetched.as_ref().map(digest).map_err(Refusal::clone);
             own.replace(Some(fetched));
             outcome
@@ -474,7 +474,7 @@ impl<P: Platform> Mirror<P> {
                 )
                 .await;
             let response = answer
-                .and_then(|answer| reply::pass_on(asked, answer, here, &context.config.policy));
+                .and_then(|answer| response::pass_on(asked, answer, here, &context.config.policy));
             let response = response.map_err(|refusal| match failed.take() {
                 // As in `ask`: it is no answer for one that stands before it.
                 Some((before, failure))
@@ -524,13 +524,18 @@ impl<P: Platform> Mirror<P> {
             errand.tried.borrow_mut().push(upstream.clone());
             let answer = match context.config.blob_delivery {
                 Delivery::Stream if question.route.is_blob() => {
-                    delivery::stream(context, &self.auth, upstream, question).await
+                    blob::stream(context, &self.auth, upstream, question).await
                 }
-                _ => forward::ask(context, &self.auth, upstream, question).await,
+                _ => exchange::ask(context, &self.auth, upstream, question).await,
             };
             let is_usable = |answer: &Answer<_>| {
                 order.len() == 1
-                    || reply::is_usable(question.route, answer, errand.here, &context.config.policy)
+                    || response::is_usable(
+                        question.route,
+                        answer,
+                        errand.here,
+                        &context.config.policy,
+                    )
             };
             let worth = Worth::of(&answer, question.route, is_usable);
             let mut before = upstreams.iter().take_while(|before| *before != upstream);

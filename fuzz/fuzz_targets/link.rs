@@ -1,11 +1,11 @@
 //! Whatever an upstream's `Link` says: what comes back leads through this mirror to the same registry, or nowhere.
 #![no_main]
 
-use hammal::address::Address;
-use hammal::link;
-use hammal::origin::Target;
-use hammal::route::Asked;
-use hammal::upstream::Naming;
+use hammal::request::external_url::Address;
+use hammal::response::link;
+use hammal::registry::origin::Target;
+use hammal::request::route::Asked;
+use hammal::registry::address::Naming;
 use http::header::LINK;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri};
 

@@ -1,7 +1,7 @@
 //! Whatever path and query a client sends, with whatever method: what parses is clean, and only public hosts are asked.
 #![no_main]
 
-use hammal::route::{Asked, Route};
+use hammal::request::route::{Asked, Route};
 use hammal_fuzz::{Scripted, World, answer, assert_public};
 use http::{Method, Request, Uri};
 

@@ -1,7 +1,7 @@
 //! Whatever a token server's answer holds: it never ends up in an answer or the log, and a token is a header's value.
 #![no_main]
 
-use hammal::reply::Body;
+use hammal::response::Body;
 use hammal_fuzz::{MANIFEST, Scripted, World, answer, get};
 use std::sync::LazyLock;
 

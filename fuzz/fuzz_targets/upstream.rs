@@ -1,7 +1,7 @@
 //! Whatever stands in `?upstream=`: what is asked is a public name on https, under the name that was permitted.
 #![no_main]
 
-use hammal::upstream::{Named, Naming};
+use hammal::registry::address::{Named, Naming};
 use hammal_fuzz::{Scripted, World, assert_public, get};
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {

@@ -3,7 +3,7 @@
 use futures_util::future::{self, FutureExt};
 use hammal::mirror::Mirror;
 use hammal::platform::{Fault, Platform, ReadFault, StoreFault, Timeouts, VariableFault};
-use hammal::body::Body;
+use hammal::response::body::Body;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;

@@ -7,7 +7,7 @@ mod delivered;
 
 use super::*;
 use crate::platform::Fault;
-use crate::scripted::{Exchanged, Scripted, StoreIs};
+use crate::platform::scripted::{Exchanged, Scripted, StoreIs};
 use http::StatusCode;
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! What a person with a browser sees outside `/v2/`.
 
-use crate::address::Address;
-use crate::body::Body;
+use crate::request::external_url::Address;
+use crate::response::body::Body;
 use http::header;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 

@@ -1,7 +1,7 @@
 //! The platform that is Spin, and the entry point that it calls: WASIp3 for Spin 4.1 and later, WASIp2 for every Spin
 //! since 3.0. A component can be only one of them; a feature of Cargo says which.
 
-use crate::access::CLIENT_ADDRESS;
+use crate::access::rate_limit::CLIENT_ADDRESS;
 use bytes::Bytes;
 use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};

@@ -1,9 +1,9 @@
 //! Every Spin since 3.0, by WASIp2: an instance answers one request.
 
 use super::{alike, nanoseconds};
-use crate::body::Body;
 use crate::mirror::Mirror;
 use crate::platform::{Fault, Platform, ReadFault, StoreFault, Timeouts, VariableFault};
+use crate::response::body::Body;
 use http::{HeaderMap, StatusCode};
 use spin_executor::{CancelOnDropToken, push_waker_and_get_token};
 use spin_sdk_wasip2::key_value::{self, Store};

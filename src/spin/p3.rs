@@ -1,9 +1,9 @@
 //! Spin 4.1 and later, by WASIp3: an instance answers many requests.
 
 use super::{alike, nanoseconds};
-use crate::body::Body;
 use crate::mirror::Mirror;
 use crate::platform::{Fault, Platform, ReadFault, StoreFault, Timeouts, VariableFault};
+use crate::response::body::Body;
 use http::{HeaderMap, StatusCode};
 use spin_sdk::key_value::{self, Store};
 use spin_sdk::variables;

@@ -1,7 +1,7 @@
 //! The story where manifests are kept.
 
 use super::*;
-use crate::digest::Digest;
+use crate::oci::digest::Digest;
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const OLD: &str = r#"{"schemaVersion":2,"manifests":[]}"#;
@@ -57,7 +57,7 @@ fn caching_from_two(answers: impl IntoIterator<Item = Exchanged>) -> (Scripted, 
 #[tokio::test]
 async fn the_next_upstream_is_asked_where_a_manifest_breaks_off_is_too_large_or_another_one() {
     let path = by_digest(OLD);
-    let large = " ".repeat(crate::manifests::MAX_MANIFEST + 1);
+    let large = " ".repeat(crate::manifest::cache::MAX_MANIFEST + 1);
     for (sent, breaks) in [(NEW, false), (OLD, true), (&large, false)] {
         let (platform, mirror) = caching_from_two([sends(sent), sends(OLD), sends(NEW)]);
         if breaks {
@@ -629,7 +629,7 @@ async fn a_tag_is_looked_at_by_head_however_short_max_stale_is() {
 async fn an_upstream_that_failed_at_head_is_asked_where_the_others_get_breaks() {
     let (platform, mirror) = caching_from_two([sends(OLD)]);
     ask(&mirror, get(MANIFEST)).await;
-    let large = " ".repeat(crate::manifests::MAX_MANIFEST + 1);
+    let large = " ".repeat(crate::manifest::cache::MAX_MANIFEST + 1);
     platform.will_answer([
         Err(Fault::Connect),
         points_at(NEW),

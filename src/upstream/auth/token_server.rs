@@ -3,10 +3,10 @@
 use super::scope::Scope;
 use super::token::{Granted, MAX_ANSWER};
 use crate::context::Context;
-use crate::origin::{Origin, Target};
-use crate::outgoing::{self, OutboundRequest, Unsent};
 use crate::platform::{Fault, Platform, ReadFault};
 use crate::policy::Denied;
+use crate::registry::origin::{Origin, Target};
+use crate::upstream::client::{self, OutboundRequest, Unsent};
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use url::form_urlencoded;
@@ -71,7 +71,7 @@ async fn exchange<P: Platform>(
         authorization: None,
         counter: &context.cost.fetches,
     };
-    let response = outgoing::send(context, outbound).await;
+    let response = client::send(context, outbound).await;
     let response = response.map_err(|unsent| match unsent {
         Unsent::Fault(fault) => Failure::Fault(fault),
         Unsent::Malformed => Failure::NoToken,

@@ -1,10 +1,10 @@
 //! One line per request, in logfmt. Nothing of it was taken from a request or an upstream unparsed, and no token is in it.
 
-use crate::cache_status::Hit;
+use crate::cache::status::Hit;
 use crate::context::{Cost, TokenFrom};
 use crate::policy::Upstream;
-use crate::refusal::Refusal;
-use crate::route::{Resource, Route};
+use crate::request::route::{Resource, Route};
+use crate::response::error::Refusal;
 use http::{Method, StatusCode};
 use std::fmt::Write as _;
 use std::time::Duration;

@@ -78,7 +78,7 @@ impl<P: Platform, T> Drop for Landing<'_, P, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scripted::Scripted;
+    use crate::platform::scripted::Scripted;
     use futures_util::future::{FutureExt, join_all};
     use std::cell::Cell;
 

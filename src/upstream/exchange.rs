@@ -1,16 +1,16 @@
 //! One question to an upstream, with all that it takes: authorisation, and redirects that clients don't follow.
 
-use crate::auth::{self, Auth, Challenge, Credential, Subject};
 use crate::context::Context;
-use crate::docker_hub;
-use crate::limits::MAX_HEADER;
-use crate::name::Name;
-use crate::origin::{Origin, Target};
-use crate::outgoing::{self, OutboundRequest, Unsent};
+use crate::oci::name::Name;
 use crate::platform::{Fault, Platform};
 use crate::policy::Denied;
 use crate::policy::Upstream;
-use crate::route::Route;
+use crate::registry::docker_hub;
+use crate::registry::origin::{Origin, Target};
+use crate::request::route::Route;
+use crate::upstream::auth::{self, Auth, Challenge, Credential, Subject};
+use crate::upstream::client::{self, OutboundRequest, Unsent};
+use crate::upstream::limits::MAX_HEADER;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri};
 
@@ -340,7 +340,7 @@ async fn send<P: Platform>(
         },
         counter: &context.cost.requests,
     };
-    Ok(outgoing::send(context, outbound).await?)
+    Ok(client::send(context, outbound).await?)
 }
 
 /// Where a response that has to be followed here points to. A blob's does so if it is a registry's path again (lscr.io,

@@ -1,9 +1,9 @@
 //! Who may use the mirror, and how much: both are the operator's choice, and open by default.
 
+use crate::access::secret::Access;
 use crate::cache::{Cache, Shape};
 use crate::context::Context;
 use crate::platform::Platform;
-use crate::secret::Access;
 use http::{HeaderMap, HeaderName};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};

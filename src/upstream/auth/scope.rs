@@ -1,6 +1,6 @@
 //! What a token is asked for: `repository:library/alpine:pull`.
 
-use crate::name::Name;
+use crate::oci::name::Name;
 
 /// A longer scope in bytes is refused, and more than `MAX_SCOPES` of them.
 const MAX_LENGTH: usize = 512;

@@ -1,9 +1,9 @@
 //! The operator's patterns of registries and repositories.
 
-use crate::docker_hub;
-use crate::name::{MAX_LENGTH, Name};
-use crate::origin::{Authority, Origin};
-use crate::upstream::Named;
+use crate::oci::name::{MAX_LENGTH, Name};
+use crate::registry::address::Named;
+use crate::registry::docker_hub;
+use crate::registry::origin::{Authority, Origin};
 use url::Host;
 
 /// A registry: `ghcr.io`, `*.example.com`, `registry.example.com:5000`, or `*`.
@@ -189,7 +189,7 @@ fn is_match(pattern: &[u8], text: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::origin::Scheme;
+    use crate::registry::origin::Scheme;
     use proptest::prelude::*;
 
     fn origin(text: &str) -> Origin {

@@ -1,12 +1,12 @@
 //! What a request line asks for. After this room nothing holds a raw path.
 
-use crate::digest::{Digest, InvalidDigest};
-use crate::docker_hub;
-use crate::name::{InvalidName, Name};
-use crate::origin::Origin;
-use crate::query::{Query, decode_percent};
-use crate::reference::{InvalidReference, Reference};
-use crate::upstream::Naming;
+use crate::oci::digest::{Digest, InvalidDigest};
+use crate::oci::name::{InvalidName, Name};
+use crate::oci::reference::{InvalidReference, Reference};
+use crate::registry::address::Naming;
+use crate::registry::docker_hub;
+use crate::registry::origin::Origin;
+use crate::request::query::{Query, decode_percent};
 use http::{Method, Uri};
 use std::borrow::Cow;
 use std::fmt;
@@ -47,7 +47,7 @@ pub enum Resource {
 }
 
 /// A longer query in bytes is refused. It is the one part of a path on a registry that no grammar bounds; where the next
-/// page of a list begins is what is longest in one. See [`crate::limits::MAX_HEADER`] for what a longer one does.
+/// page of a list begins is what is longest in one. See [`crate::upstream::limits::MAX_HEADER`] for what a longer one does.
 const MAX_QUERY: usize = 4 * 1024;
 
 #[derive(Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Which registry a request is meant for.
 
-use crate::docker_hub::{means_docker_hub, unalias};
-use crate::origin::{Authority, Malformed, Scheme};
+use crate::registry::docker_hub::{means_docker_hub, unalias};
+use crate::registry::origin::{Authority, Malformed, Scheme};
 
 /// A registry as somebody named it: a host, `host:port`, or an `http(s)` URL of one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

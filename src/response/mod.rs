@@ -1,16 +1,19 @@
 //! What goes back to the client: an allow-list of an upstream's headers, and bodies that only a registry's client can
 //! make something of.
 
-use crate::address::Address;
-use crate::body::Body;
-use crate::forward::{self, Answer};
-use crate::limits::MAX_HEADER;
-use crate::link;
-use crate::origin::{Authority, Target};
+pub mod body;
+pub mod error;
+pub mod link;
+
 use crate::policy::Policy;
-use crate::refusal::Refusal;
-use crate::route::{Asked, Resource, Route};
-use crate::upstream::Naming;
+use crate::registry::address::Naming;
+use crate::registry::origin::{Authority, Target};
+use crate::request::external_url::Address;
+use crate::request::route::{Asked, Resource, Route};
+use crate::response::body::Body;
+use crate::response::error::Refusal;
+use crate::upstream::exchange::{self, Answer};
+use crate::upstream::limits::MAX_HEADER;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
@@ -121,8 +124,8 @@ pub fn pass_on<B>(
             ))
         }
         (_, StatusCode::NOT_MODIFIED) => Ok(with(headers, Body::Own(Vec::new()))),
-        (route, status) if route.is_blob() && forward::is_redirect(status) => {
-            let location = forward::location(&head.headers)
+        (route, status) if route.is_blob() && exchange::is_redirect(status) => {
+            let location = exchange::location(&head.headers)
                 .and_then(|location| delivery(location, &from, here, policy));
             headers.insert(
                 header::LOCATION,
@@ -158,9 +161,9 @@ pub fn seal(headers: &mut HeaderMap, naming: &Naming) {
 /// Whether a success has a type, and a redirect a target, that can be passed on.
 pub fn is_usable<B>(route: &Route, answer: &Answer<B>, here: &Address, policy: &Policy) -> bool {
     let (status, headers) = (answer.response.status(), answer.response.headers());
-    if forward::is_redirect(status) {
+    if exchange::is_redirect(status) {
         let from = answer.upstream.target(answer.path_and_query.clone());
-        let location = forward::location(headers).filter(|_| route.is_blob());
+        let location = exchange::location(headers).filter(|_| route.is_blob());
         return location
             .and_then(|location| delivery(location, &from, here, policy))
             .is_some();
@@ -263,8 +266,8 @@ fn is_plain(location: &str, target: &Target) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::origin::Scheme;
     use crate::policy::tests::listing;
+    use crate::registry::origin::Scheme;
     use http::{Request, Uri};
     use proptest::prelude::*;
     use url::Host;

@@ -1,9 +1,9 @@
 //! One request to one host that the policy has let pass.
 
 use crate::context::{Context, count};
-use crate::hops::CDN_LOOP;
 use crate::platform::{Fault, Platform};
 use crate::policy::Permitted;
+use crate::request::cdn_loop::CDN_LOOP;
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use std::cell::Cell;

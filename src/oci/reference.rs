@@ -1,6 +1,6 @@
 //! What a manifest is asked for by: a tag or a digest.
 
-use crate::digest::{Digest, InvalidDigest};
+use crate::oci::digest::{Digest, InvalidDigest};
 use std::fmt;
 
 /// A tag such as `latest` or `3.20`: up to 128 letters, digits, `_`, `.` and `-`, the first of them neither `.` nor `-`

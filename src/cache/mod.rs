@@ -4,7 +4,10 @@
 //! identity falls into, and a full bucket loses its oldest entry. An entry repeats its identity and its end, and is checked
 //! against both when it is read. A store that fails, or is slow, costs speed and nothing else.
 
-use crate::flight::Flights;
+pub mod single_flight;
+pub mod status;
+
+use crate::cache::single_flight::Flights;
 use crate::platform::{self, Platform};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -334,7 +337,7 @@ impl<'a> Bucket<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scripted::{Scripted, StoreIs};
+    use crate::platform::scripted::{Scripted, StoreIs};
     use futures_util::future::FutureExt;
     use proptest::prelude::*;
 

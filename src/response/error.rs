@@ -3,16 +3,16 @@
 //!
 //! Nothing that an upstream or a token server said is repeated, nor which host it was: it may be an internal one.
 
-use crate::auth;
-use crate::body::Body;
 use crate::config::Mistake;
-use crate::forward::{self, RedirectFailure};
-use crate::hops::{Loop, MAX_HOPS};
-use crate::limits::MAX_HEADER;
+use crate::oci::reference::InvalidReference;
 use crate::platform::Fault;
 use crate::policy::Denied;
-use crate::reference::InvalidReference;
-use crate::route::{Refused, Resource, Route};
+use crate::request::cdn_loop::{Loop, MAX_HOPS};
+use crate::request::route::{Refused, Resource, Route};
+use crate::response::body::Body;
+use crate::upstream::auth;
+use crate::upstream::exchange::{self, RedirectFailure};
+use crate::upstream::limits::MAX_HEADER;
 use http::header::{ALLOW, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use std::fmt::Display;
@@ -114,8 +114,8 @@ impl Refusal {
     }
 
     /// There was no answer.
-    pub fn of_failure(failure: forward::Failure, route: &Route) -> Refusal {
-        use forward::Failure;
+    pub fn of_failure(failure: exchange::Failure, route: &Route) -> Refusal {
+        use exchange::Failure;
         match failure {
             Failure::Fault(fault) => Refusal::upstream_fault(
                 route,

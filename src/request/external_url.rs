@@ -1,6 +1,6 @@
 //! Where the client finds this mirror.
 
-use crate::origin::Authority;
+use crate::registry::origin::Authority;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, Request};
 

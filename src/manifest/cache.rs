@@ -1,20 +1,20 @@
 //! The manifests that this mirror knows. What a digest names never changes, so its content is kept once it was verified; a
 //! tag only points at a digest, and is looked at again upstream once it is older than the operator lets it be.
 
-use crate::accept::Accept;
-use crate::body::Body;
+use crate::cache::status::Hit;
 use crate::cache::{Cache, Shape};
-use crate::cache_status::Hit;
 use crate::context::Context;
-use crate::digest::{Digest, Mismatch};
-use crate::forward::Failure;
-use crate::name::Name;
+use crate::oci::digest::{Digest, Mismatch};
+use crate::oci::name::Name;
+use crate::oci::reference::Reference;
 use crate::platform::{Fault, Platform, ReadFault};
 use crate::policy::Upstream;
-use crate::reference::Reference;
-use crate::refusal::Refusal;
-use crate::reply::{self, CONTENT_DIGEST};
-use crate::route::Asked;
+use crate::request::accept::Accept;
+use crate::request::route::Asked;
+use crate::response::body::Body;
+use crate::response::error::Refusal;
+use crate::response::{self, CONTENT_DIGEST};
+use crate::upstream::exchange::Failure;
 use http::header::{ACCEPT, AGE, CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -398,7 +398,7 @@ fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
 fn is_signed(headers: &HeaderMap) -> bool {
     headers
         .get(CONTENT_TYPE)
-        .is_some_and(|media_type| reply::essence(media_type).ends_with("+prettyjws"))
+        .is_some_and(|media_type| response::essence(media_type).ends_with("+prettyjws"))
 }
 
 fn length(headers: &HeaderMap) -> Option<usize> {

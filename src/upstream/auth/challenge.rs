@@ -2,8 +2,8 @@
 //! authentication specification).
 
 use super::scope::Scope;
-use crate::limits::MAX_HEADER;
-use crate::origin::Target;
+use crate::registry::origin::Target;
+use crate::upstream::limits::MAX_HEADER;
 use http::header::WWW_AUTHENTICATE;
 use http::{HeaderMap, HeaderValue};
 use http_auth::parser::ChallengeParser;

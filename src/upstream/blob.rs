@@ -1,12 +1,12 @@
 //! Blobs that pass through the mirror: where clients can't reach an upstream's delivery network either, its redirect is
 //! followed here.
 
-use crate::auth::Auth;
 use crate::context::Context;
-use crate::forward::{self, Answer, Failure, MAX_REDIRECTS, Question, RedirectFailure};
-use crate::outgoing::{self, OutboundRequest};
 use crate::platform::Platform;
 use crate::policy::Upstream;
+use crate::upstream::auth::Auth;
+use crate::upstream::client::{self, OutboundRequest};
+use crate::upstream::exchange::{self, Answer, Failure, MAX_REDIRECTS, Question, RedirectFailure};
 use http::StatusCode;
 
 /// Asks for a blob, and for its bytes where the upstream says that they are. A delivery network that does not hand them
@@ -17,8 +17,8 @@ pub async fn stream<P: Platform>(
     upstream: &Upstream,
     question: &Question<'_>,
 ) -> Result<Answer<P::Body>, Failure> {
-    let answer = forward::ask(context, auth, upstream, question).await?;
-    if !forward::is_redirect(answer.response.status()) {
+    let answer = exchange::ask(context, auth, upstream, question).await?;
+    if !exchange::is_redirect(answer.response.status()) {
         return Ok(answer);
     }
     match fetch(context, question, answer).await {
@@ -26,8 +26,8 @@ pub async fn stream<P: Platform>(
         Err(Failure::SeveralRanges) => return Err(Failure::SeveralRanges),
         Err(_) => {}
     }
-    let answer = forward::ask(context, auth, upstream, question).await?;
-    if !forward::is_redirect(answer.response.status()) {
+    let answer = exchange::ask(context, auth, upstream, question).await?;
+    if !exchange::is_redirect(answer.response.status()) {
         return Ok(answer);
     }
     fetch(context, question, answer).await
@@ -41,11 +41,11 @@ async fn fetch<P: Platform>(
     mut answer: Answer<P::Body>,
 ) -> Result<Answer<P::Body>, Failure> {
     for _ in 0..MAX_REDIRECTS {
-        let location = forward::location(answer.response.headers());
+        let location = exchange::location(answer.response.headers());
         let location = location.ok_or(Failure::Redirect(RedirectFailure::Malformed))?;
         let from = answer.upstream.target(answer.path_and_query.clone());
-        let target = forward::led_to(&from, location).map_err(Failure::Redirect)?;
-        let permitted = forward::permit_path(context, &target, &from.origin).and_then(|_| {
+        let target = exchange::led_to(&from, location).map_err(Failure::Redirect)?;
+        let permitted = exchange::permit_path(context, &target, &from.origin).and_then(|_| {
             context
                 .config
                 .policy
@@ -62,7 +62,7 @@ async fn fetch<P: Platform>(
             authorization: None,
             counter: &context.cost.requests,
         };
-        let response = outgoing::send_once(context, outbound).await?;
+        let response = client::send_once(context, outbound).await?;
         answer = Answer {
             response,
             upstream: Upstream::redirected(permitted),
@@ -75,7 +75,7 @@ async fn fetch<P: Platform>(
             | StatusCode::NOT_MODIFIED
             | StatusCode::PRECONDITION_FAILED
             | StatusCode::RANGE_NOT_SATISFIABLE => return Ok(answer),
-            status if forward::is_redirect(status) => {}
+            status if exchange::is_redirect(status) => {}
             status if question.has_too_many_ranges(status) => return Err(Failure::SeveralRanges),
             status => return Err(Failure::Delivery(status)),
         }

@@ -4,22 +4,22 @@
 //! goes along with the first request. What is remembered may be wrong by now; a 401 corrects it (`Auth::after_refusal`).
 
 mod challenge;
-mod fetch;
 mod scope;
 mod token;
+mod token_server;
 
 pub use challenge::Challenge;
-pub use fetch::Failure;
 pub use scope::Scope;
 pub use token::Token;
+pub use token_server::Failure;
 
+use crate::cache::single_flight::Flights;
 use crate::cache::{Cache, Shape};
 use crate::context::{Context, TokenFrom};
-use crate::flight::Flights;
-use crate::name::Name;
-use crate::origin::Target;
+use crate::oci::name::Name;
 use crate::platform::Platform;
 use crate::policy::Upstream;
+use crate::registry::origin::Target;
 use serde::{Deserialize, Serialize};
 use std::rc::Rc;
 use std::time::Duration;
@@ -265,17 +265,22 @@ impl<P: Platform> Auth<P> {
                     };
                     let (upstream, service) =
                         (subject.upstream.origin(), grantor.service.as_deref());
-                    let granted =
-                        match fetch::fetch(context, upstream, &grantor.realm, service, &scopes)
-                            .await
-                        {
-                            Ok(granted) => granted,
-                            Err(failure) => {
-                                return old
-                                    .map(|kept| (kept.token.clone(), TokenFrom::Store))
-                                    .ok_or(failure);
-                            }
-                        };
+                    let granted = match token_server::fetch(
+                        context,
+                        upstream,
+                        &grantor.realm,
+                        service,
+                        &scopes,
+                    )
+                    .await
+                    {
+                        Ok(granted) => granted,
+                        Err(failure) => {
+                            return old
+                                .map(|kept| (kept.token.clone(), TokenFrom::Store))
+                                .ok_or(failure);
+                        }
+                    };
                     let refresh = context
                         .platform
                         .now()
@@ -414,7 +419,7 @@ fn identity(upstream: &Upstream, scopes: &[Scope]) -> String {
 
 /// A realm in the store is text, and is parsed again when it is read.
 mod realm {
-    use crate::origin::Target;
+    use crate::registry::origin::Target;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
     pub fn serialize<S: Serializer>(realm: &Target, serializer: S) -> Result<S::Ok, S::Error> {

@@ -1,7 +1,7 @@
 //! Docker Hub: its registry's host, the names that people type for it, and `library/`.
 
-use crate::name::Name;
-use crate::origin::Origin;
+use crate::oci::name::Name;
+use crate::registry::origin::Origin;
 use url::Host;
 
 /// Where Docker Hub answers the registry's protocol.

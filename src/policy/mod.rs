@@ -2,11 +2,13 @@
 //! that is followed here. What a name resolves to can't be seen from inside a component: the host closes private
 //! networks when it connects (`block_networks` in `runtime-config.toml`).
 
-use crate::docker_hub;
-use crate::name::Name;
-use crate::origin::{Authority, Origin, Scheme, Target};
-use crate::pattern::{HostPattern, RepositoryPattern, Unported, is_below};
-use crate::upstream::Named;
+pub mod pattern;
+
+use crate::oci::name::Name;
+use crate::policy::pattern::{HostPattern, RepositoryPattern, Unported, is_below};
+use crate::registry::address::Named;
+use crate::registry::docker_hub;
+use crate::registry::origin::{Authority, Origin, Scheme, Target};
 use http::{Uri, uri};
 use std::fmt;
 use std::rc::Rc;

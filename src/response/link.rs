@@ -1,12 +1,12 @@
 //! Paging: the `Link` of tags, referrers and catalogs (RFC 8288; distribution specification, "Listing Tags"), rewritten so
 //! that the next page comes through this mirror from the same upstream again.
 
-use crate::address::Address;
-use crate::limits::MAX_HEADER;
-use crate::origin::Target;
-use crate::query::Query;
-use crate::route::Route;
-use crate::upstream::Naming;
+use crate::registry::address::Naming;
+use crate::registry::origin::Target;
+use crate::request::external_url::Address;
+use crate::request::query::Query;
+use crate::request::route::Route;
+use crate::upstream::limits::MAX_HEADER;
 use http::header::LINK;
 use http::{HeaderMap, HeaderValue, Uri};
 use url::form_urlencoded;

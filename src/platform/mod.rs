@@ -1,6 +1,9 @@
 //! What the rooms above need from the world: the trait that the Spin adapter implements, and the scripted platform of
 //! the tests.
 
+#[cfg(test)]
+pub mod scripted;
+
 use futures_util::future::{self, Either};
 use std::fmt;
 use std::future::Future;

@@ -1,0 +1,4 @@
+//! Who may use the mirror, and how much.
+
+pub mod rate_limit;
+pub mod secret;
