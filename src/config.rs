@@ -5,9 +5,9 @@ use crate::platform::{Platform, Timeouts};
 use crate::policy::Upstream;
 use crate::policy::pattern::{HostPattern, RepositoryPattern};
 use crate::policy::{Denied, Policy};
-use crate::registry::address::Named;
+use crate::registry::address::RegistryAddress;
 use crate::registry::docker_hub::DOCKER_HUB;
-use crate::registry::origin::{Authority, Malformed, Scheme};
+use crate::registry::origin::{Authority, InvalidAddress, Scheme};
 use std::fmt;
 use std::time::Duration;
 
@@ -122,7 +122,7 @@ impl Config {
         let repositories =
             "a comma-separated list of names as in docker.io/library/*, ghcr.io/owner/image, or *";
         let named = "a comma-separated list of hosts, host:port, or http(s) URLs of them";
-        let upstreams = variables.list("upstream", named, Named::parse)?;
+        let upstreams = variables.list("upstream", named, RegistryAddress::parse)?;
         if upstreams.is_empty() {
             return Err(Mistake {
                 variable: "upstream",
@@ -151,10 +151,10 @@ impl Config {
         };
         let hosts = "a comma-separated list of OWN.HOST=REGISTRY, each registry as in upstream";
         let host_upstreams = variables.list("host_upstreams", hosts, |pair| {
-            let (own, registry) = pair.split_once('=').ok_or(Malformed)?;
-            Ok::<_, Malformed>((
+            let (own, registry) = pair.split_once('=').ok_or(InvalidAddress)?;
+            Ok::<_, InvalidAddress>((
                 Authority::parse(own.trim())?,
-                Named::parse(registry.trim())?,
+                RegistryAddress::parse(registry.trim())?,
             ))
         })?;
         let named = upstreams

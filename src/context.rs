@@ -4,7 +4,7 @@ use crate::cache::Store;
 use crate::cache::status::Hit;
 use crate::config::Config;
 use crate::platform::{self, Platform};
-use crate::request::cdn_loop::Hops;
+use crate::request::cdn_loop::CdnLoop;
 use std::cell::Cell;
 
 /// The platform, its store, the operator's settings, the mirrors that this request came through, and what it has cost so
@@ -13,7 +13,7 @@ pub struct Context<'a, P: Platform> {
     pub platform: &'a P,
     pub store: &'a Store<P>,
     pub config: &'a Config,
-    pub hops: Hops,
+    pub hops: CdnLoop,
     pub cost: &'a Cost,
 }
 

@@ -12,10 +12,10 @@ use crate::oci::digest::Digest;
 use crate::page;
 use crate::platform::Platform;
 use crate::policy::Upstream;
-use crate::registry::address::Naming;
-use crate::request::cdn_loop::Hops;
-use crate::request::external_url::Address;
-use crate::request::route::{Asked, Refused, Resource, Route};
+use crate::registry::address::UpstreamSelector;
+use crate::request::cdn_loop::CdnLoop;
+use crate::request::external_url::ExternalUrl;
+use crate::request::route::{InvalidRequest, RegistryRequest, Resource, Route};
 use crate::response;
 use crate::response::body::Body;
 use crate::response::error::Refusal;
@@ -45,7 +45,7 @@ pub struct Mirror<P: Platform> {
 /// What became known of a request while it was answered: for the log.
 #[derive(Debug, Default)]
 struct Known {
-    asked: Option<Asked>,
+    asked: Option<RegistryRequest>,
     upstream: Option<Upstream>,
     /// Those that were asked, in this order.
     tried: RefCell<Vec<Upstream>>,
@@ -55,8 +55,8 @@ struct Known {
 /// What a request is for, and whom.
 struct Errand<'a, P: Platform> {
     context: &'a Context<'a, P>,
-    asked: &'a Asked,
-    here: &'a Address,
+    asked: &'a RegistryRequest,
+    here: &'a ExternalUrl,
     /// In the operator's order.
     upstreams: &'a [Upstream],
     tried: &'a RefCell<Vec<Upstream>>,
@@ -145,7 +145,7 @@ impl<P: Platform> Mirror<P> {
                 let naming = known
                     .asked
                     .as_ref()
-                    .map_or(&Naming::Default, |asked| &asked.naming);
+                    .map_or(&UpstreamSelector::Default, |asked| &asked.naming);
                 response::seal(response.headers_mut(), naming);
                 (response, Some(refusal))
             }
@@ -174,12 +174,13 @@ impl<P: Platform> Mirror<P> {
         let (mount, path) = config
             .access
             .enter(request.uri().path())
-            .ok_or(Refused::Nothing)?;
-        let here = Address::of(request, mount);
-        let asked =
-            known
-                .asked
-                .insert(Asked::parse(request.method(), path, request.uri().query())?);
+            .ok_or(InvalidRequest::NotFound)?;
+        let here = ExternalUrl::of(request, mount);
+        let asked = known.asked.insert(RegistryRequest::parse(
+            request.method(),
+            path,
+            request.uri().query(),
+        )?);
         match asked.route {
             Route::Page => return Ok(page::manual(request.headers(), &here, asked.head_only)),
             Route::Robots => return Ok(page::robots(asked.head_only)),
@@ -198,10 +199,13 @@ impl<P: Platform> Mirror<P> {
                     .permit_registry(&named)
                     .map_err(Refusal::forbidden_upstream)?,
             ),
-            None if asked.naming == Naming::Default && !config.host_upstreams.is_empty() => here
-                .authority()
-                .and_then(|own| config.of_host(&own))
-                .cloned(),
+            None if asked.naming == UpstreamSelector::Default
+                && !config.host_upstreams.is_empty() =>
+            {
+                here.authority()
+                    .and_then(|own| config.of_host(&own))
+                    .cloned()
+            }
             None => None,
         };
         let upstreams = named
@@ -230,7 +234,7 @@ impl<P: Platform> Mirror<P> {
         if upstreams.is_empty() {
             permit(first).map_err(Refusal::closed_repository)?;
         }
-        let (hops, cost) = (Hops::of(request.headers())?, &known.cost);
+        let (hops, cost) = (CdnLoop::of(request.headers())?, &known.cost);
         let context = Context {
             platform: &self.platform,
             store: &self.store,
@@ -268,7 +272,12 @@ impl<P: Platform> Mirror<P> {
             _ => None,
         };
         let mut response = match (&asked.route, wanted) {
-            (Route::Ping, _) if matches!(asked.naming, Naming::Default | Naming::Namespace(_)) => {
+            (Route::Ping, _)
+                if matches!(
+                    asked.naming,
+                    UpstreamSelector::Default | UpstreamSelector::Namespace(_)
+                ) =>
+            {
                 response::pong(asked.head_only)
             }
             (_, Some(wanted)) => self.manifest(&errand, question, &wanted).await?,
@@ -384,7 +393,7 @@ impl<P: Platform> Mirror<P> {
                 _ => {}
             }
         }
-        let asked = Asked {
+        let asked = RegistryRequest {
             head_only: false,
             ..asked.clone()
         };
@@ -418,7 +427,7 @@ impl<P: Platform> Mirror<P> {
     ) -> Result<Response<Body<P::Body>>, Refusal> {
         let context = errand.context;
         // What came through another mirror may be what a GET of this one leads back to, and would wait for itself.
-        if !context.hops.are_none() {
+        if !context.hops.is_direct() {
             return self.fetch(errand, &question, wanted).await;
         }
         let own = RefCell::new(None);

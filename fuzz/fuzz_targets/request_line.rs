@@ -1,7 +1,7 @@
 //! Whatever path and query a client sends, with whatever method: what parses is clean, and only public hosts are asked.
 #![no_main]
 
-use hammal::request::route::{Asked, Route};
+use hammal::request::route::{RegistryRequest, Route};
 use hammal_fuzz::{Scripted, World, answer, assert_public};
 use http::{Method, Request, Uri};
 
@@ -13,7 +13,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let (path, query) = text
         .split_once('?')
         .map_or((text, None), |(path, query)| (path, Some(query)));
-    if let Ok(asked) = Asked::parse(&Method::GET, path, query) {
+    if let Ok(asked) = RegistryRequest::parse(&Method::GET, path, query) {
         let upstream = asked.route.path();
         // A tag may have two dots in it.
         let mut segments = upstream.split('/').skip(1);

@@ -1,7 +1,7 @@
 //! Whatever stands in `?upstream=`: what is asked is a public name on https, under the name that was permitted.
 #![no_main]
 
-use hammal::registry::address::{Named, Naming};
+use hammal::registry::address::{RegistryAddress, UpstreamSelector};
 use hammal_fuzz::{Scripted, World, assert_public, get};
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
@@ -9,13 +9,13 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         return;
     };
     for naming in [
-        Naming::Query(text.into()),
-        Naming::Path(text.into()),
-        Naming::Namespace(text.into()),
+        UpstreamSelector::Query(text.into()),
+        UpstreamSelector::Path(text.into()),
+        UpstreamSelector::Namespace(text.into()),
     ] {
         let _ = naming.named();
     }
-    if Named::parse(text).is_err() {
+    if RegistryAddress::parse(text).is_err() {
         return;
     }
     let value: String = url::form_urlencoded::byte_serialize(data).collect();

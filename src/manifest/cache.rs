@@ -10,7 +10,7 @@ use crate::oci::reference::Reference;
 use crate::platform::{Fault, Platform, ReadFault};
 use crate::policy::Upstream;
 use crate::request::accept::Accept;
-use crate::request::route::Asked;
+use crate::request::route::RegistryRequest;
 use crate::response::body::Body;
 use crate::response::error::Refusal;
 use crate::response::{self, CONTENT_DIGEST};
@@ -235,7 +235,7 @@ impl<P: Platform> Manifests<P> {
     pub async fn take_in(
         &self,
         context: &Context<'_, P>,
-        asked: &Asked,
+        asked: &RegistryRequest,
         wanted: &Wanted,
         response: Response<Body<P::Body>>,
     ) -> Result<Response<Body<P::Body>>, Refusal> {

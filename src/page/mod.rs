@@ -1,6 +1,6 @@
 //! What a person with a browser sees outside `/v2/`.
 
-use crate::request::external_url::Address;
+use crate::request::external_url::ExternalUrl;
 use crate::response::body::Body;
 use http::header;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
@@ -11,7 +11,7 @@ const CHINESE: &str = include_str!("zh.html");
 const ROBOTS: &str = "User-agent: *\nDisallow: /\n";
 
 /// The manual, in Chinese for those whose browser prefers it, with this mirror's own address in its examples.
-pub fn manual<B>(headers: &HeaderMap, here: &Address, head_only: bool) -> Response<Body<B>> {
+pub fn manual<B>(headers: &HeaderMap, here: &ExternalUrl, head_only: bool) -> Response<Body<B>> {
     let page = if prefers_chinese(headers) {
         CHINESE
     } else {
@@ -92,7 +92,8 @@ mod tests {
             request = request.header(*name, *value);
         }
         let request = request.body(()).unwrap();
-        match manual::<()>(request.headers(), &Address::of(&request, mount), false).into_body() {
+        match manual::<()>(request.headers(), &ExternalUrl::of(&request, mount), false).into_body()
+        {
             Body::Own(page) => String::from_utf8(page).unwrap(),
             Body::Upstream(()) => unreachable!(),
         }

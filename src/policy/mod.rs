@@ -6,9 +6,9 @@ pub mod pattern;
 
 use crate::oci::name::Name;
 use crate::policy::pattern::{HostPattern, RepositoryPattern, Unported, is_below};
-use crate::registry::address::Named;
+use crate::registry::address::RegistryAddress;
 use crate::registry::docker_hub;
-use crate::registry::origin::{Authority, Origin, Scheme, Target};
+use crate::registry::origin::{Authority, HttpUrl, Origin, Scheme};
 use http::{Uri, uri};
 use std::fmt;
 use std::rc::Rc;
@@ -100,7 +100,7 @@ impl Policy {
     }
 
     /// May this registry be asked, because a request or a setting names it.
-    pub fn permit_registry(&self, named: &Named) -> Result<Upstream, Denied> {
+    pub fn permit_registry(&self, named: &RegistryAddress) -> Result<Upstream, Denied> {
         match named.scheme() {
             Some(scheme) => self.permit(named.authority().on(scheme)),
             None => self.permit_authority(named.authority()),
@@ -331,8 +331,8 @@ impl Upstream {
     }
 
     /// The URL of `path_and_query`, which begins with `/`, on this registry.
-    pub fn target(&self, path_and_query: String) -> Target {
-        Target {
+    pub fn target(&self, path_and_query: String) -> HttpUrl {
+        HttpUrl {
             origin: self.origin().clone(),
             path_and_query,
         }

@@ -1,7 +1,7 @@
 //! The operator's patterns of registries and repositories.
 
 use crate::oci::name::{MAX_LENGTH, Name};
-use crate::registry::address::Named;
+use crate::registry::address::RegistryAddress;
 use crate::registry::docker_hub;
 use crate::registry::origin::{Authority, Origin};
 use url::Host;
@@ -99,8 +99,8 @@ impl HostPattern {
 }
 
 /// The pattern that matches this registry and no other.
-impl From<&Named> for HostPattern {
-    fn from(named: &Named) -> HostPattern {
+impl From<&RegistryAddress> for HostPattern {
+    fn from(named: &RegistryAddress) -> HostPattern {
         HostPattern::one(named.authority().clone())
     }
 }

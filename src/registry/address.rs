@@ -1,36 +1,36 @@
 //! Which registry a request is meant for.
 
 use crate::registry::docker_hub::{means_docker_hub, unalias};
-use crate::registry::origin::{Authority, Malformed, Scheme};
+use crate::registry::origin::{Authority, InvalidAddress, Scheme};
 
 /// A registry as somebody named it: a host, `host:port`, or an `http(s)` URL of one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Named {
+pub struct RegistryAddress {
     scheme: Option<Scheme>,
     authority: Authority,
 }
 
 /// How a request named its upstream; the first that is present wins.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Naming {
+pub enum UpstreamSelector {
     /// `/v2/…?upstream=HOST`
     Query(String),
     /// `/HOST/v2/…`: a `registry-mirrors` entry of dockerd may have a path, but no query.
     Path(String),
     /// `/v2/HOST/name/…`: podman, skopeo and `docker pull MIRROR/HOST/name` know no other way.
-    Name(String),
+    RepositoryPrefix(String),
     /// `?ns=HOST`: containerd and dockerd 29 tell every mirror which registry an image belongs to.
     Namespace(String),
     /// Not at all.
     Default,
 }
 
-impl Named {
-    pub fn parse(text: &str) -> Result<Named, Malformed> {
+impl RegistryAddress {
+    pub fn parse(text: &str) -> Result<RegistryAddress, InvalidAddress> {
         let (scheme, rest) = match text.split_once("://") {
             Some(("https", rest)) => (Some(Scheme::Https), rest),
             Some(("http", rest)) => (Some(Scheme::Http), rest),
-            Some(_) => return Err(Malformed),
+            Some(_) => return Err(InvalidAddress),
             None => (None, text),
         };
         let host = if scheme.is_some() {
@@ -39,7 +39,7 @@ impl Named {
             rest
         };
         let Authority { host, port } = Authority::parse(host)?;
-        Ok(Named {
+        Ok(RegistryAddress {
             scheme,
             authority: Authority {
                 host: unalias(host),
@@ -58,17 +58,17 @@ impl Named {
     }
 }
 
-impl Naming {
+impl UpstreamSelector {
     /// Docker Hub's own name in `ns=` means the default upstream: every containerd sends it, also to a mirror whose
     /// operator has put another source of Docker Hub's images in its place.
-    pub fn named(&self) -> Result<Option<Named>, Malformed> {
+    pub fn named(&self) -> Result<Option<RegistryAddress>, InvalidAddress> {
         match self {
-            Naming::Default => Ok(None),
-            Naming::Namespace(host) if means_docker_hub(host) => Ok(None),
-            Naming::Query(host)
-            | Naming::Path(host)
-            | Naming::Name(host)
-            | Naming::Namespace(host) => Named::parse(host).map(Some),
+            UpstreamSelector::Default => Ok(None),
+            UpstreamSelector::Namespace(host) if means_docker_hub(host) => Ok(None),
+            UpstreamSelector::Query(host)
+            | UpstreamSelector::Path(host)
+            | UpstreamSelector::RepositoryPrefix(host)
+            | UpstreamSelector::Namespace(host) => RegistryAddress::parse(host).map(Some),
         }
     }
 }
@@ -82,7 +82,7 @@ mod tests {
 
     fn resolve(text: &str) -> Result<String, String> {
         let policy = listing(&["127.0.0.1:5000"]);
-        let named = Named::parse(text).map_err(|_| "malformed".to_owned())?;
+        let named = RegistryAddress::parse(text).map_err(|_| "malformed".to_owned())?;
         let upstream = policy
             .permit_registry(&named)
             .map_err(|denied| format!("{denied:?}"))?;
@@ -127,20 +127,26 @@ mod tests {
     #[test]
     fn docker_hubs_namespace_is_the_default_upstream() {
         for host in ["docker.io", "index.docker.io"] {
-            assert_eq!(Naming::Namespace(host.into()).named(), Ok(None));
-            assert!(matches!(Naming::Name(host.into()).named(), Ok(Some(_))));
+            assert_eq!(UpstreamSelector::Namespace(host.into()).named(), Ok(None));
+            assert!(matches!(
+                UpstreamSelector::RepositoryPrefix(host.into()).named(),
+                Ok(Some(_))
+            ));
         }
         assert!(matches!(
-            Naming::Namespace("ghcr.io".into()).named(),
+            UpstreamSelector::Namespace("ghcr.io".into()).named(),
             Ok(Some(_))
         ));
-        assert_eq!(Naming::Namespace("a b".into()).named(), Err(Malformed));
+        assert_eq!(
+            UpstreamSelector::Namespace("a b".into()).named(),
+            Err(InvalidAddress)
+        );
     }
 
     proptest! {
         #[test]
         fn no_text_reaches_a_host_that_is_not_public(text in "(https?://)?([a-z0-9.:@/\\\\\\[\\]%]{0,20}|\\PC{0,20})") {
-            if let Ok(named) = Named::parse(&text)
+            if let Ok(named) = RegistryAddress::parse(&text)
                 && let Ok(upstream) = listing(&[]).permit_registry(&named)
             {
                 let origin = upstream.origin();

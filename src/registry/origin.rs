@@ -50,7 +50,7 @@ pub struct Origin {
 
 /// An absolute `http` or `https` URL without user information and fragment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
+pub struct HttpUrl {
     pub origin: Origin,
     /// Begins with `/`; holds only what RFC 3986 allows there.
     pub path_and_query: String,
@@ -58,26 +58,26 @@ pub struct Target {
 
 /// Not a host, `host:port`, or `http(s)` URL.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Malformed;
+pub struct InvalidAddress;
 
 impl Authority {
     /// Refuses what a URL parser would forgive (white space, `\`, user information, an empty port): who writes a host
     /// in a registry's name writes it plainly. Numbers that resolvers take for addresses (`127.1`, `0x7f000001`)
     /// become the address that they mean.
-    pub fn parse(text: &str) -> Result<Authority, Malformed> {
+    pub fn parse(text: &str) -> Result<Authority, InvalidAddress> {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte);
         if !text.bytes().all(plain) {
-            return Err(Malformed);
+            return Err(InvalidAddress);
         }
         let (host, port) = match text.rsplit_once(':') {
             Some((host, port)) if !port.ends_with(']') => {
-                (host, Some(port.parse().map_err(|_| Malformed)?))
+                (host, Some(port.parse().map_err(|_| InvalidAddress)?))
             }
             _ => (text, None),
         };
         let host = parse_host(host)?;
         if port == Some(0) {
-            return Err(Malformed);
+            return Err(InvalidAddress);
         }
         Ok(Authority { host, port })
     }
@@ -117,41 +117,41 @@ impl fmt::Display for Origin {
     }
 }
 
-impl Target {
+impl HttpUrl {
     /// Parses an absolute URL.
-    pub fn parse(text: &str) -> Result<Target, Malformed> {
-        Target::from_url(Url::parse(text).map_err(|_| Malformed)?)
+    pub fn parse(text: &str) -> Result<HttpUrl, InvalidAddress> {
+        HttpUrl::from_url(Url::parse(text).map_err(|_| InvalidAddress)?)
     }
 
     /// Resolves `reference`, as a `Location` or `Link` header may hold it, against this URL (RFC 3986, section 5).
-    pub fn join(&self, reference: &str) -> Result<Target, Malformed> {
-        let base = Url::parse(&self.to_string()).map_err(|_| Malformed)?;
-        Target::from_url(base.join(reference).map_err(|_| Malformed)?)
+    pub fn join(&self, reference: &str) -> Result<HttpUrl, InvalidAddress> {
+        let base = Url::parse(&self.to_string()).map_err(|_| InvalidAddress)?;
+        HttpUrl::from_url(base.join(reference).map_err(|_| InvalidAddress)?)
     }
 
-    fn from_url(url: Url) -> Result<Target, Malformed> {
-        let scheme = Scheme::parse(url.scheme()).ok_or(Malformed)?;
-        let host = url.host().ok_or(Malformed)?.to_owned();
+    fn from_url(url: Url) -> Result<HttpUrl, InvalidAddress> {
+        let scheme = Scheme::parse(url.scheme()).ok_or(InvalidAddress)?;
+        let host = url.host().ok_or(InvalidAddress)?.to_owned();
         let well_formed = url.username().is_empty()
             && url.password().is_none()
             && url.port() != Some(0)
             && !matches!(&host, Host::Domain(name) if !is_dns_name(name));
         if !well_formed {
-            return Err(Malformed);
+            return Err(InvalidAddress);
         }
         let path_and_query = match url.query() {
             Some(query) => format!("{}?{query}", url.path()),
             None => url.path().to_owned(),
         };
         let port = url.port().unwrap_or(scheme.default_port());
-        Ok(Target {
+        Ok(HttpUrl {
             origin: Origin { scheme, host, port },
             path_and_query,
         })
     }
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for HttpUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{}", self.origin, self.path_and_query)
     }
@@ -170,13 +170,13 @@ fn is_dns_name(name: &str) -> bool {
     name.len() <= 253 && name.split('.').all(is_label)
 }
 
-fn parse_host(text: &str) -> Result<Host, Malformed> {
+fn parse_host(text: &str) -> Result<Host, InvalidAddress> {
     if is_plain_name(text) {
         return Ok(Host::Domain(text.to_owned()));
     }
     match Host::parse(text) {
-        Ok(Host::Domain(name)) if !is_dns_name(&name) => Err(Malformed),
-        parsed => parsed.map_err(|_| Malformed),
+        Ok(Host::Domain(name)) if !is_dns_name(&name) => Err(InvalidAddress),
+        parsed => parsed.map_err(|_| InvalidAddress),
     }
 }
 
@@ -246,13 +246,13 @@ mod tests {
             "1.2.3.999",
             "a%2eb",
         ] {
-            assert_eq!(Authority::parse(text), Err(Malformed), "{text:?}");
+            assert_eq!(Authority::parse(text), Err(InvalidAddress), "{text:?}");
         }
     }
 
     #[test]
     fn resolves_references_against_a_url() {
-        let base = Target::parse("https://registry.example/v2/a/blobs/sha256:1?x=1").unwrap();
+        let base = HttpUrl::parse("https://registry.example/v2/a/blobs/sha256:1?x=1").unwrap();
         for (reference, resolved) in [
             (
                 "https://cdn.example/signed?a=%2F&b=1",
@@ -278,7 +278,7 @@ mod tests {
             "data:x",
             "https://a_b/",
         ] {
-            assert_eq!(base.join(reference), Err(Malformed), "{reference}");
+            assert_eq!(base.join(reference), Err(InvalidAddress), "{reference}");
         }
     }
 
@@ -292,8 +292,8 @@ mod tests {
 
         #[test]
         fn what_parses_can_be_written_and_parsed_again(text in "(https?://)?\\PC{0,40}") {
-            if let Ok(target) = Target::parse(&text) {
-                prop_assert_eq!(Target::parse(&target.to_string()), Ok(target.clone()));
+            if let Ok(target) = HttpUrl::parse(&text) {
+                prop_assert_eq!(HttpUrl::parse(&target.to_string()), Ok(target.clone()));
                 prop_assert!(target.to_string().parse::<http::Uri>().is_ok());
             }
             if let Ok(authority) = Authority::parse(&text) {

@@ -16,17 +16,17 @@ static NAMES: [HeaderValue; MAX_HOPS] = [
 
 /// The mirrors that a request came through before it came here.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hops {
-    and_this_one: HeaderValue,
+pub struct CdnLoop {
+    to_header: HeaderValue,
 }
 
 /// A request that came through `MAX_HOPS` mirrors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Loop;
+pub struct LoopDetected;
 
-impl Hops {
+impl CdnLoop {
     /// Of what others have added nothing is passed on: a client may have written it.
-    pub fn of(headers: &HeaderMap) -> Result<Hops, Loop> {
+    pub fn of(headers: &HeaderMap) -> Result<CdnLoop, LoopDetected> {
         let values = headers
             .get_all(CDN_LOOP)
             .iter()
@@ -39,20 +39,20 @@ impl Hops {
             .count();
         NAMES
             .get(before)
-            .map(|name| Hops {
-                and_this_one: name.clone(),
+            .map(|name| CdnLoop {
+                to_header: name.clone(),
             })
-            .ok_or(Loop)
+            .ok_or(LoopDetected)
     }
 
     /// Whether it came through no other.
-    pub fn are_none(&self) -> bool {
-        NAMES.first() == Some(&self.and_this_one)
+    pub fn is_direct(&self) -> bool {
+        NAMES.first() == Some(&self.to_header)
     }
 
     /// The header of a request that this mirror sends.
-    pub fn and_this_one(&self) -> HeaderValue {
-        self.and_this_one.clone()
+    pub fn to_header(&self) -> HeaderValue {
+        self.to_header.clone()
     }
 }
 
@@ -67,9 +67,9 @@ mod tests {
             .map(|line| (CDN_LOOP, HeaderValue::from_str(line).unwrap()))
             .collect();
         Some(
-            Hops::of(&headers)
+            CdnLoop::of(&headers)
                 .ok()?
-                .and_this_one()
+                .to_header()
                 .to_str()
                 .unwrap()
                 .to_owned(),
@@ -79,14 +79,14 @@ mod tests {
     #[test]
     fn a_client_came_through_no_mirror() {
         let hops = |line: &str| {
-            Hops::of(&HeaderMap::from_iter([(
+            CdnLoop::of(&HeaderMap::from_iter([(
                 CDN_LOOP,
                 HeaderValue::from_str(line).unwrap(),
             )]))
         };
-        assert!(Hops::of(&HeaderMap::new()).unwrap().are_none());
-        assert!(hops("other").unwrap().are_none());
-        assert!(!hops("other, hammal").unwrap().are_none());
+        assert!(CdnLoop::of(&HeaderMap::new()).unwrap().is_direct());
+        assert!(hops("other").unwrap().is_direct());
+        assert!(!hops("other, hammal").unwrap().is_direct());
     }
 
     #[test]

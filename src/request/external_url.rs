@@ -9,15 +9,15 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 /// The address that the client knows this mirror by. The grammar of its authority leaves nothing that means something in
 /// HTML.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Address {
+pub struct ExternalUrl {
     scheme: &'static str,
     host: Option<String>,
     mount: String,
 }
 
-impl Address {
+impl ExternalUrl {
     /// `mount` is what stands in front of every path, such as `/SECRET`, or nothing.
-    pub fn of(request: &Request<()>, mount: &str) -> Address {
+    pub fn of(request: &Request<()>, mount: &str) -> ExternalUrl {
         let host = request
             .headers()
             .get(header::HOST)
@@ -28,7 +28,7 @@ impl Address {
                 .authority()
                 .map(|authority| authority.as_str())
         });
-        Address {
+        ExternalUrl {
             scheme: scheme(request.headers()),
             host: host.map(str::to_owned),
             mount: mount.to_owned(),
@@ -78,7 +78,7 @@ mod tests {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        Address::of(&request.body(()).unwrap(), "/mount").url()
+        ExternalUrl::of(&request.body(()).unwrap(), "/mount").url()
     }
 
     #[test]

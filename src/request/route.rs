@@ -3,7 +3,7 @@
 use crate::oci::digest::{Digest, InvalidDigest};
 use crate::oci::name::{InvalidName, Name};
 use crate::oci::reference::{InvalidReference, Reference};
-use crate::registry::address::Naming;
+use crate::registry::address::UpstreamSelector;
 use crate::registry::docker_hub;
 use crate::registry::origin::Origin;
 use crate::request::query::{Query, decode_percent};
@@ -13,10 +13,10 @@ use std::fmt;
 
 /// A request line, understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
+pub struct RegistryRequest {
     pub head_only: bool,
     pub route: Route,
-    pub naming: Naming,
+    pub naming: UpstreamSelector,
     /// What is left of the query for the upstream, as it was written.
     pub query: String,
 }
@@ -51,10 +51,10 @@ pub enum Resource {
 const MAX_QUERY: usize = 4 * 1024;
 
 #[derive(Debug, PartialEq, Eq)]
-pub enum Refused {
+pub enum InvalidRequest {
     Method,
     /// Outside `/v2/`.
-    Nothing,
+    NotFound,
     /// Below `/v2/`, but none of the endpoints that read.
     Endpoint,
     Name(InvalidName),
@@ -66,35 +66,39 @@ pub enum Refused {
     Query,
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for InvalidRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Refused::Method => f.write_str("this mirror reads only: use GET or HEAD"),
-            Refused::Nothing => f.write_str("there is nothing here: images are under /v2/, the manual is at /"),
-            Refused::Endpoint => f.write_str(
+            InvalidRequest::Method => f.write_str("this mirror reads only: use GET or HEAD"),
+            InvalidRequest::NotFound => f.write_str("there is nothing here: images are under /v2/, the manual is at /"),
+            InvalidRequest::Endpoint => f.write_str(
                 "this mirror answers /v2/<name>/manifests/<reference>, /v2/<name>/blobs/<digest>, /v2/<name>/tags/list, \
                  /v2/<name>/referrers/<digest> and /v2/_catalog",
             ),
-            Refused::Name(invalid) => invalid.fmt(f),
-            Refused::Reference(invalid) => invalid.fmt(f),
-            Refused::Digest(invalid) => invalid.fmt(f),
-            Refused::Ambiguous(parameter) => write!(f, "{parameter}= may be given once"),
-            Refused::Query => write!(f, "what follows the question mark may have {MAX_QUERY} bytes"),
+            InvalidRequest::Name(invalid) => invalid.fmt(f),
+            InvalidRequest::Reference(invalid) => invalid.fmt(f),
+            InvalidRequest::Digest(invalid) => invalid.fmt(f),
+            InvalidRequest::Ambiguous(parameter) => write!(f, "{parameter}= may be given once"),
+            InvalidRequest::Query => write!(f, "what follows the question mark may have {MAX_QUERY} bytes"),
         }
     }
 }
 
-impl Asked {
+impl RegistryRequest {
     /// `path` begins with `/` or is empty.
-    pub fn parse(method: &Method, path: &str, query: Option<&str>) -> Result<Asked, Refused> {
+    pub fn parse(
+        method: &Method,
+        path: &str,
+        query: Option<&str>,
+    ) -> Result<RegistryRequest, InvalidRequest> {
         // Some clients escape the colon of a digest. What an escaped slash or dot makes of the path is judged like any
         // other path: what goes upstream is written anew from the parsed parts.
         let path = &*decode_percent(path);
         if !matches!(*method, Method::GET | Method::HEAD) {
-            return Err(Refused::Method);
+            return Err(InvalidRequest::Method);
         }
         if query.is_some_and(|query| query.len() > MAX_QUERY) {
-            return Err(Refused::Query);
+            return Err(InvalidRequest::Query);
         }
         let mut query = Query::parse(query);
         let (prefix, path) = match path.strip_prefix('/').and_then(|path| path.split_once('/')) {
@@ -105,12 +109,12 @@ impl Asked {
             let route = match path {
                 "" => Route::Page,
                 "robots.txt" => Route::Robots,
-                _ => return Err(Refused::Nothing),
+                _ => return Err(InvalidRequest::NotFound),
             };
-            return Ok(Asked {
+            return Ok(RegistryRequest {
                 head_only: method == Method::HEAD,
                 route,
-                naming: Naming::Default,
+                naming: UpstreamSelector::Default,
                 query: String::new(),
             });
         }
@@ -118,7 +122,7 @@ impl Asked {
         let mut take = |parameter| {
             query
                 .take(parameter)
-                .map_err(|_| Refused::Ambiguous(parameter))
+                .map_err(|_| InvalidRequest::Ambiguous(parameter))
         };
         let (upstream, namespace) = (take("upstream")?, take("ns")?);
         let is_host = |part: &str| {
@@ -130,13 +134,13 @@ impl Asked {
         };
         let (route, host) = parse_route(path.strip_prefix("v2").unwrap_or_default(), is_host)?;
         let naming = match (upstream, prefix, host, namespace) {
-            (Some(upstream), ..) => Naming::Query(upstream),
-            (_, Some(prefix), ..) => Naming::Path(prefix.to_owned()),
-            (.., Some(host), _) => Naming::Name(host),
-            (.., Some(namespace)) => Naming::Namespace(namespace),
-            _ => Naming::Default,
+            (Some(upstream), ..) => UpstreamSelector::Query(upstream),
+            (_, Some(prefix), ..) => UpstreamSelector::Path(prefix.to_owned()),
+            (.., Some(host), _) => UpstreamSelector::RepositoryPrefix(host),
+            (.., Some(namespace)) => UpstreamSelector::Namespace(namespace),
+            _ => UpstreamSelector::Default,
         };
-        Ok(Asked {
+        Ok(RegistryRequest {
             head_only: method == Method::HEAD,
             route,
             naming,
@@ -245,30 +249,30 @@ fn is_of_name(part: &str, namespace: &str) -> bool {
 fn parse_route(
     path: &str,
     is_host: impl Fn(&str) -> bool,
-) -> Result<(Route, Option<String>), Refused> {
+) -> Result<(Route, Option<String>), InvalidRequest> {
     let path = match path {
         "" | "/" => return Ok((Route::Ping, None)),
         "/_catalog" => return Ok((Route::Catalog, None)),
         path => path.strip_prefix('/').unwrap_or(path),
     };
-    let (rest, last) = path.rsplit_once('/').ok_or(Refused::Endpoint)?;
-    let (name, kind) = rest.rsplit_once('/').ok_or(Refused::Endpoint)?;
+    let (rest, last) = path.rsplit_once('/').ok_or(InvalidRequest::Endpoint)?;
+    let (name, kind) = rest.rsplit_once('/').ok_or(InvalidRequest::Endpoint)?;
     let resource = match (kind, last) {
         ("manifests", reference) => {
-            Resource::Manifest(Reference::parse(reference).map_err(Refused::Reference)?)
+            Resource::Manifest(Reference::parse(reference).map_err(InvalidRequest::Reference)?)
         }
-        ("blobs", digest) => Resource::Blob(Digest::parse(digest).map_err(Refused::Digest)?),
+        ("blobs", digest) => Resource::Blob(Digest::parse(digest).map_err(InvalidRequest::Digest)?),
         ("tags", "list") => Resource::Tags,
         ("referrers", digest) => {
-            Resource::Referrers(Digest::parse(digest).map_err(Refused::Digest)?)
+            Resource::Referrers(Digest::parse(digest).map_err(InvalidRequest::Digest)?)
         }
-        _ => return Err(Refused::Endpoint),
+        _ => return Err(InvalidRequest::Endpoint),
     };
     let (host, name) = match name.split_once('/') {
         Some((host, name)) if is_host(host) => (Some(host.to_owned()), name),
         _ => (None, name),
     };
-    let name = Name::parse(name).map_err(Refused::Name)?;
+    let name = Name::parse(name).map_err(InvalidRequest::Name)?;
     Ok((Route::Repository(name, resource), host))
 }
 
@@ -279,11 +283,11 @@ mod tests {
 
     const DIGEST: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 
-    fn parse(method: &Method, uri: &Uri) -> Result<Asked, Refused> {
-        Asked::parse(method, uri.path(), uri.query())
+    fn parse(method: &Method, uri: &Uri) -> Result<RegistryRequest, InvalidRequest> {
+        RegistryRequest::parse(method, uri.path(), uri.query())
     }
 
-    fn get(path: &str) -> Result<Asked, Refused> {
+    fn get(path: &str) -> Result<RegistryRequest, InvalidRequest> {
         parse(
             &Method::GET,
             &path.replace("DIGEST", DIGEST).parse().unwrap(),
@@ -293,40 +297,45 @@ mod tests {
     #[test]
     fn reads_every_endpoint_in_every_way_of_naming_an_upstream() {
         let (query, path, name, ns, gcr) = (
-            Naming::Query("quay.io".into()),
-            Naming::Path("ghcr.io".into()),
-            Naming::Name("ghcr.io".into()),
-            Naming::Namespace("docker.io".into()),
-            Naming::Namespace("gcr.io".into()),
+            UpstreamSelector::Query("quay.io".into()),
+            UpstreamSelector::Path("ghcr.io".into()),
+            UpstreamSelector::RepositoryPrefix("ghcr.io".into()),
+            UpstreamSelector::Namespace("docker.io".into()),
+            UpstreamSelector::Namespace("gcr.io".into()),
         );
         for (asked, upstream_path, naming, rest) in [
-            ("/v2", "/v2/", Naming::Default, ""),
-            ("/v2/", "/v2/", Naming::Default, ""),
+            ("/v2", "/v2/", UpstreamSelector::Default, ""),
+            ("/v2/", "/v2/", UpstreamSelector::Default, ""),
             ("/v2/?upstream=quay.io", "/v2/", query.clone(), ""),
             ("/ghcr.io/v2", "/v2/", path.clone(), ""),
-            ("/v2/_catalog?n=5", "/v2/_catalog", Naming::Default, "n=5"),
+            (
+                "/v2/_catalog?n=5",
+                "/v2/_catalog",
+                UpstreamSelector::Default,
+                "n=5",
+            ),
             (
                 "/v2/alpine/manifests/latest",
                 "/v2/alpine/manifests/latest",
-                Naming::Default,
+                UpstreamSelector::Default,
                 "",
             ),
             (
                 "/v2/a/manifests/b/manifests/c",
                 "/v2/a/manifests/b/manifests/c",
-                Naming::Default,
+                UpstreamSelector::Default,
                 "",
             ),
             (
                 "/v2/a/b/blobs/DIGEST",
                 "/v2/a/b/blobs/DIGEST",
-                Naming::Default,
+                UpstreamSelector::Default,
                 "",
             ),
             (
                 "/v2/a/manifests/sha256%3Aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
                 "/v2/a/manifests/DIGEST",
-                Naming::Default,
+                UpstreamSelector::Default,
                 "",
             ),
             (
@@ -338,7 +347,7 @@ mod tests {
             (
                 "/v2/a/referrers/DIGEST?artifactType=x%2Fy",
                 "/v2/a/referrers/DIGEST",
-                Naming::Default,
+                UpstreamSelector::Default,
                 "artifactType=x%2Fy",
             ),
             (
@@ -387,7 +396,7 @@ mod tests {
             (
                 "/v2/ghcr.io/tags/list",
                 "/v2/ghcr.io/tags/list",
-                Naming::Default,
+                UpstreamSelector::Default,
                 "",
             ),
         ] {
@@ -420,7 +429,7 @@ mod tests {
             "/v2/../tags/list",
             "/v2/a%2f..%2fb/tags/list",
         ] {
-            assert!(matches!(get(path), Err(Refused::Name(_))), "{path}");
+            assert!(matches!(get(path), Err(InvalidRequest::Name(_))), "{path}");
         }
         for path in [
             "/v2/a/manifests/",
@@ -428,7 +437,10 @@ mod tests {
             "/v2/a/manifests/sha256:1",
             "/v2/a/manifests/%00",
         ] {
-            assert!(matches!(get(path), Err(Refused::Reference(_))), "{path}");
+            assert!(
+                matches!(get(path), Err(InvalidRequest::Reference(_))),
+                "{path}"
+            );
         }
         for path in [
             "/v2/a/blobs/x",
@@ -436,7 +448,10 @@ mod tests {
             "/v2/a/referrers/latest",
             "/v2/a/blobs/sha256:%c3%a9",
         ] {
-            assert!(matches!(get(path), Err(Refused::Digest(_))), "{path}");
+            assert!(
+                matches!(get(path), Err(InvalidRequest::Digest(_))),
+                "{path}"
+            );
         }
         for path in [
             "/v2/a",
@@ -447,7 +462,7 @@ mod tests {
             "/v2/a/blobs/uploads/1",
             "/v2//",
         ] {
-            assert!(matches!(get(path), Err(Refused::Endpoint)), "{path}");
+            assert!(matches!(get(path), Err(InvalidRequest::Endpoint)), "{path}");
         }
         for path in [
             "/v1/",
@@ -459,22 +474,22 @@ mod tests {
             "/a/v2/",
             "/%2fv2/",
         ] {
-            assert_eq!(get(path), Err(Refused::Nothing), "{path}");
+            assert_eq!(get(path), Err(InvalidRequest::NotFound), "{path}");
         }
         assert_eq!(
             get("/v2/?upstream=a.io&upstream=b.io"),
-            Err(Refused::Ambiguous("upstream"))
+            Err(InvalidRequest::Ambiguous("upstream"))
         );
         assert_eq!(
             get(&format!("/v2/_catalog?last={}", "x".repeat(MAX_QUERY))),
-            Err(Refused::Query)
+            Err(InvalidRequest::Query)
         );
         assert!(get(&format!("/v2/_catalog?last={}", "x".repeat(MAX_QUERY - 5))).is_ok());
         for method in ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "X"] {
             let method = Method::from_bytes(method.as_bytes()).unwrap();
             assert_eq!(
                 parse(&method, &"/v2/a/blobs/uploads/".parse().unwrap()),
-                Err(Refused::Method)
+                Err(InvalidRequest::Method)
             );
         }
     }
@@ -485,7 +500,7 @@ mod tests {
             path in "(/|v2|manifests|blobs|tags/list|%[0-9a-fA-F]{0,2}|[a-z.:@]{1,5}|\\PC){0,20}",
             query in "(upstream=|ns=|&|=|%|\\PC){0,9}",
         ) {
-            if let Ok(asked) = Asked::parse(&Method::GET, &path, Some(&query))
+            if let Ok(asked) = RegistryRequest::parse(&Method::GET, &path, Some(&query))
                 && !matches!(asked.route, Route::Page | Route::Robots)
             {
                 let uri = asked.route.path().parse::<Uri>().unwrap();

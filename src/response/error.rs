@@ -7,8 +7,8 @@ use crate::config::Mistake;
 use crate::oci::reference::InvalidReference;
 use crate::platform::Fault;
 use crate::policy::Denied;
-use crate::request::cdn_loop::{Loop, MAX_HOPS};
-use crate::request::route::{Refused, Resource, Route};
+use crate::request::cdn_loop::{LoopDetected, MAX_HOPS};
+use crate::request::route::{InvalidRequest, Resource, Route};
 use crate::response::body::Body;
 use crate::upstream::auth;
 use crate::upstream::exchange::{self, RedirectFailure};
@@ -307,30 +307,32 @@ impl Refusal {
     }
 }
 
-impl From<Refused> for Refusal {
-    fn from(refused: Refused) -> Refusal {
+impl From<InvalidRequest> for Refusal {
+    fn from(refused: InvalidRequest) -> Refusal {
         let (status, code) = match &refused {
-            Refused::Method => (StatusCode::METHOD_NOT_ALLOWED, Code::Unsupported),
-            Refused::Nothing | Refused::Endpoint => (StatusCode::NOT_FOUND, Code::Unsupported),
-            Refused::Name(_) => (StatusCode::BAD_REQUEST, Code::NameInvalid),
-            Refused::Digest(_) | Refused::Reference(InvalidReference::Digest(_)) => {
+            InvalidRequest::Method => (StatusCode::METHOD_NOT_ALLOWED, Code::Unsupported),
+            InvalidRequest::NotFound | InvalidRequest::Endpoint => {
+                (StatusCode::NOT_FOUND, Code::Unsupported)
+            }
+            InvalidRequest::Name(_) => (StatusCode::BAD_REQUEST, Code::NameInvalid),
+            InvalidRequest::Digest(_) | InvalidRequest::Reference(InvalidReference::Digest(_)) => {
                 (StatusCode::BAD_REQUEST, Code::DigestInvalid)
             }
             // Such a manifest can't exist: the specification's conformance tests ask for one and expect 404.
-            Refused::Reference(InvalidReference::Tag) => {
+            InvalidRequest::Reference(InvalidReference::Tag) => {
                 (StatusCode::NOT_FOUND, Code::ManifestInvalid)
             }
-            Refused::Ambiguous(_) => (StatusCode::BAD_REQUEST, Code::Unsupported),
-            Refused::Query => (StatusCode::URI_TOO_LONG, Code::Unsupported),
+            InvalidRequest::Ambiguous(_) => (StatusCode::BAD_REQUEST, Code::Unsupported),
+            InvalidRequest::Query => (StatusCode::URI_TOO_LONG, Code::Unsupported),
         };
-        let allow =
-            matches!(refused, Refused::Method).then(|| HeaderValue::from_static("GET, HEAD"));
+        let allow = matches!(refused, InvalidRequest::Method)
+            .then(|| HeaderValue::from_static("GET, HEAD"));
         Refusal::new(status, code, refused).with(ALLOW, allow)
     }
 }
 
-impl From<Loop> for Refusal {
-    fn from(Loop: Loop) -> Refusal {
+impl From<LoopDetected> for Refusal {
+    fn from(LoopDetected: LoopDetected) -> Refusal {
         let message = format!(
             "this request came through {MAX_HOPS} mirrors: an upstream leads back to this one"
         );

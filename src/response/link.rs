@@ -1,9 +1,9 @@
 //! Paging: the `Link` of tags, referrers and catalogs (RFC 8288; distribution specification, "Listing Tags"), rewritten so
 //! that the next page comes through this mirror from the same upstream again.
 
-use crate::registry::address::Naming;
-use crate::registry::origin::Target;
-use crate::request::external_url::Address;
+use crate::registry::address::UpstreamSelector;
+use crate::registry::origin::HttpUrl;
+use crate::request::external_url::ExternalUrl;
 use crate::request::query::Query;
 use crate::request::route::Route;
 use crate::upstream::limits::MAX_HEADER;
@@ -14,9 +14,9 @@ use url::form_urlencoded;
 /// The links to a next page that lead to the upstream again. Every other link would lead past the mirror, and is left out.
 pub fn rewrite(
     headers: &HeaderMap,
-    from: &Target,
-    naming: &Naming,
-    here: &Address,
+    from: &HttpUrl,
+    naming: &UpstreamSelector,
+    here: &ExternalUrl,
     as_named: bool,
 ) -> Option<HeaderValue> {
     let headers = headers
@@ -32,7 +32,7 @@ pub fn rewrite(
         .ok()
         .filter(|target| target.origin == from.origin)?;
     // A page of the registry that another one redirected to is asked for by its own name.
-    let own_name = Naming::Query(from.origin.to_string());
+    let own_name = UpstreamSelector::Query(from.origin.to_string());
     let path = through_mirror(
         &target.path_and_query,
         if as_named { naming } else { &own_name },
@@ -41,7 +41,7 @@ pub fn rewrite(
 }
 
 /// The path on this mirror of what is at `path_and_query` on an upstream.
-fn through_mirror(path_and_query: &str, naming: &Naming) -> Option<String> {
+fn through_mirror(path_and_query: &str, naming: &UpstreamSelector) -> Option<String> {
     let uri: Uri = path_and_query.parse().ok()?;
     let path = Route::of_upstream(&uri)?.path();
     let mut query = Query::parse(uri.query());
@@ -49,11 +49,13 @@ fn through_mirror(path_and_query: &str, naming: &Naming) -> Option<String> {
     query.take("upstream").ok()?;
     query.take("ns").ok()?;
     let (path, parameter) = match naming {
-        Naming::Default => (path, None),
-        Naming::Query(host) => (path, Some(("upstream", host))),
-        Naming::Namespace(host) => (path, Some(("ns", host))),
-        Naming::Path(host) => (format!("/{host}{path}"), None),
-        Naming::Name(host) => (format!("/v2/{host}{}", path.strip_prefix("/v2")?), None),
+        UpstreamSelector::Default => (path, None),
+        UpstreamSelector::Query(host) => (path, Some(("upstream", host))),
+        UpstreamSelector::Namespace(host) => (path, Some(("ns", host))),
+        UpstreamSelector::Path(host) => (format!("/{host}{path}"), None),
+        UpstreamSelector::RepositoryPrefix(host) => {
+            (format!("/v2/{host}{}", path.strip_prefix("/v2")?), None)
+        }
     };
     let parameter = parameter.map(|(name, host)| {
         form_urlencoded::Serializer::new(String::new())
@@ -118,9 +120,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn rewritten(link: &str, naming: &Naming, as_named: bool) -> Option<String> {
-        let from = Target::parse("https://registry.example/v2/a/b/tags/list?n=2").unwrap();
-        let here = Address::of(&http::Request::new(()), "");
+    fn rewritten(link: &str, naming: &UpstreamSelector, as_named: bool) -> Option<String> {
+        let from = HttpUrl::parse("https://registry.example/v2/a/b/tags/list?n=2").unwrap();
+        let here = ExternalUrl::of(&http::Request::new(()), "");
         let headers = HeaderMap::from_iter([(LINK, HeaderValue::from_str(link).unwrap())]);
         rewrite(&headers, &from, naming, &here, as_named)
             .map(|value| value.to_str().unwrap().to_owned())
@@ -130,25 +132,28 @@ mod tests {
     fn the_next_page_is_asked_for_as_the_first_one_was() {
         let link = r#"</v2/a/b/tags/list?last=x%2Fy&n=2>; rel="next""#;
         for (naming, path) in [
-            (Naming::Default, "/v2/a/b/tags/list?last=x%2Fy&n=2"),
             (
-                Naming::Query("registry.example".into()),
+                UpstreamSelector::Default,
+                "/v2/a/b/tags/list?last=x%2Fy&n=2",
+            ),
+            (
+                UpstreamSelector::Query("registry.example".into()),
                 "/v2/a/b/tags/list?last=x%2Fy&n=2&upstream=registry.example",
             ),
             (
-                Naming::Query("https://registry.example:443".into()),
+                UpstreamSelector::Query("https://registry.example:443".into()),
                 "/v2/a/b/tags/list?last=x%2Fy&n=2&upstream=https%3A%2F%2Fregistry.example%3A443",
             ),
             (
-                Naming::Path("registry.example".into()),
+                UpstreamSelector::Path("registry.example".into()),
                 "/registry.example/v2/a/b/tags/list?last=x%2Fy&n=2",
             ),
             (
-                Naming::Name("registry.example".into()),
+                UpstreamSelector::RepositoryPrefix("registry.example".into()),
                 "/v2/registry.example/a/b/tags/list?last=x%2Fy&n=2",
             ),
             (
-                Naming::Namespace("registry.example".into()),
+                UpstreamSelector::Namespace("registry.example".into()),
                 "/v2/a/b/tags/list?last=x%2Fy&n=2&ns=registry.example",
             ),
         ] {
@@ -158,7 +163,7 @@ mod tests {
             );
         }
         assert_eq!(
-            rewritten(link, &Naming::Default, false).unwrap(),
+            rewritten(link, &UpstreamSelector::Default, false).unwrap(),
             r#"</v2/a/b/tags/list?last=x%2Fy&n=2&upstream=https%3A%2F%2Fregistry.example>; rel="next""#
         );
     }
@@ -195,7 +200,7 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(
-                rewritten(link, &Naming::Default, true).as_deref(),
+                rewritten(link, &UpstreamSelector::Default, true).as_deref(),
                 expected,
                 "{link}"
             );
@@ -205,7 +210,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_link_panics_or_leads_past_the_mirror(link in "(<[ -~]{0,30}>(; ?[a-z]{1,5}=\"?[ -~]{0,9}\"?){0,2},? ?){0,3}") {
-            if let Some(rewritten) = rewritten(&link, &Naming::Default, true) {
+            if let Some(rewritten) = rewritten(&link, &UpstreamSelector::Default, true) {
                 prop_assert!(rewritten.starts_with("</v2/"));
             }
         }

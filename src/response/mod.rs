@@ -6,10 +6,10 @@ pub mod error;
 pub mod link;
 
 use crate::policy::Policy;
-use crate::registry::address::Naming;
-use crate::registry::origin::{Authority, Target};
-use crate::request::external_url::Address;
-use crate::request::route::{Asked, Resource, Route};
+use crate::registry::address::UpstreamSelector;
+use crate::registry::origin::{Authority, HttpUrl};
+use crate::request::external_url::ExternalUrl;
+use crate::request::route::{RegistryRequest, Resource, Route};
 use crate::response::body::Body;
 use crate::response::error::Refusal;
 use crate::upstream::exchange::{self, Answer};
@@ -59,9 +59,9 @@ pub fn pong<B>(head_only: bool) -> Response<Body<B>> {
 
 /// Makes of an upstream's answer what the client gets. `here` is where it asked.
 pub fn pass_on<B>(
-    asked: &Asked,
+    asked: &RegistryRequest,
     answer: Answer<B>,
-    here: &Address,
+    here: &ExternalUrl,
     policy: &Policy,
 ) -> Result<Response<Body<B>>, Refusal> {
     let Answer {
@@ -141,7 +141,7 @@ pub fn pass_on<B>(
 
 /// Headers of every answer below `/v2/`: the protocol's, and those that keep a browser from taking what an upstream sent
 /// for a page of this mirror.
-pub fn seal(headers: &mut HeaderMap, naming: &Naming) {
+pub fn seal(headers: &mut HeaderMap, naming: &UpstreamSelector) {
     headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
     headers.insert(
         header::X_CONTENT_TYPE_OPTIONS,
@@ -151,7 +151,7 @@ pub fn seal(headers: &mut HeaderMap, naming: &Naming) {
         header::CONTENT_SECURITY_POLICY,
         HeaderValue::from_static("default-src 'none'; sandbox"),
     );
-    if let Naming::Namespace(namespace) = naming
+    if let UpstreamSelector::Namespace(namespace) = naming
         && let Ok(namespace) = HeaderValue::from_str(namespace)
     {
         headers.insert(OCI_NAMESPACE, namespace);
@@ -159,7 +159,12 @@ pub fn seal(headers: &mut HeaderMap, naming: &Naming) {
 }
 
 /// Whether a success has a type, and a redirect a target, that can be passed on.
-pub fn is_usable<B>(route: &Route, answer: &Answer<B>, here: &Address, policy: &Policy) -> bool {
+pub fn is_usable<B>(
+    route: &Route,
+    answer: &Answer<B>,
+    here: &ExternalUrl,
+    policy: &Policy,
+) -> bool {
     let (status, headers) = (answer.response.status(), answer.response.headers());
     if exchange::is_redirect(status) {
         let from = answer.upstream.target(answer.path_and_query.clone());
@@ -237,7 +242,12 @@ pub fn essence(value: &HeaderValue) -> String {
 
 /// Where the client is sent for a blob: the `Location` untouched if it is plainly absolute (a signature may cover its
 /// every character), to plain http only where the operator listed it, never back to this mirror.
-fn delivery(location: &str, from: &Target, here: &Address, policy: &Policy) -> Option<HeaderValue> {
+fn delivery(
+    location: &str,
+    from: &HttpUrl,
+    here: &ExternalUrl,
+    policy: &Policy,
+) -> Option<HeaderValue> {
     let target = from.join(location).ok()?;
     let back_here = here
         .authority()
@@ -255,7 +265,7 @@ fn delivery(location: &str, from: &Target, here: &Address, policy: &Policy) -> O
 
 /// Whether `location` is an absolute URL that no client's parser can take for one of another host than `target`: some
 /// see a `\` as a slash, some see it as a part of a user's name.
-fn is_plain(location: &str, target: &Target) -> bool {
+fn is_plain(location: &str, target: &HttpUrl) -> bool {
     let (scheme, rest) = location.split_once("://").unwrap_or_default();
     let authority = Authority::parse(rest.split(['/', '?', '#']).next().unwrap_or_default());
     location.bytes().all(|byte| byte.is_ascii_graphic())
@@ -273,12 +283,12 @@ mod tests {
     use url::Host;
 
     fn delivered(location: &str) -> Option<String> {
-        let from = Target::parse("https://registry.example/v2/a/blobs/x").unwrap();
+        let from = HttpUrl::parse("https://registry.example/v2/a/blobs/x").unwrap();
         let request = Request::get("http://mirror.example/").body(()).unwrap();
         let delivered = delivery(
             location,
             &from,
-            &Address::of(&request, ""),
+            &ExternalUrl::of(&request, ""),
             &listing(&["cdn.example:5000"]),
         )?;
         Some(delivered.to_str().unwrap().to_owned())
@@ -322,7 +332,7 @@ mod tests {
             location in "((https?|HTTPS):?)?[/\\\\]{0,3}([a-z]{1,3}@)?(cdn|mirror|10)?[.][a-z1]{1,7}[:@/\\\\?#\t]{0,2}[ -~]{0,20}",
         ) {
             if let Some(sent) = delivered(&location) {
-                let target = Target::parse(&sent).unwrap();
+                let target = HttpUrl::parse(&sent).unwrap();
                 prop_assert!(target.origin.scheme == Scheme::Https || target.origin.port == 5000);
                 prop_assert_ne!(target.origin.host.to_string(), "mirror.example");
                 prop_assert!(sent.bytes().all(|byte| byte.is_ascii_graphic()));

@@ -44,7 +44,7 @@ async fn fetch<P: Platform>(
         let location = exchange::location(answer.response.headers());
         let location = location.ok_or(Failure::Redirect(RedirectFailure::Malformed))?;
         let from = answer.upstream.target(answer.path_and_query.clone());
-        let target = exchange::led_to(&from, location).map_err(Failure::Redirect)?;
+        let target = exchange::resolve_location(&from, location).map_err(Failure::Redirect)?;
         let permitted = exchange::permit_path(context, &target, &from.origin).and_then(|_| {
             context
                 .config

@@ -72,7 +72,7 @@ pub async fn send_once<P: Platform>(
     // containerd asks for zstd and gzip, and then a digest would be that of another body.
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     headers.insert(USER_AGENT, AGENT);
-    headers.insert(CDN_LOOP, context.hops.and_this_one());
+    headers.insert(CDN_LOOP, context.hops.to_header());
     headers.extend(request.authorization.map(|value| (AUTHORIZATION, value)));
     *outbound.headers_mut() = headers;
     count(request.counter);

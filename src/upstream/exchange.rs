@@ -6,7 +6,7 @@ use crate::platform::{Fault, Platform};
 use crate::policy::Denied;
 use crate::policy::Upstream;
 use crate::registry::docker_hub;
-use crate::registry::origin::{Origin, Target};
+use crate::registry::origin::{HttpUrl, Origin};
 use crate::request::route::Route;
 use crate::upstream::auth::{self, Auth, Challenge, Credential, Subject};
 use crate::upstream::client::{self, OutboundRequest, Unsent};
@@ -198,7 +198,8 @@ impl Hop {
         context: &Context<'_, P>,
         location: &str,
     ) -> Result<Hop, RedirectFailure> {
-        let target = led_to(&self.upstream.target(self.path_and_query.clone()), location)?;
+        let target =
+            resolve_location(&self.upstream.target(self.path_and_query.clone()), location)?;
         let (policy, from) = (&context.config.policy, self.upstream.origin());
         let permit = || {
             let upstream = policy
@@ -221,7 +222,7 @@ impl Hop {
 }
 
 /// Where a redirect leads.
-pub fn led_to(from: &Target, location: &str) -> Result<Target, RedirectFailure> {
+pub fn resolve_location(from: &HttpUrl, location: &str) -> Result<HttpUrl, RedirectFailure> {
     let mut target = from
         .join(location)
         .map_err(|_| RedirectFailure::Malformed)?;
@@ -234,7 +235,7 @@ pub fn led_to(from: &Target, location: &str) -> Result<Target, RedirectFailure> 
 /// which one of a registry it is, `None` where it is none.
 pub fn permit_path<P: Platform>(
     context: &Context<'_, P>,
-    target: &Target,
+    target: &HttpUrl,
     from: &Origin,
 ) -> Result<Option<Route>, Denied> {
     let route = target

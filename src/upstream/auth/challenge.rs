@@ -2,7 +2,7 @@
 //! authentication specification).
 
 use super::scope::Scope;
-use crate::registry::origin::Target;
+use crate::registry::origin::HttpUrl;
 use crate::upstream::limits::MAX_HEADER;
 use http::header::WWW_AUTHENTICATE;
 use http::{HeaderMap, HeaderValue};
@@ -14,7 +14,7 @@ const MAX_SERVICE: usize = 256;
 /// A Bearer challenge: where anonymous tokens come from, and what to ask for there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Challenge {
-    pub realm: Target,
+    pub realm: HttpUrl,
     pub service: Option<String>,
     pub scopes: Vec<Scope>,
 }
@@ -49,7 +49,7 @@ impl Challenge {
             return None;
         }
         Some(Challenge {
-            realm: Target::parse(&parameter("realm")?).ok()?,
+            realm: HttpUrl::parse(&parameter("realm")?).ok()?,
             service,
             scopes: Scope::parse_list(&parameter("scope").unwrap_or_default()).ok()?,
         })

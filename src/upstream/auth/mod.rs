@@ -19,7 +19,7 @@ use crate::context::{Context, TokenFrom};
 use crate::oci::name::Name;
 use crate::platform::Platform;
 use crate::policy::Upstream;
-use crate::registry::origin::Target;
+use crate::registry::origin::HttpUrl;
 use serde::{Deserialize, Serialize};
 use std::rc::Rc;
 use std::time::Duration;
@@ -72,7 +72,7 @@ pub enum Demand {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Grantor {
     #[serde(with = "realm")]
-    realm: Target,
+    realm: HttpUrl,
     service: Option<String>,
     /// The same scopes for every repository (public.ecr.aws: `aws`); none where each repository has its own.
     fixed: Option<Vec<Scope>>,
@@ -419,15 +419,15 @@ fn identity(upstream: &Upstream, scopes: &[Scope]) -> String {
 
 /// A realm in the store is text, and is parsed again when it is read.
 mod realm {
-    use crate::registry::origin::Target;
+    use crate::registry::origin::HttpUrl;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-    pub fn serialize<S: Serializer>(realm: &Target, serializer: S) -> Result<S::Ok, S::Error> {
+    pub fn serialize<S: Serializer>(realm: &HttpUrl, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(realm)
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Target, D::Error> {
-        Target::parse(&String::deserialize(deserializer)?)
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HttpUrl, D::Error> {
+        HttpUrl::parse(&String::deserialize(deserializer)?)
             .map_err(|_| D::Error::custom("not a realm"))
     }
 }

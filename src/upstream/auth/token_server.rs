@@ -5,7 +5,7 @@ use super::token::{Granted, MAX_ANSWER};
 use crate::context::Context;
 use crate::platform::{Fault, Platform, ReadFault};
 use crate::policy::Denied;
-use crate::registry::origin::{Origin, Target};
+use crate::registry::origin::{HttpUrl, Origin};
 use crate::upstream::client::{self, OutboundRequest, Unsent};
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -39,7 +39,7 @@ impl Failure {
 pub async fn fetch<P: Platform>(
     context: &Context<'_, P>,
     upstream: &Origin,
-    realm: &Target,
+    realm: &HttpUrl,
     service: Option<&str>,
     scopes: &[Scope],
 ) -> Result<Granted, Failure> {
@@ -53,7 +53,7 @@ pub async fn fetch<P: Platform>(
 async fn exchange<P: Platform>(
     context: &Context<'_, P>,
     upstream: &Origin,
-    realm: &Target,
+    realm: &HttpUrl,
     service: Option<&str>,
     scopes: &[Scope],
 ) -> Result<Granted, Failure> {
