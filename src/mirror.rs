@@ -21,7 +21,7 @@ use crate::response::body::Body;
 use crate::response::error::Refusal;
 use crate::upstream::auth::{self, Auth};
 use crate::upstream::blob;
-use crate::upstream::exchange::{self, Answer, Failure, Question};
+use crate::upstream::exchange::{self, UpstreamError, UpstreamRequest, UpstreamResponse};
 use crate::upstream::health::Health;
 use http::{Method, Request, Response, StatusCode};
 use std::borrow::Cow;
@@ -77,14 +77,16 @@ enum Worth {
 
 impl Worth {
     fn of<B>(
-        answer: &Result<Answer<B>, Failure>,
+        answer: &Result<UpstreamResponse<B>, UpstreamError>,
         route: &Route,
-        is_usable: impl FnOnce(&Answer<B>) -> bool,
+        is_usable: impl FnOnce(&UpstreamResponse<B>) -> bool,
     ) -> Worth {
         let is_of_referrers = matches!(route, Route::Repository(_, Resource::Referrers(_)));
         let answer = match answer {
             Ok(answer) => answer,
-            Err(Failure::Denied | Failure::Token(auth::Failure::Refused)) => return Worth::No,
+            Err(UpstreamError::Denied | UpstreamError::Token(auth::TokenError::Refused)) => {
+                return Worth::No;
+            }
             Err(failure) if !failure.is_of_upstream() => return Worth::Final,
             Err(failure) if failure.is_of_content() => return Worth::Elsewhere,
             Err(_) => return Worth::Failed,
@@ -250,7 +252,7 @@ impl<P: Platform> Mirror<P> {
         // Is it known, or else ask upstream.
         let headers = exchange::request_headers(request.headers());
         let headers = headers.map_err(|failure| Refusal::of_failure(failure, &asked.route))?;
-        let question = Question {
+        let upstream_request = UpstreamRequest {
             method: request.method().clone(),
             route: &asked.route,
             query: &asked.query,
@@ -267,7 +269,7 @@ impl<P: Platform> Mirror<P> {
             Route::Repository(name, Resource::Manifest(reference))
                 if config.manifest_cache && asked.query.is_empty() =>
             {
-                Wanted::new(&upstreams, name, reference, &question.headers)
+                Wanted::new(&upstreams, name, reference, &upstream_request.headers)
             }
             _ => None,
         };
@@ -280,10 +282,10 @@ impl<P: Platform> Mirror<P> {
             {
                 response::pong(asked.head_only)
             }
-            (_, Some(wanted)) => self.manifest(&errand, question, &wanted).await?,
+            (_, Some(wanted)) => self.manifest(&errand, upstream_request, &wanted).await?,
             (_, None) => response::pass_on(
                 asked,
-                self.ask(&errand, &question).await?,
+                self.ask(&errand, &upstream_request).await?,
                 &here,
                 &config.policy,
             )?,
@@ -299,7 +301,7 @@ impl<P: Platform> Mirror<P> {
     async fn manifest(
         &self,
         errand: &Errand<'_, P>,
-        question: Question<'_>,
+        upstream_request: UpstreamRequest<'_>,
         wanted: &Wanted,
     ) -> Result<Response<Body<P::Body>>, Refusal> {
         let Errand {
@@ -326,7 +328,7 @@ impl<P: Platform> Mirror<P> {
             return Ok(response);
         }
         let is_held = copy.as_ref().is_some_and(|copy| copy.has_content());
-        match self.learn(errand, question, wanted, is_held).await {
+        match self.learn(errand, upstream_request, wanted, is_held).await {
             Err(refusal) if refusal.upstream_failed => from_copy(Hit::Stale).ok_or(refusal),
             Err(refusal) => {
                 let is_gone = matches!(
@@ -347,7 +349,7 @@ impl<P: Platform> Mirror<P> {
     async fn learn(
         &self,
         errand: &Errand<'_, P>,
-        question: Question<'_>,
+        upstream_request: UpstreamRequest<'_>,
         wanted: &Wanted,
         is_held: bool,
     ) -> Result<Response<Body<P::Body>>, Refusal> {
@@ -358,9 +360,9 @@ impl<P: Platform> Mirror<P> {
             ..
         } = *errand;
         if asked.head_only || is_held {
-            let look = Question {
+            let look = UpstreamRequest {
                 method: Method::HEAD,
-                ..question.clone()
+                ..upstream_request.clone()
             };
             // That it is gone, or not shown, a GET has to confirm before what is held is forgotten.
             let is_final = |status: StatusCode| {
@@ -397,9 +399,9 @@ impl<P: Platform> Mirror<P> {
             head_only: false,
             ..asked.clone()
         };
-        let question = Question {
+        let upstream_request = UpstreamRequest {
             method: Method::GET,
-            ..question
+            ..upstream_request
         };
         let brought = self
             .bring(
@@ -407,7 +409,7 @@ impl<P: Platform> Mirror<P> {
                     asked: &asked,
                     ..*errand
                 },
-                question,
+                upstream_request,
                 wanted,
             )
             .await?;
@@ -422,17 +424,17 @@ impl<P: Platform> Mirror<P> {
     async fn bring(
         &self,
         errand: &Errand<'_, P>,
-        question: Question<'_>,
+        upstream_request: UpstreamRequest<'_>,
         wanted: &Wanted,
     ) -> Result<Response<Body<P::Body>>, Refusal> {
         let context = errand.context;
         // What came through another mirror may be what a GET of this one leads back to, and would wait for itself.
         if !context.hops.is_direct() {
-            return self.fetch(errand, &question, wanted).await;
+            return self.fetch(errand, &upstream_request, wanted).await;
         }
         let own = RefCell::new(None);
         let fetch = async || {
-            let fetched = self.fetch(errand, &question, wanted).await;
+            let fetched = self.fetch(errand, &upstream_request, wanted).await;
             let digest = |response: &Response<_>| cache::digest(response.headers());
             let outcome = fetched.as_ref().map(digest).map_err(Refusal::clone);
             own.replace(Some(fetched));
@@ -451,7 +453,7 @@ impl<P: Platform> Mirror<P> {
         let copy = copy.filter(|copy| brought.as_ref() == Some(copy.digest()));
         match copy.and_then(|copy| copy.respond(context, false, Hit::Collapsed)) {
             Some(response) => Ok(response),
-            None => self.fetch(errand, &question, wanted).await,
+            None => self.fetch(errand, &upstream_request, wanted).await,
         }
     }
 
@@ -459,7 +461,7 @@ impl<P: Platform> Mirror<P> {
     async fn fetch(
         &self,
         errand: &Errand<'_, P>,
-        question: &Question<'_>,
+        upstream_request: &UpstreamRequest<'_>,
         wanted: &Wanted,
     ) -> Result<Response<Body<P::Body>>, Refusal> {
         let Errand {
@@ -479,7 +481,7 @@ impl<P: Platform> Mirror<P> {
                         upstreams: &left,
                         ..*errand
                     },
-                    question,
+                    upstream_request,
                 )
                 .await;
             let response = answer
@@ -521,8 +523,8 @@ impl<P: Platform> Mirror<P> {
     async fn ask(
         &self,
         errand: &Errand<'_, P>,
-        question: &Question<'_>,
-    ) -> Result<Answer<P::Body>, Refusal> {
+        upstream_request: &UpstreamRequest<'_>,
+    ) -> Result<UpstreamResponse<P::Body>, Refusal> {
         let Errand {
             context, upstreams, ..
         } = *errand;
@@ -532,27 +534,28 @@ impl<P: Platform> Mirror<P> {
         for upstream in &order {
             errand.tried.borrow_mut().push(upstream.clone());
             let answer = match context.config.blob_delivery {
-                Delivery::Stream if question.route.is_blob() => {
-                    blob::stream(context, &self.auth, upstream, question).await
+                Delivery::Stream if upstream_request.route.is_blob() => {
+                    blob::stream(context, &self.auth, upstream, upstream_request).await
                 }
-                _ => exchange::ask(context, &self.auth, upstream, question).await,
+                _ => exchange::ask(context, &self.auth, upstream, upstream_request).await,
             };
-            let is_usable = |answer: &Answer<_>| {
+            let is_usable = |answer: &UpstreamResponse<_>| {
                 order.len() == 1
                     || response::is_usable(
-                        question.route,
+                        upstream_request.route,
                         answer,
                         errand.here,
                         &context.config.policy,
                     )
             };
-            let worth = Worth::of(&answer, question.route, is_usable);
+            let worth = Worth::of(&answer, upstream_request.route, is_usable);
             let mut before = upstreams.iter().take_while(|before| *before != upstream);
             let is_last_word = match worth {
                 Worth::Final => true,
                 // A blob may be anywhere.
                 Worth::No => {
-                    !question.route.is_blob() && before.all(|before| refused.contains(&before))
+                    !upstream_request.route.is_blob()
+                        && before.all(|before| refused.contains(&before))
                 }
                 Worth::Elsewhere | Worth::Failed => false,
             };
@@ -561,11 +564,12 @@ impl<P: Platform> Mirror<P> {
                 Worth::No => refused.push(upstream),
                 Worth::Elsewhere | Worth::Final => {}
             }
-            let outcome = answer.map_err(|failure| Refusal::of_failure(failure, question.route));
+            let outcome =
+                answer.map_err(|failure| Refusal::of_failure(failure, upstream_request.route));
             // Of several, the next page of a list is this one's to answer, whose cursor it has; but nobody is told the name of
             // what only the operator can open.
             let is_named = order.len() > 1 && !context.config.policy.is_listed(upstream.origin());
-            let outcome = outcome.map(|answer| Answer {
+            let outcome = outcome.map(|answer| UpstreamResponse {
                 redirected: answer.redirected || is_named,
                 ..answer
             });

@@ -2,7 +2,7 @@
 
 use futures_util::future::{self, FutureExt};
 use hammal::mirror::Mirror;
-use hammal::platform::{Fault, Platform, ReadFault, StoreFault, Timeouts, VariableFault};
+use hammal::platform::{TransportError, Platform, ReadBodyError, StoreError, Timeouts, VariableError};
 use hammal::response::body::Body;
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -75,32 +75,32 @@ impl Platform for Scripted {
     type Alarm = ();
 
     /// An exchange that the script has no answer to fails.
-    async fn send(&self, request: http::Request<()>, _: &Timeouts) -> Result<Response, Fault> {
+    async fn send(&self, request: http::Request<()>, _: &Timeouts) -> Result<Response, TransportError> {
         self.0.asked.borrow_mut().push(request);
         self.0
             .answers
             .borrow_mut()
             .pop_front()
-            .ok_or(Fault::Connect)
+            .ok_or(TransportError::Connect)
     }
 
-    async fn read(&self, body: Vec<u8>, limit: usize) -> Result<Vec<u8>, ReadFault> {
+    async fn read(&self, body: Vec<u8>, limit: usize) -> Result<Vec<u8>, ReadBodyError> {
         if body.len() > limit {
-            Err(ReadFault::TooLarge)
+            Err(ReadBodyError::TooLarge)
         } else {
             Ok(body)
         }
     }
 
-    async fn load(&self, _: &str) -> Result<Option<Vec<u8>>, StoreFault> {
+    async fn load(&self, _: &str) -> Result<Option<Vec<u8>>, StoreError> {
         Ok(self.0.stored.clone())
     }
 
-    async fn save(&self, _: &str, _: Vec<u8>) -> Result<(), StoreFault> {
+    async fn save(&self, _: &str, _: Vec<u8>) -> Result<(), StoreError> {
         Ok(())
     }
 
-    async fn variable(&self, name: &str) -> Result<Option<String>, VariableFault> {
+    async fn variable(&self, name: &str) -> Result<Option<String>, VariableError> {
         let set = self.0.variables.iter().find(|(known, _)| *known == name);
         Ok(set.map(|(_, value)| value.clone()))
     }

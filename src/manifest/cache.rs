@@ -7,14 +7,14 @@ use crate::context::Context;
 use crate::oci::digest::{Digest, Mismatch};
 use crate::oci::name::Name;
 use crate::oci::reference::Reference;
-use crate::platform::{Fault, Platform, ReadFault};
+use crate::platform::{Platform, ReadBodyError, TransportError};
 use crate::policy::Upstream;
 use crate::request::accept::Accept;
 use crate::request::route::RegistryRequest;
 use crate::response::body::Body;
 use crate::response::error::Refusal;
 use crate::response::{self, CONTENT_DIGEST};
-use crate::upstream::exchange::Failure;
+use crate::upstream::exchange::UpstreamError;
 use http::header::{ACCEPT, AGE, CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -254,13 +254,13 @@ impl<P: Platform> Manifests<P> {
             .await
         {
             Some(Ok(body)) => body,
-            Some(Err(ReadFault::TooLarge)) => return Err(too_large()),
-            Some(Err(ReadFault::Broken(_))) => {
+            Some(Err(ReadBodyError::TooLarge)) => return Err(too_large()),
+            Some(Err(ReadBodyError::Broken(_))) => {
                 return Err(refuse("broke off within a manifest".to_owned()));
             }
             None => {
                 return Err(Refusal::of_failure(
-                    Failure::Fault(Fault::TimedOut),
+                    UpstreamError::Transport(TransportError::TimedOut),
                     &asked.route,
                 ));
             }

@@ -6,7 +6,7 @@ mod cached;
 mod delivered;
 
 use super::*;
-use crate::platform::Fault;
+use crate::platform::TransportError;
 use crate::platform::scripted::{Exchanged, Scripted, StoreIs};
 use http::StatusCode;
 use std::time::Duration;

@@ -24,23 +24,23 @@ pub trait Platform: Clone + 'static {
         &self,
         request: http::Request<()>,
         timeouts: &Timeouts,
-    ) -> impl Future<Output = Result<http::Response<Self::Body>, Fault>>;
+    ) -> impl Future<Output = Result<http::Response<Self::Body>, TransportError>>;
 
     /// Reads a body to its end, at most `limit` bytes.
     fn read(
         &self,
         body: Self::Body,
         limit: usize,
-    ) -> impl Future<Output = Result<Vec<u8>, ReadFault>>;
+    ) -> impl Future<Output = Result<Vec<u8>, ReadBodyError>>;
 
     /// Reads the value of `key` (letters, digits and `-`, at most 255 bytes) from the key-value store.
-    fn load(&self, key: &str) -> impl Future<Output = Result<Option<Vec<u8>>, StoreFault>>;
+    fn load(&self, key: &str) -> impl Future<Output = Result<Option<Vec<u8>>, StoreError>>;
 
     /// Writes a value to the key-value store.
-    fn save(&self, key: &str, value: Vec<u8>) -> impl Future<Output = Result<(), StoreFault>>;
+    fn save(&self, key: &str, value: Vec<u8>) -> impl Future<Output = Result<(), StoreError>>;
 
     /// The value of a variable of the application; `None` where the manifest does not declare it.
-    fn variable(&self, name: &str) -> impl Future<Output = Result<Option<String>, VariableFault>>;
+    fn variable(&self, name: &str) -> impl Future<Output = Result<Option<String>, VariableError>>;
 
     /// The time since the Unix epoch.
     fn now(&self) -> Duration;
@@ -84,7 +84,7 @@ pub struct Timeouts {
 
 /// Why an exchange brought no response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum TransportError {
     /// The name does not resolve.
     Dns,
     /// Nobody answers there.
@@ -98,30 +98,30 @@ pub enum Fault {
     Broken,
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for TransportError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Fault::Dns => "its name does not resolve",
-            Fault::Connect => "it can't be reached",
-            Fault::Tls => "no TLS connection can be made to it",
-            Fault::TimedOut => "it did not answer in time",
-            Fault::Forbidden => "the host of this mirror does not connect to it",
-            Fault::Broken => "it broke the connection",
+            TransportError::Dns => "its name does not resolve",
+            TransportError::Connect => "it can't be reached",
+            TransportError::Tls => "no TLS connection can be made to it",
+            TransportError::TimedOut => "it did not answer in time",
+            TransportError::Forbidden => "the host of this mirror does not connect to it",
+            TransportError::Broken => "it broke the connection",
         })
     }
 }
 
 /// Why a body can't be had whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReadFault {
+pub enum ReadBodyError {
     TooLarge,
-    Broken(Fault),
+    Broken(TransportError),
 }
 
 /// The key-value store failed. What it said is the operator's, so it is text for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoreFault(pub String);
+pub struct StoreError(pub String);
 
 /// Who provides the variables failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct VariableFault;
+pub struct VariableError;

@@ -1,6 +1,8 @@
 //! The platform of the tests: it answers from a script and writes down what was asked, in order.
 
-use crate::platform::{Fault, Platform, ReadFault, StoreFault, Timeouts, VariableFault};
+use crate::platform::{
+    Platform, ReadBodyError, StoreError, Timeouts, TransportError, VariableError,
+};
 use futures_channel::oneshot;
 use futures_util::future::{FutureExt, LocalBoxFuture};
 use std::cell::{Cell, RefCell};
@@ -9,7 +11,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 /// What an exchange brings.
-pub type Exchanged = Result<http::Response<Vec<u8>>, Fault>;
+pub type Exchanged = Result<http::Response<Vec<u8>>, TransportError>;
 
 #[derive(Clone, Default)]
 pub struct Scripted(Rc<World>);
@@ -149,13 +151,13 @@ impl Scripted {
         self.0.log.borrow().clone()
     }
 
-    async fn call_store(&self, reads: bool) -> Result<(), StoreFault> {
+    async fn call_store(&self, reads: bool) -> Result<(), StoreError> {
         self.0.store_calls.set(self.0.store_calls.get() + 1);
         match self.0.store_is.get() {
             StoreIs::Well => Ok(()),
             StoreIs::Unreadable if !reads => Ok(()),
-            StoreIs::Unreadable => Err(StoreFault("malformed".to_owned())),
-            StoreIs::Broken => Err(StoreFault("disk full".to_owned())),
+            StoreIs::Unreadable => Err(StoreError("malformed".to_owned())),
+            StoreIs::Broken => Err(StoreError("disk full".to_owned())),
             StoreIs::Hanging => std::future::pending().await,
         }
     }
@@ -178,33 +180,33 @@ impl Platform for Scripted {
         self.0.answers.borrow_mut().pop_front().expect(&unasked)
     }
 
-    async fn read(&self, body: Vec<u8>, limit: usize) -> Result<Vec<u8>, ReadFault> {
+    async fn read(&self, body: Vec<u8>, limit: usize) -> Result<Vec<u8>, ReadBodyError> {
         if self.0.next_body_breaks.take() {
-            return Err(ReadFault::Broken(Fault::Broken));
+            return Err(ReadBodyError::Broken(TransportError::Broken));
         }
         if body.len() > limit {
-            Err(ReadFault::TooLarge)
+            Err(ReadBodyError::TooLarge)
         } else {
             Ok(body)
         }
     }
 
-    async fn load(&self, key: &str) -> Result<Option<Vec<u8>>, StoreFault> {
+    async fn load(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
         self.call_store(true).await?;
         Ok(self.0.store.borrow().get(key).cloned())
     }
 
-    async fn save(&self, key: &str, value: Vec<u8>) -> Result<(), StoreFault> {
+    async fn save(&self, key: &str, value: Vec<u8>) -> Result<(), StoreError> {
         self.call_store(false).await?;
         self.0.store.borrow_mut().insert(key.to_owned(), value);
         Ok(())
     }
 
-    async fn variable(&self, name: &str) -> Result<Option<String>, VariableFault> {
+    async fn variable(&self, name: &str) -> Result<Option<String>, VariableError> {
         self.0.variables_read.set(self.0.variables_read.get() + 1);
         tokio::task::yield_now().await;
         if self.0.variables_fail.get() {
-            return Err(VariableFault);
+            return Err(VariableError);
         }
         Ok(self.0.variables.borrow().get(name).cloned())
     }

@@ -79,7 +79,7 @@ impl fmt::Display for InvalidRequest {
             InvalidRequest::Reference(invalid) => invalid.fmt(f),
             InvalidRequest::Digest(invalid) => invalid.fmt(f),
             InvalidRequest::Ambiguous(parameter) => write!(f, "{parameter}= may be given once"),
-            InvalidRequest::Query => write!(f, "what follows the question mark may have {MAX_QUERY} bytes"),
+            InvalidRequest::Query => write!(f, "what follows the upstream_request mark may have {MAX_QUERY} bytes"),
         }
     }
 }

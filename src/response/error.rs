@@ -5,13 +5,13 @@
 
 use crate::config::Mistake;
 use crate::oci::reference::InvalidReference;
-use crate::platform::Fault;
+use crate::platform::TransportError;
 use crate::policy::Denied;
 use crate::request::cdn_loop::{LoopDetected, MAX_HOPS};
 use crate::request::route::{InvalidRequest, Resource, Route};
 use crate::response::body::Body;
 use crate::upstream::auth;
-use crate::upstream::exchange::{self, RedirectFailure};
+use crate::upstream::exchange::{self, RedirectError};
 use crate::upstream::limits::MAX_HEADER;
 use http::header::{ALLOW, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
@@ -114,36 +114,36 @@ impl Refusal {
     }
 
     /// There was no answer.
-    pub fn of_failure(failure: exchange::Failure, route: &Route) -> Refusal {
-        use exchange::Failure;
+    pub fn of_failure(failure: exchange::UpstreamError, route: &Route) -> Refusal {
+        use exchange::UpstreamError;
         match failure {
-            Failure::Fault(fault) => Refusal::upstream_fault(
+            UpstreamError::Transport(fault) => Refusal::upstream_fault(
                 route,
                 status_of(fault),
                 format!("the upstream failed: {fault}"),
             ),
-            Failure::Token(failure) => Refusal::of_token_failure(failure, route),
-            Failure::Denied => Refusal::denied(),
-            Failure::Redirect(failure) => Refusal::not_a_registry(
+            UpstreamError::Token(failure) => Refusal::of_token_failure(failure, route),
+            UpstreamError::Denied => Refusal::denied(),
+            UpstreamError::Redirect(failure) => Refusal::not_a_registry(
                 route,
                 match failure {
-                    RedirectFailure::Malformed => "redirects to what is no http(s) URL".to_owned(),
-                    RedirectFailure::Forbidden(denied) => {
+                    RedirectError::Malformed => "redirects to what is no http(s) URL".to_owned(),
+                    RedirectError::Forbidden(denied) => {
                         format!("redirects to where this mirror does not go: {denied}")
                     }
-                    RedirectFailure::TooMany => "redirects more than 5 times".to_owned(),
+                    RedirectError::TooMany => "redirects more than 5 times".to_owned(),
                 },
             ),
-            Failure::Delivery(status) => Refusal::not_a_registry(
+            UpstreamError::Delivery(status) => Refusal::not_a_registry(
                 route,
                 format!("redirects to what answers with status {}", status.as_u16()),
             ),
             // stargz-snapshotter asks for one range at a time after a 400, and for nothing more after a 404.
-            Failure::SeveralRanges => {
+            UpstreamError::SeveralRanges => {
                 let message = "the upstream has one range at a time of this content";
                 Refusal::new(StatusCode::BAD_REQUEST, Code::RangeInvalid, message)
             }
-            Failure::HeadersTooLong => Refusal::new(
+            UpstreamError::HeadersTooLong => Refusal::new(
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 Code::Unsupported,
                 format!("the headers that go upstream may have {MAX_HEADER} bytes together"),
@@ -151,26 +151,26 @@ impl Refusal {
         }
     }
 
-    fn of_token_failure(failure: auth::Failure, route: &Route) -> Refusal {
-        use auth::Failure;
+    fn of_token_failure(failure: auth::TokenError, route: &Route) -> Refusal {
+        use auth::TokenError;
         let (status, what) = match failure {
-            Failure::Refused => return Refusal::denied(),
-            Failure::TooMany { retry_after } => {
+            TokenError::Refused => return Refusal::denied(),
+            TokenError::TooMany { retry_after } => {
                 return Refusal::too_many().with(RETRY_AFTER, retry_after.filter(is_retry_after));
             }
-            Failure::Fault(fault) => (status_of(fault), format!("failed: {fault}")),
-            Failure::Status(status) => (
+            TokenError::Transport(fault) => (status_of(fault), format!("failed: {fault}")),
+            TokenError::Status(status) => (
                 StatusCode::BAD_GATEWAY,
                 format!("answered with status {}", status.as_u16()),
             ),
-            Failure::Forbidden(denied) => {
+            TokenError::Forbidden(denied) => {
                 (StatusCode::BAD_GATEWAY, format!("is not asked: {denied}"))
             }
-            Failure::TooLarge => (
+            TokenError::TooLarge => (
                 StatusCode::BAD_GATEWAY,
                 "answered with more than 1 MiB".to_owned(),
             ),
-            Failure::NoToken => (
+            TokenError::NoToken => (
                 StatusCode::BAD_GATEWAY,
                 "answered without a token".to_owned(),
             ),
@@ -353,11 +353,13 @@ fn is_retry_after(value: &HeaderValue) -> bool {
     is_seconds || (bytes.len() == 29 && bytes.get(3) == Some(&b',') && bytes.ends_with(b" GMT"))
 }
 
-fn status_of(fault: Fault) -> StatusCode {
+fn status_of(fault: TransportError) -> StatusCode {
     match fault {
-        Fault::TimedOut => StatusCode::GATEWAY_TIMEOUT,
-        Fault::Dns | Fault::Connect | Fault::Tls | Fault::Forbidden | Fault::Broken => {
-            StatusCode::BAD_GATEWAY
-        }
+        TransportError::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+        TransportError::Dns
+        | TransportError::Connect
+        | TransportError::Tls
+        | TransportError::Forbidden
+        | TransportError::Broken => StatusCode::BAD_GATEWAY,
     }
 }

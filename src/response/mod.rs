@@ -12,7 +12,7 @@ use crate::request::external_url::ExternalUrl;
 use crate::request::route::{RegistryRequest, Resource, Route};
 use crate::response::body::Body;
 use crate::response::error::Refusal;
-use crate::upstream::exchange::{self, Answer};
+use crate::upstream::exchange::{self, UpstreamResponse};
 use crate::upstream::limits::MAX_HEADER;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
@@ -60,11 +60,11 @@ pub fn pong<B>(head_only: bool) -> Response<Body<B>> {
 /// Makes of an upstream's answer what the client gets. `here` is where it asked.
 pub fn pass_on<B>(
     asked: &RegistryRequest,
-    answer: Answer<B>,
+    answer: UpstreamResponse<B>,
     here: &ExternalUrl,
     policy: &Policy,
 ) -> Result<Response<Body<B>>, Refusal> {
-    let Answer {
+    let UpstreamResponse {
         response,
         upstream,
         path_and_query,
@@ -161,7 +161,7 @@ pub fn seal(headers: &mut HeaderMap, naming: &UpstreamSelector) {
 /// Whether a success has a type, and a redirect a target, that can be passed on.
 pub fn is_usable<B>(
     route: &Route,
-    answer: &Answer<B>,
+    answer: &UpstreamResponse<B>,
     here: &ExternalUrl,
     policy: &Policy,
 ) -> bool {

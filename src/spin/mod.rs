@@ -93,30 +93,30 @@ macro_rules! alike {
             options
         }
 
-        fn fault(code: $ErrorCode) -> Fault {
+        fn fault(code: $ErrorCode) -> TransportError {
             match code {
-                $ErrorCode::DnsTimeout | $ErrorCode::DnsError(_) => Fault::Dns,
+                $ErrorCode::DnsTimeout | $ErrorCode::DnsError(_) => TransportError::Dns,
                 $ErrorCode::DestinationNotFound
                 | $ErrorCode::DestinationUnavailable
                 | $ErrorCode::DestinationIpUnroutable
                 | $ErrorCode::ConnectionRefused
-                | $ErrorCode::ConnectionLimitReached => Fault::Connect,
+                | $ErrorCode::ConnectionLimitReached => TransportError::Connect,
                 $ErrorCode::ConnectionTimeout
                 | $ErrorCode::ConnectionReadTimeout
                 | $ErrorCode::ConnectionWriteTimeout
-                | $ErrorCode::HttpResponseTimeout => Fault::TimedOut,
+                | $ErrorCode::HttpResponseTimeout => TransportError::TimedOut,
                 $ErrorCode::TlsProtocolError
                 | $ErrorCode::TlsCertificateError
-                | $ErrorCode::TlsAlertReceived(_) => Fault::Tls,
+                | $ErrorCode::TlsAlertReceived(_) => TransportError::Tls,
                 $ErrorCode::DestinationIpProhibited | $ErrorCode::HttpRequestDenied => {
-                    Fault::Forbidden
+                    TransportError::Forbidden
                 }
-                _ => Fault::Broken,
+                _ => TransportError::Broken,
             }
         }
 
-        fn store_fault(error: $StoreError) -> StoreFault {
-            StoreFault(error.to_string())
+        fn store_fault(error: $StoreError) -> StoreError {
+            StoreError(error.to_string())
         }
     };
 }

@@ -2,7 +2,9 @@
 
 use super::{alike, nanoseconds};
 use crate::mirror::Mirror;
-use crate::platform::{Fault, Platform, ReadFault, StoreFault, Timeouts, VariableFault};
+use crate::platform::{
+    Platform, ReadBodyError, StoreError, Timeouts, TransportError, VariableError,
+};
 use crate::response::body::Body;
 use http::{HeaderMap, StatusCode};
 use spin_executor::{CancelOnDropToken, push_waker_and_get_token};
@@ -162,7 +164,7 @@ struct Instance {
 
 impl Spin {
     /// The store is opened once.
-    fn store(&self) -> Result<&Store, StoreFault> {
+    fn store(&self) -> Result<&Store, StoreError> {
         if let Some(store) = self.0.store.get() {
             return Ok(store);
         }
@@ -183,21 +185,23 @@ impl Platform for Spin {
         &self,
         request: http::Request<()>,
         timeouts: &Timeouts,
-    ) -> Result<http::Response<IncomingResponse>, Fault> {
-        let request = outgoing(request).map_err(|()| Fault::Broken)?;
+    ) -> Result<http::Response<IncomingResponse>, TransportError> {
+        let request = outgoing(request).map_err(|()| TransportError::Broken)?;
         let exchange = outgoing_handler::handle(request, Some(options(timeouts))).map_err(fault)?;
         let response = ready(|| exchange.get(), || exchange.subscribe()).await;
-        let response = response.map_err(|()| Fault::Broken)?.map_err(fault)?;
+        let response = response
+            .map_err(|()| TransportError::Broken)?
+            .map_err(fault)?;
         let mut head = http::Response::new(());
         *head.status_mut() =
-            http::StatusCode::from_u16(response.status()).map_err(|_| Fault::Broken)?;
+            http::StatusCode::from_u16(response.status()).map_err(|_| TransportError::Broken)?;
         *head.headers_mut() =
-            super::header_map(response.headers().entries()).ok_or(Fault::Broken)?;
+            super::header_map(response.headers().entries()).ok_or(TransportError::Broken)?;
         Ok(head.map(|()| response))
     }
 
-    async fn read(&self, body: IncomingResponse, limit: usize) -> Result<Vec<u8>, ReadFault> {
-        let broken = |()| ReadFault::Broken(Fault::Broken);
+    async fn read(&self, body: IncomingResponse, limit: usize) -> Result<Vec<u8>, ReadBodyError> {
+        let broken = |()| ReadBodyError::Broken(TransportError::Broken);
         let source = body.consume().map_err(broken)?;
         let input = source.stream().map_err(broken)?;
         let piece = || match input.read(PIECE) {
@@ -211,28 +215,30 @@ impl Platform for Spin {
                 Err(StreamError::Closed) => return Ok(bytes),
                 Err(StreamError::LastOperationFailed(error)) => {
                     let code = http_error_code(&error);
-                    return Err(ReadFault::Broken(code.map_or(Fault::Broken, fault)));
+                    return Err(ReadBodyError::Broken(
+                        code.map_or(TransportError::Broken, fault),
+                    ));
                 }
             }
             if bytes.len() > limit {
-                return Err(ReadFault::TooLarge);
+                return Err(ReadBodyError::TooLarge);
             }
         }
     }
 
-    async fn load(&self, key: &str) -> Result<Option<Vec<u8>>, StoreFault> {
+    async fn load(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
         self.store()?.get(key).map_err(store_fault)
     }
 
-    async fn save(&self, key: &str, value: Vec<u8>) -> Result<(), StoreFault> {
+    async fn save(&self, key: &str, value: Vec<u8>) -> Result<(), StoreError> {
         self.store()?.set(key, &value).map_err(store_fault)
     }
 
-    async fn variable(&self, name: &str) -> Result<Option<String>, VariableFault> {
+    async fn variable(&self, name: &str) -> Result<Option<String>, VariableError> {
         match variables::get(name) {
             Ok(value) => Ok(Some(value)),
             Err(variables::Error::Undefined(_)) => Ok(None),
-            Err(_) => Err(VariableFault),
+            Err(_) => Err(VariableError),
         }
     }
 

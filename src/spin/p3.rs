@@ -2,7 +2,9 @@
 
 use super::{alike, nanoseconds};
 use crate::mirror::Mirror;
-use crate::platform::{Fault, Platform, ReadFault, StoreFault, Timeouts, VariableFault};
+use crate::platform::{
+    Platform, ReadBodyError, StoreError, Timeouts, TransportError, VariableError,
+};
 use crate::response::body::Body;
 use http::{HeaderMap, StatusCode};
 use spin_sdk::key_value::{self, Store};
@@ -131,18 +133,18 @@ impl Platform for Spin {
         &self,
         request: http::Request<()>,
         timeouts: &Timeouts,
-    ) -> Result<http::Response<Response>, Fault> {
-        let request = outgoing(request, timeouts).map_err(|()| Fault::Broken)?;
+    ) -> Result<http::Response<Response>, TransportError> {
+        let request = outgoing(request, timeouts).map_err(|()| TransportError::Broken)?;
         let response = client::send(request).await.map_err(fault)?;
         let mut head = http::Response::new(());
-        *head.status_mut() =
-            http::StatusCode::from_u16(response.get_status_code()).map_err(|_| Fault::Broken)?;
+        *head.status_mut() = http::StatusCode::from_u16(response.get_status_code())
+            .map_err(|_| TransportError::Broken)?;
         *head.headers_mut() =
-            super::header_map(response.get_headers().copy_all()).ok_or(Fault::Broken)?;
+            super::header_map(response.get_headers().copy_all()).ok_or(TransportError::Broken)?;
         Ok(head.map(|()| response))
     }
 
-    async fn read(&self, body: Response, limit: usize) -> Result<Vec<u8>, ReadFault> {
+    async fn read(&self, body: Response, limit: usize) -> Result<Vec<u8>, ReadBodyError> {
         let (_received, result) = wit_future::new(|| Ok(()));
         let (mut stream, trailers) = Response::consume_body(body, result);
         let mut bytes = Vec::new();
@@ -150,7 +152,7 @@ impl Platform for Spin {
             let (result, piece) = stream.read(Vec::with_capacity(PIECE)).await;
             bytes.extend_from_slice(&piece);
             if bytes.len() > limit {
-                return Err(ReadFault::TooLarge);
+                return Err(ReadBodyError::TooLarge);
             }
             if !matches!(result, StreamResult::Complete(_)) {
                 break;
@@ -158,23 +160,23 @@ impl Platform for Spin {
         }
         trailers
             .await
-            .map_err(|code| ReadFault::Broken(fault(code)))?;
+            .map_err(|code| ReadBodyError::Broken(fault(code)))?;
         Ok(bytes)
     }
 
-    async fn load(&self, key: &str) -> Result<Option<Vec<u8>>, StoreFault> {
+    async fn load(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
         store().await?.get(key).await.map_err(store_fault)
     }
 
-    async fn save(&self, key: &str, value: Vec<u8>) -> Result<(), StoreFault> {
+    async fn save(&self, key: &str, value: Vec<u8>) -> Result<(), StoreError> {
         store().await?.set(key, value).await.map_err(store_fault)
     }
 
-    async fn variable(&self, name: &str) -> Result<Option<String>, VariableFault> {
+    async fn variable(&self, name: &str) -> Result<Option<String>, VariableError> {
         match variables::get(name).await {
             Ok(value) => Ok(Some(value)),
             Err(variables::Error::Undefined(_)) => Ok(None),
-            Err(_) => Err(VariableFault),
+            Err(_) => Err(VariableError),
         }
     }
 
@@ -255,7 +257,7 @@ fn same_options(timeouts: &Timeouts) -> RequestOptions {
 }
 
 /// The store is opened once in an instance.
-async fn store() -> Result<Rc<Store>, StoreFault> {
+async fn store() -> Result<Rc<Store>, StoreError> {
     if let Some(store) = STORE.with(|store| store.get().cloned()) {
         return Ok(store);
     }

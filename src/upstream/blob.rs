@@ -6,7 +6,9 @@ use crate::platform::Platform;
 use crate::policy::Upstream;
 use crate::upstream::auth::Auth;
 use crate::upstream::client::{self, OutboundRequest};
-use crate::upstream::exchange::{self, Answer, Failure, MAX_REDIRECTS, Question, RedirectFailure};
+use crate::upstream::exchange::{
+    self, MAX_REDIRECTS, RedirectError, UpstreamError, UpstreamRequest, UpstreamResponse,
+};
 use http::StatusCode;
 
 /// Asks for a blob, and for its bytes where the upstream says that they are. A delivery network that does not hand them
@@ -15,55 +17,56 @@ pub async fn stream<P: Platform>(
     context: &Context<'_, P>,
     auth: &Auth<P>,
     upstream: &Upstream,
-    question: &Question<'_>,
-) -> Result<Answer<P::Body>, Failure> {
-    let answer = exchange::ask(context, auth, upstream, question).await?;
+    upstream_request: &UpstreamRequest<'_>,
+) -> Result<UpstreamResponse<P::Body>, UpstreamError> {
+    let answer = exchange::ask(context, auth, upstream, upstream_request).await?;
     if !exchange::is_redirect(answer.response.status()) {
         return Ok(answer);
     }
-    match fetch(context, question, answer).await {
+    match fetch(context, upstream_request, answer).await {
         Ok(delivered) => return Ok(delivered),
-        Err(Failure::SeveralRanges) => return Err(Failure::SeveralRanges),
+        Err(UpstreamError::SeveralRanges) => return Err(UpstreamError::SeveralRanges),
         Err(_) => {}
     }
-    let answer = exchange::ask(context, auth, upstream, question).await?;
+    let answer = exchange::ask(context, auth, upstream, upstream_request).await?;
     if !exchange::is_redirect(answer.response.status()) {
         return Ok(answer);
     }
-    fetch(context, question, answer).await
+    fetch(context, upstream_request, answer).await
 }
 
 /// Follows redirects to a blob's bytes, with the client's range and conditions, and without any token: the networks
 /// refuse one, and it is none of their business.
 async fn fetch<P: Platform>(
     context: &Context<'_, P>,
-    question: &Question<'_>,
-    mut answer: Answer<P::Body>,
-) -> Result<Answer<P::Body>, Failure> {
+    upstream_request: &UpstreamRequest<'_>,
+    mut answer: UpstreamResponse<P::Body>,
+) -> Result<UpstreamResponse<P::Body>, UpstreamError> {
     for _ in 0..MAX_REDIRECTS {
         let location = exchange::location(answer.response.headers());
-        let location = location.ok_or(Failure::Redirect(RedirectFailure::Malformed))?;
+        let location = location.ok_or(UpstreamError::Redirect(RedirectError::Malformed))?;
         let from = answer.upstream.target(answer.path_and_query.clone());
-        let target = exchange::resolve_location(&from, location).map_err(Failure::Redirect)?;
+        let target =
+            exchange::resolve_location(&from, location).map_err(UpstreamError::Redirect)?;
         let permitted = exchange::permit_path(context, &target, &from.origin).and_then(|_| {
             context
                 .config
                 .policy
                 .permit_delivery(target.origin, &from.origin)
         });
-        let permitted =
-            permitted.map_err(|denied| Failure::Redirect(RedirectFailure::Forbidden(denied)))?;
+        let permitted = permitted
+            .map_err(|denied| UpstreamError::Redirect(RedirectError::Forbidden(denied)))?;
 
         let outbound = OutboundRequest {
             host: &permitted,
-            method: question.method.clone(),
+            method: upstream_request.method.clone(),
             path_and_query: &target.path_and_query,
-            headers: &question.headers,
+            headers: &upstream_request.headers,
             authorization: None,
             counter: &context.cost.requests,
         };
         let response = client::send_once(context, outbound).await?;
-        answer = Answer {
+        answer = UpstreamResponse {
             response,
             upstream: Upstream::redirected(permitted),
             path_and_query: target.path_and_query,
@@ -76,9 +79,11 @@ async fn fetch<P: Platform>(
             | StatusCode::PRECONDITION_FAILED
             | StatusCode::RANGE_NOT_SATISFIABLE => return Ok(answer),
             status if exchange::is_redirect(status) => {}
-            status if question.has_too_many_ranges(status) => return Err(Failure::SeveralRanges),
-            status => return Err(Failure::Delivery(status)),
+            status if upstream_request.has_too_many_ranges(status) => {
+                return Err(UpstreamError::SeveralRanges);
+            }
+            status => return Err(UpstreamError::Delivery(status)),
         }
     }
-    Err(Failure::Redirect(RedirectFailure::TooMany))
+    Err(UpstreamError::Redirect(RedirectError::TooMany))
 }

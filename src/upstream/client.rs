@@ -1,7 +1,7 @@
 //! One request to one host that the policy has let pass.
 
 use crate::context::{Context, count};
-use crate::platform::{Fault, Platform};
+use crate::platform::{Platform, TransportError};
 use crate::policy::Permitted;
 use crate::request::cdn_loop::CDN_LOOP;
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, USER_AGENT};
@@ -17,8 +17,8 @@ const RETIRED_WITHIN: Duration = Duration::from_secs(2);
 
 /// Why a request brought no response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unsent {
-    Fault(Fault),
+pub enum SendError {
+    Transport(TransportError),
     /// The path can't stand in a request line: it came from a realm or a redirect.
     Malformed,
 }
@@ -39,10 +39,10 @@ pub struct OutboundRequest<'a> {
 pub async fn send<P: Platform>(
     context: &Context<'_, P>,
     request: OutboundRequest<'_>,
-) -> Result<Response<P::Body>, Unsent> {
+) -> Result<Response<P::Body>, SendError> {
     let begun = context.platform.now();
     match send_once(context, request.clone()).await {
-        Err(Unsent::Fault(Fault::Broken))
+        Err(SendError::Transport(TransportError::Broken))
             if context.platform.now().saturating_sub(begun) < RETIRED_WITHIN =>
         {
             send_once(context, request).await
@@ -55,13 +55,13 @@ pub async fn send<P: Platform>(
 pub async fn send_once<P: Platform>(
     context: &Context<'_, P>,
     request: OutboundRequest<'_>,
-) -> Result<Response<P::Body>, Unsent> {
+) -> Result<Response<P::Body>, SendError> {
     let mut outbound = Request::new(());
     *outbound.method_mut() = request.method;
     *outbound.uri_mut() = request
         .host
         .uri(request.path_and_query)
-        .map_err(|_| Unsent::Malformed)?;
+        .map_err(|_| SendError::Malformed)?;
     let mut headers = HeaderMap::with_capacity(request.headers.len().saturating_add(4));
     headers.extend(
         request
@@ -81,5 +81,5 @@ pub async fn send_once<P: Platform>(
         .platform
         .send(outbound, timeouts)
         .await
-        .map_err(Unsent::Fault)
+        .map_err(SendError::Transport)
 }

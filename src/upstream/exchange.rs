@@ -1,22 +1,22 @@
-//! One question to an upstream, with all that it takes: authorisation, and redirects that clients don't follow.
+//! One upstream_request to an upstream, with all that it takes: authorisation, and redirects that clients don't follow.
 
 use crate::context::Context;
 use crate::oci::name::Name;
-use crate::platform::{Fault, Platform};
+use crate::platform::{Platform, TransportError};
 use crate::policy::Denied;
 use crate::policy::Upstream;
 use crate::registry::docker_hub;
 use crate::registry::origin::{HttpUrl, Origin};
 use crate::request::route::Route;
 use crate::upstream::auth::{self, Auth, Challenge, Credential, Subject};
-use crate::upstream::client::{self, OutboundRequest, Unsent};
+use crate::upstream::client::{self, OutboundRequest, SendError};
 use crate::upstream::limits::MAX_HEADER;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri};
 
 /// A longer chain of redirects is a loop.
 pub const MAX_REDIRECTS: usize = 5;
-/// Requests to one upstream for one question, but for those that a connection loses: with a token that is no longer good, without one, with a new one, once
+/// Requests to one upstream for one upstream_request, but for those that a connection loses: with a token that is no longer good, without one, with a new one, once
 /// more where the store held another old one, and once more where a HEAD becomes a GET.
 const MAX_ATTEMPTS: usize = 5;
 
@@ -32,18 +32,18 @@ static REQUEST_HEADERS: [HeaderName; 7] = [
     header::IF_UNMODIFIED_SINCE,
 ];
 
-/// A question to a registry.
+/// A upstream_request to a registry.
 #[derive(Clone, Debug)]
-pub struct Question<'a> {
+pub struct UpstreamRequest<'a> {
     pub method: Method,
     pub route: &'a Route,
-    /// Without the question mark; may be empty.
+    /// Without the upstream_request mark; may be empty.
     pub query: &'a str,
     /// Those of the client that an upstream may see.
     pub headers: HeaderMap,
 }
 
-impl Question<'_> {
+impl UpstreamRequest<'_> {
     /// Whether such an answer says that several ranges are too many.
     pub fn has_too_many_ranges(&self, status: StatusCode) -> bool {
         let is_several = |ranges: &HeaderValue| ranges.as_bytes().contains(&b',');
@@ -55,7 +55,7 @@ impl Question<'_> {
 
 /// A response, and the registry and path that it came from in the end.
 #[derive(Debug)]
-pub struct Answer<B> {
+pub struct UpstreamResponse<B> {
     pub response: Response<B>,
     pub upstream: Upstream,
     pub path_and_query: String,
@@ -65,12 +65,12 @@ pub struct Answer<B> {
 
 /// Why there is no answer to pass on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Failure {
-    Fault(Fault),
-    Token(auth::Failure),
+pub enum UpstreamError {
+    Transport(TransportError),
+    Token(auth::TokenError),
     /// The upstream does not let the anonymous user in.
     Denied,
-    Redirect(RedirectFailure),
+    Redirect(RedirectError),
     /// The upstream redirects to where the content is not handed over.
     Delivery(StatusCode),
     /// The client's headers are over `MAX_HEADER`.
@@ -80,49 +80,49 @@ pub enum Failure {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RedirectFailure {
+pub enum RedirectError {
     Malformed,
     Forbidden(Denied),
     TooMany,
 }
 
-impl Failure {
+impl UpstreamError {
     /// Whether another upstream may do better.
     pub fn is_of_upstream(&self) -> bool {
         match self {
-            Failure::Denied
-            | Failure::HeadersTooLong
-            | Failure::SeveralRanges
-            | Failure::Token(auth::Failure::Refused) => false,
-            Failure::Fault(_) | Failure::Token(_) | Failure::Redirect(_) | Failure::Delivery(_) => {
-                true
-            }
+            UpstreamError::Denied
+            | UpstreamError::HeadersTooLong
+            | UpstreamError::SeveralRanges
+            | UpstreamError::Token(auth::TokenError::Refused) => false,
+            UpstreamError::Transport(_)
+            | UpstreamError::Token(_)
+            | UpstreamError::Redirect(_)
+            | UpstreamError::Delivery(_) => true,
         }
     }
 
     /// Whether, where another upstream may do better, it is only about what was asked for, and this one is well otherwise.
     pub fn is_of_content(&self) -> bool {
         match self {
-            Failure::Delivery(status) | Failure::Token(auth::Failure::Status(status)) => {
-                status.is_client_error()
-            }
-            Failure::Redirect(_) => true,
+            UpstreamError::Delivery(status)
+            | UpstreamError::Token(auth::TokenError::Status(status)) => status.is_client_error(),
+            UpstreamError::Redirect(_) => true,
             _ => false,
         }
     }
 }
 
-impl From<Unsent> for Failure {
-    fn from(unsent: Unsent) -> Failure {
+impl From<SendError> for UpstreamError {
+    fn from(unsent: SendError) -> UpstreamError {
         match unsent {
-            Unsent::Fault(fault) => Failure::Fault(fault),
-            Unsent::Malformed => Failure::Redirect(RedirectFailure::Malformed),
+            SendError::Transport(fault) => UpstreamError::Transport(fault),
+            SendError::Malformed => UpstreamError::Redirect(RedirectError::Malformed),
         }
     }
 }
 
 /// Picks from a client's headers what an upstream may see.
-pub fn request_headers(from: &HeaderMap) -> Result<HeaderMap, Failure> {
+pub fn request_headers(from: &HeaderMap) -> Result<HeaderMap, UpstreamError> {
     let mut headers = HeaderMap::new();
     let mut left = MAX_HEADER;
     for (name, value) in from
@@ -130,7 +130,9 @@ pub fn request_headers(from: &HeaderMap) -> Result<HeaderMap, Failure> {
         .filter(|(name, _)| REQUEST_HEADERS.contains(name))
     {
         let length = name.as_str().len().saturating_add(value.len());
-        left = left.checked_sub(length).ok_or(Failure::HeadersTooLong)?;
+        left = left
+            .checked_sub(length)
+            .ok_or(UpstreamError::HeadersTooLong)?;
         headers.append(name.clone(), value.clone());
     }
     Ok(headers)
@@ -142,32 +144,36 @@ pub async fn ask<P: Platform>(
     context: &Context<'_, P>,
     auth: &Auth<P>,
     upstream: &Upstream,
-    question: &Question<'_>,
-) -> Result<Answer<P::Body>, Failure> {
-    let mut hop = Hop::first(upstream, question);
+    upstream_request: &UpstreamRequest<'_>,
+) -> Result<UpstreamResponse<P::Body>, UpstreamError> {
+    let mut hop = Hop::first(upstream, upstream_request);
     for redirects in 0..=MAX_REDIRECTS {
-        let response = ask_one(context, auth, question, &hop).await?;
-        if question.has_too_many_ranges(response.status()) {
-            return Err(Failure::SeveralRanges);
+        let response = ask_one(context, auth, upstream_request, &hop).await?;
+        if upstream_request.has_too_many_ranges(response.status()) {
+            return Err(UpstreamError::SeveralRanges);
         }
-        match redirect_target(question.route, &hop, &response) {
+        match redirect_target(upstream_request.route, &hop, &response) {
             None => {
                 let Hop {
                     upstream,
                     path_and_query,
                     ..
                 } = hop;
-                return Ok(Answer {
+                return Ok(UpstreamResponse {
                     response,
                     upstream,
                     path_and_query,
                     redirected: redirects > 0,
                 });
             }
-            Some(location) => hop = hop.follow(context, location).map_err(Failure::Redirect)?,
+            Some(location) => {
+                hop = hop
+                    .follow(context, location)
+                    .map_err(UpstreamError::Redirect)?
+            }
         }
     }
-    Err(Failure::Redirect(RedirectFailure::TooMany))
+    Err(UpstreamError::Redirect(RedirectError::TooMany))
 }
 
 /// One registry of a chain of redirects, and what is asked of it.
@@ -179,15 +185,15 @@ struct Hop {
 }
 
 impl Hop {
-    fn first(upstream: &Upstream, question: &Question<'_>) -> Hop {
-        let route = question.route.at(upstream.origin());
+    fn first(upstream: &Upstream, upstream_request: &UpstreamRequest<'_>) -> Hop {
+        let route = upstream_request.route.at(upstream.origin());
         let path = route.path();
         Hop {
             upstream: upstream.clone(),
-            path_and_query: if question.query.is_empty() {
+            path_and_query: if upstream_request.query.is_empty() {
                 path
             } else {
-                format!("{path}?{}", question.query)
+                format!("{path}?{}", upstream_request.query)
             },
             name: route.name().cloned(),
         }
@@ -197,7 +203,7 @@ impl Hop {
         &self,
         context: &Context<'_, P>,
         location: &str,
-    ) -> Result<Hop, RedirectFailure> {
+    ) -> Result<Hop, RedirectError> {
         let target =
             resolve_location(&self.upstream.target(self.path_and_query.clone()), location)?;
         let (policy, from) = (&context.config.policy, self.upstream.origin());
@@ -211,7 +217,7 @@ impl Hop {
             }
             Ok((upstream, route))
         };
-        let (upstream, route) = permit().map_err(RedirectFailure::Forbidden)?;
+        let (upstream, route) = permit().map_err(RedirectError::Forbidden)?;
         let name = route.and_then(|route| route.name().cloned());
         Ok(Hop {
             upstream,
@@ -222,10 +228,8 @@ impl Hop {
 }
 
 /// Where a redirect leads.
-pub fn resolve_location(from: &HttpUrl, location: &str) -> Result<HttpUrl, RedirectFailure> {
-    let mut target = from
-        .join(location)
-        .map_err(|_| RedirectFailure::Malformed)?;
+pub fn resolve_location(from: &HttpUrl, location: &str) -> Result<HttpUrl, RedirectError> {
+    let mut target = from.join(location).map_err(|_| RedirectError::Malformed)?;
     // What the operator says of Docker Hub holds for all its names.
     target.origin.host = docker_hub::unalias(target.origin.host);
     Ok(target)
@@ -261,24 +265,24 @@ pub fn permit_path<P: Platform>(
 async fn ask_one<P: Platform>(
     context: &Context<'_, P>,
     auth: &Auth<P>,
-    question: &Question<'_>,
+    upstream_request: &UpstreamRequest<'_>,
     hop: &Hop,
-) -> Result<Response<P::Body>, Failure> {
+) -> Result<Response<P::Body>, UpstreamError> {
     let subject = Subject {
         upstream: &hop.upstream,
         name: hop.name.as_ref(),
     };
-    let mut sent = match question.route {
+    let mut sent = match upstream_request.route {
         // What a catalog asks for says nothing about repositories, nor they about it.
         Route::Catalog => Credential::None { refused: None },
         _ => auth
             .beforehand(context, &subject)
             .await
-            .map_err(Failure::Token)?,
+            .map_err(UpstreamError::Token)?,
     };
-    let mut method = question.method.clone();
+    let mut method = upstream_request.method.clone();
     for _ in 0..MAX_ATTEMPTS {
-        let headers = &question.headers;
+        let headers = &upstream_request.headers;
         let response = send(
             context,
             &hop.upstream,
@@ -294,7 +298,7 @@ async fn ask_one<P: Platform>(
         }
         // public.ecr.aws has no HEAD of blobs for tokens that GET them. Nobody reads the body.
         if method == Method::HEAD
-            && question.route.is_blob()
+            && upstream_request.route.is_blob()
             && matches!(sent, Credential::Token { .. })
         {
             method = Method::GET;
@@ -317,9 +321,11 @@ async fn ask_one<P: Platform>(
             (challenge, _) => challenge,
         };
         let next = auth.after_refusal(context, &subject, sent, challenge).await;
-        sent = next.map_err(Failure::Token)?.ok_or(Failure::Denied)?;
+        sent = next
+            .map_err(UpstreamError::Token)?
+            .ok_or(UpstreamError::Denied)?;
     }
-    Err(Failure::Denied)
+    Err(UpstreamError::Denied)
 }
 
 async fn send<P: Platform>(
@@ -329,7 +335,7 @@ async fn send<P: Platform>(
     path_and_query: &str,
     headers: &HeaderMap,
     credential: &Credential,
-) -> Result<Response<P::Body>, Failure> {
+) -> Result<Response<P::Body>, UpstreamError> {
     let outbound = OutboundRequest {
         host: upstream.permitted(),
         method,

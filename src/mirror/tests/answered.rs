@@ -6,25 +6,33 @@ use super::*;
 async fn each_fault_of_an_upstream_has_its_answer() {
     let blob = format!("/v2/library/alpine/blobs/{DIGEST}");
     for (fault, manifest_sees, blob_sees) in [
-        (Err(Fault::Dns), (502, "UNAVAILABLE"), (404, "BLOB_UNKNOWN")),
         (
-            Err(Fault::Connect),
+            Err(TransportError::Dns),
             (502, "UNAVAILABLE"),
             (404, "BLOB_UNKNOWN"),
         ),
-        (Err(Fault::Tls), (502, "UNAVAILABLE"), (404, "BLOB_UNKNOWN")),
         (
-            Err(Fault::TimedOut),
+            Err(TransportError::Connect),
+            (502, "UNAVAILABLE"),
+            (404, "BLOB_UNKNOWN"),
+        ),
+        (
+            Err(TransportError::Tls),
+            (502, "UNAVAILABLE"),
+            (404, "BLOB_UNKNOWN"),
+        ),
+        (
+            Err(TransportError::TimedOut),
             (504, "UNAVAILABLE"),
             (404, "BLOB_UNKNOWN"),
         ),
         (
-            Err(Fault::Forbidden),
+            Err(TransportError::Forbidden),
             (502, "UNAVAILABLE"),
             (404, "BLOB_UNKNOWN"),
         ),
         (
-            Err(Fault::Broken),
+            Err(TransportError::Broken),
             (502, "UNAVAILABLE"),
             (404, "BLOB_UNKNOWN"),
         ),
@@ -80,8 +88,8 @@ async fn each_fault_of_an_upstream_has_its_answer() {
                 Ok(response) => Ok(response.clone()),
             };
             let described = format!("{path} {fault:?}");
-            let again =
-                (fault.as_ref().err() == Some(&Fault::Broken)).then_some(Err(Fault::Broken));
+            let again = (fault.as_ref().err() == Some(&TransportError::Broken))
+                .then_some(Err(TransportError::Broken));
             let platform = Scripted::new([fault].into_iter().chain(again));
             let seen = ask(&Mirror::new(platform.clone()), get(path)).await;
             assert_eq!(
@@ -100,7 +108,7 @@ async fn each_fault_of_an_upstream_has_its_answer() {
 
 #[tokio::test]
 async fn what_a_retiring_connection_loses_is_asked_once_more() {
-    let broken = || Err(Fault::Broken);
+    let broken = || Err(TransportError::Broken);
     let platform = Scripted::new([
         broken(),
         challenge(),

@@ -270,7 +270,7 @@ async fn a_token_is_used_until_shortly_before_its_end() {
 #[tokio::test]
 async fn a_good_token_is_used_to_its_end_where_refreshing_fails() {
     for fault in [
-        Err(Fault::TimedOut),
+        Err(TransportError::TimedOut),
         answer(429, &[], ""),
         answer(403, &[], ""),
         answer(200, &[], "garbage"),
@@ -287,7 +287,7 @@ async fn a_good_token_is_used_to_its_end_where_refreshing_fails() {
             ]
         );
         platform.pass(Duration::from_secs(20));
-        platform.will_answer([Err(Fault::Connect)]);
+        platform.will_answer([Err(TransportError::Connect)]);
         assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 502);
     }
 }
@@ -385,7 +385,7 @@ async fn an_upstream_may_change_its_mind() {
     // To a token server that replaces one that is gone.
     let (platform, mirror) = warm().await;
     platform.pass(Duration::from_secs(300));
-    platform.will_answer([Err(Fault::Connect)]);
+    platform.will_answer([Err(TransportError::Connect)]);
     assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 502);
     platform.asked();
     platform.will_answer([
@@ -530,8 +530,8 @@ async fn a_shared_fetch_that_fails_fails_all_and_the_next_request_tries_again() 
 async fn each_fault_of_a_token_server_has_its_answer() {
     let large = format!(r#"{{"token":"t","padding":"{}"}}"#, " ".repeat(1024 * 1024));
     for (fault, status, code) in [
-        (Err(Fault::Connect), 502, "UNAVAILABLE"),
-        (Err(Fault::TimedOut), 504, "UNAVAILABLE"),
+        (Err(TransportError::Connect), 502, "UNAVAILABLE"),
+        (Err(TransportError::TimedOut), 504, "UNAVAILABLE"),
         (answer(401, &[], "secret words"), 403, "DENIED"),
         (answer(403, &[], "secret words"), 403, "DENIED"),
         (

@@ -243,7 +243,7 @@ async fn what_is_known_of_one_place_is_not_known_of_another() {
 
 #[tokio::test]
 async fn what_one_of_several_upstreams_sent_is_no_answer_of_another() {
-    let (platform, mirror) = caching_from_two([Err(Fault::Connect), sends(OLD)]);
+    let (platform, mirror) = caching_from_two([Err(TransportError::Connect), sends(OLD)]);
     ask(&mirror, get(&by_digest(OLD))).await;
     platform.asked();
     assert_eq!(ask(&mirror, get(&by_digest(OLD))).await.text(), OLD);
@@ -377,8 +377,8 @@ async fn content_that_is_not_what_its_digest_names_is_refused_and_not_kept() {
     });
     let mirror = Mirror::new(platform.clone());
     for (answer, status) in [
-        (Err(Fault::Connect), 502),
-        (Err(Fault::Connect), 502),
+        (Err(TransportError::Connect), 502),
+        (Err(TransportError::Connect), 502),
         (sends(OLD), 200),
     ] {
         platform.will_answer([answer]);
@@ -404,8 +404,8 @@ async fn a_manifest_of_more_than_4_mib_is_refused() {
 #[tokio::test]
 async fn stale_beats_nothing_until_it_is_too_old() {
     for fault in [
-        Err(Fault::Connect),
-        Err(Fault::TimedOut),
+        Err(TransportError::Connect),
+        Err(TransportError::TimedOut),
         answer(429, &[("retry-after", "60")], ""),
         answer(500, &[], ""),
         answer(503, &[], ""),
@@ -435,14 +435,14 @@ async fn stale_beats_nothing_until_it_is_too_old() {
         );
         assert_eq!(seen.header("retry-after"), None);
         platform.pass(Duration::from_secs(3500));
-        platform.will_answer([Err(Fault::Connect)]);
+        platform.will_answer([Err(TransportError::Connect)]);
         assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 502);
     }
 }
 
 #[tokio::test]
 async fn an_upstream_that_failed_is_not_waited_for_where_there_is_a_copy() {
-    let (platform, mirror) = caching([sends(OLD), Err(Fault::TimedOut)]);
+    let (platform, mirror) = caching([sends(OLD), Err(TransportError::TimedOut)]);
     ask(&mirror, get(MANIFEST)).await;
     for mirror in [&mirror, &mirror, &Mirror::new(platform.clone())] {
         assert_eq!(ask(mirror, get(MANIFEST)).await.text(), OLD);
@@ -481,7 +481,7 @@ async fn what_the_upstream_says_is_gone_is_gone() {
         );
         // Where the upstream fails next.
         for mirror in [&mirror, &Mirror::new(platform.clone())] {
-            platform.will_answer([Err(Fault::Connect)]);
+            platform.will_answer([Err(TransportError::Connect)]);
             let status = ask(mirror, takes(&path, accept)).await.status();
             assert_eq!(
                 status,
@@ -492,7 +492,7 @@ async fn what_the_upstream_says_is_gone_is_gone() {
         }
     }
     // A HEAD proves nothing.
-    let (platform, mirror) = caching([sends(OLD), gone(), Err(Fault::Connect)]);
+    let (platform, mirror) = caching([sends(OLD), gone(), Err(TransportError::Connect)]);
     ask(&mirror, get(MANIFEST)).await;
     let head = Request::head(format!("http://mirror.example{MANIFEST}"))
         .body(())
@@ -518,7 +518,7 @@ async fn what_is_pulled_again_and_again_is_there_when_the_upstream_fails() {
     }
     platform.pass(Duration::from_secs(23 * HOUR));
     for path in [MANIFEST, &by_digest(OLD)] {
-        platform.will_answer([Err(Fault::Connect)]);
+        platform.will_answer([Err(TransportError::Connect)]);
         assert_eq!(
             ask(&Mirror::new(platform.clone()), get(path)).await.text(),
             OLD
@@ -533,7 +533,7 @@ async fn what_a_digest_names_is_looked_at_again_after_a_day() {
     ask(&mirror, get(&path)).await;
     platform.pass(Duration::from_secs(24 * HOUR));
     for (answer, status) in [
-        (Err(Fault::Connect), "hammal; hit; detail=stale"),
+        (Err(TransportError::Connect), "hammal; hit; detail=stale"),
         (
             points_at(OLD),
             "hammal; fwd=stale; fwd-status=200; detail=revalidated",
@@ -554,7 +554,7 @@ async fn what_a_digest_names_is_looked_at_again_after_a_day() {
         );
     }
     platform.pass(Duration::from_secs(48 * HOUR));
-    platform.will_answer([Err(Fault::Connect)]);
+    platform.will_answer([Err(TransportError::Connect)]);
     assert_eq!(ask(&mirror, get(&path)).await.status(), 502);
 }
 
@@ -621,7 +621,7 @@ async fn a_tag_is_looked_at_by_head_however_short_max_stale_is() {
     platform.pass(Duration::from_secs(HOUR));
     platform.will_answer([points_at(OLD)]);
     assert_eq!(ask(&mirror, get(MANIFEST)).await.text(), OLD);
-    platform.will_answer([Err(Fault::Connect)]);
+    platform.will_answer([Err(TransportError::Connect)]);
     assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 502);
 }
 
@@ -631,7 +631,7 @@ async fn an_upstream_that_failed_at_head_is_asked_where_the_others_get_breaks() 
     ask(&mirror, get(MANIFEST)).await;
     let large = " ".repeat(crate::manifest::cache::MAX_MANIFEST + 1);
     platform.will_answer([
-        Err(Fault::Connect),
+        Err(TransportError::Connect),
         points_at(NEW),
         sends(&large),
         sends(NEW),

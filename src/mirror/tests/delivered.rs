@@ -25,8 +25,8 @@ fn streaming(answers: impl IntoIterator<Item = Exchanged>) -> (Scripted, Mirror<
 #[tokio::test]
 async fn the_next_upstream_is_asked_where_one_fails() {
     for fault in [
-        Err(Fault::Connect),
-        Err(Fault::TimedOut),
+        Err(TransportError::Connect),
+        Err(TransportError::TimedOut),
         answer(429, &[], ""),
         answer(500, &[], ""),
         answer(503, &[], ""),
@@ -129,8 +129,12 @@ async fn what_one_upstream_answers_with_something_else_is_not_gone_because_anoth
         (MANIFEST, [page(), lacks()], 502),
         (MANIFEST, [lacks(), page()], 404),
         // Who hears of no referrers looks for their tag, which the second one may have.
-        (referrers, [Err(Fault::Connect), lacks()], 404),
-        (referrers, [Err(Fault::Connect), answer(400, &[], "")], 404),
+        (referrers, [Err(TransportError::Connect), lacks()], 404),
+        (
+            referrers,
+            [Err(TransportError::Connect), answer(400, &[], "")],
+            404,
+        ),
     ] {
         let (_, mirror) = two_upstreams(answers);
         assert_eq!(
@@ -140,7 +144,7 @@ async fn what_one_upstream_answers_with_something_else_is_not_gone_because_anoth
         );
     }
     // The range is wrong there too.
-    let (platform, mirror) = two_upstreams([Err(Fault::Connect), answer(416, &[], "")]);
+    let (platform, mirror) = two_upstreams([Err(TransportError::Connect), answer(416, &[], "")]);
     assert_eq!(ask(&mirror, get(&blob())).await.status(), 416);
     platform.will_answer([answer(416, &[], "")]);
     assert_eq!(ask(&mirror, get(&blob())).await.status(), 416);
@@ -156,7 +160,7 @@ async fn the_next_page_of_a_list_is_asked_of_the_upstream_that_sent_the_first() 
         ),
     ];
     let page = || answer(200, &headers, "{}");
-    let (platform, mirror) = two_upstreams([Err(Fault::Connect), page(), page()]);
+    let (platform, mirror) = two_upstreams([Err(TransportError::Connect), page(), page()]);
     // As an operator who has closed all others.
     platform.set_variable("allowed_upstreams", "ghcr.io");
     let seen = ask(&mirror, get("/v2/alpine/tags/list")).await;
@@ -260,7 +264,7 @@ async fn a_blob_comes_from_any_upstream_that_has_it() {
 #[tokio::test]
 async fn where_all_fail_the_last_one_says_how() {
     let (platform, mirror) = two_upstreams([
-        Err(Fault::Connect),
+        Err(TransportError::Connect),
         answer(429, &[("retry-after", "9")], ""),
     ]);
     let seen = ask(&mirror, get(MANIFEST)).await;
@@ -315,7 +319,7 @@ async fn a_network_that_fails_gets_one_more_chance() {
     for fault in [
         answer(403, &[], ""),
         answer(500, &[], ""),
-        Err(Fault::Connect),
+        Err(TransportError::Connect),
     ] {
         let (platform, mirror) = streaming([
             redirect("https://a.example/x"),

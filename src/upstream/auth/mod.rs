@@ -11,7 +11,7 @@ mod token_server;
 pub use challenge::Challenge;
 pub use scope::Scope;
 pub use token::Token;
-pub use token_server::Failure;
+pub use token_server::TokenError;
 
 use crate::cache::single_flight::Flights;
 use crate::cache::{Cache, Shape};
@@ -40,7 +40,7 @@ const TOKENS: Shape = Shape {
 pub struct Auth<P: Platform> {
     demands: Cache<P, Demand>,
     tokens: Cache<P, Kept>,
-    flights: Flights<P, Result<(Token, TokenFrom), Failure>>,
+    flights: Flights<P, Result<(Token, TokenFrom), TokenError>>,
 }
 
 /// A token that was fetched before, and from whom: where each repository has a scope of its own, a new instance finds in
@@ -122,7 +122,7 @@ impl<P: Platform> Auth<P> {
         &self,
         context: &Context<'_, P>,
         subject: &Subject<'_>,
-    ) -> Result<Credential, Failure> {
+    ) -> Result<Credential, TokenError> {
         let upstream = subject.upstream.as_str();
         let known = match self.demands.remembered(upstream, context.platform.now()) {
             None => match self.recalled(context, subject).await {
@@ -137,7 +137,7 @@ impl<P: Platform> Auth<P> {
         let obtained = self.obtain(context, subject, demand, None, true).await;
         if obtained
             .as_ref()
-            .is_err_and(Failure::may_be_of_an_old_realm)
+            .is_err_and(TokenError::may_be_of_an_old_realm)
         {
             // In the store too: an instance of WASIp2 has nothing else that the next could learn it from.
             self.demands
@@ -197,7 +197,7 @@ impl<P: Platform> Auth<P> {
         subject: &Subject<'_>,
         sent: Credential,
         challenge: Option<Challenge>,
-    ) -> Result<Option<Credential>, Failure> {
+    ) -> Result<Option<Credential>, TokenError> {
         let asks = challenge.map(|challenge| Demand::of_challenge(challenge, subject.name));
         match Step::after_refusal(sent, asks, subject.name) {
             Step::Give => Ok(None),
@@ -231,7 +231,7 @@ impl<P: Platform> Auth<P> {
         demand: Rc<Demand>,
         refused: Option<Token>,
         remembered: bool,
-    ) -> Result<Credential, Failure> {
+    ) -> Result<Credential, TokenError> {
         let Demand::Bearer(grantor) = &*demand else {
             return Ok(Credential::None { refused });
         };

@@ -82,12 +82,12 @@ impl fmt::Debug for Token {
 impl Granted {
     pub fn parse(body: &[u8]) -> Result<Granted, InvalidAnswer> {
         #[derive(Deserialize)]
-        struct Answer {
+        struct UpstreamResponse {
             token: Option<String>,
             access_token: Option<String>,
             expires_in: Option<f64>,
         }
-        let answer: Answer = serde_json::from_slice(body).map_err(|_| InvalidAnswer)?;
+        let answer: UpstreamResponse = serde_json::from_slice(body).map_err(|_| InvalidAnswer)?;
         let token = [answer.token, answer.access_token]
             .into_iter()
             .flatten()

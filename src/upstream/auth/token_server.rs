@@ -3,20 +3,20 @@
 use super::scope::Scope;
 use super::token::{Granted, MAX_ANSWER};
 use crate::context::Context;
-use crate::platform::{Fault, Platform, ReadFault};
+use crate::platform::{Platform, ReadBodyError, TransportError};
 use crate::policy::Denied;
 use crate::registry::origin::{HttpUrl, Origin};
-use crate::upstream::client::{self, OutboundRequest, Unsent};
+use crate::upstream::client::{self, OutboundRequest, SendError};
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use url::form_urlencoded;
 
 /// Why there is no token. What the token server said besides its status stays unsaid: it may be an internal host.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Failure {
+pub enum TokenError {
     /// The realm is a host that may not be contacted.
     Forbidden(Denied),
-    Fault(Fault),
+    Transport(TransportError),
     /// 401 and 403: the anonymous user is not let in.
     Refused,
     /// 429
@@ -28,10 +28,10 @@ pub enum Failure {
     NoToken,
 }
 
-impl Failure {
+impl TokenError {
     /// Whether the next request had better ask the upstream first where its tokens come from nowadays.
     pub fn may_be_of_an_old_realm(&self) -> bool {
-        !matches!(self, Failure::Refused | Failure::TooMany { .. })
+        !matches!(self, TokenError::Refused | TokenError::TooMany { .. })
     }
 }
 
@@ -42,12 +42,12 @@ pub async fn fetch<P: Platform>(
     realm: &HttpUrl,
     service: Option<&str>,
     scopes: &[Scope],
-) -> Result<Granted, Failure> {
+) -> Result<Granted, TokenError> {
     let exchange = exchange(context, upstream, realm, service, scopes);
     context
         .in_time(exchange)
         .await
-        .unwrap_or(Err(Failure::Fault(Fault::TimedOut)))
+        .unwrap_or(Err(TokenError::Transport(TransportError::TimedOut)))
 }
 
 async fn exchange<P: Platform>(
@@ -56,12 +56,12 @@ async fn exchange<P: Platform>(
     realm: &HttpUrl,
     service: Option<&str>,
     scopes: &[Scope],
-) -> Result<Granted, Failure> {
+) -> Result<Granted, TokenError> {
     let permitted = context
         .config
         .policy
         .permit_realm(realm.origin.clone(), upstream)
-        .map_err(Failure::Forbidden)?;
+        .map_err(TokenError::Forbidden)?;
     let path_and_query = with_query(&realm.path_and_query, service, scopes);
     let outbound = OutboundRequest {
         host: &permitted,
@@ -73,8 +73,8 @@ async fn exchange<P: Platform>(
     };
     let response = client::send(context, outbound).await;
     let response = response.map_err(|unsent| match unsent {
-        Unsent::Fault(fault) => Failure::Fault(fault),
-        Unsent::Malformed => Failure::NoToken,
+        SendError::Transport(fault) => TokenError::Transport(fault),
+        SendError::Malformed => TokenError::NoToken,
     })?;
     match response.status() {
         StatusCode::OK => {}
@@ -83,24 +83,24 @@ async fn exchange<P: Platform>(
         | StatusCode::FORBIDDEN
         | StatusCode::BAD_REQUEST
         | StatusCode::METHOD_NOT_ALLOWED => {
-            return Err(Failure::Refused);
+            return Err(TokenError::Refused);
         }
         StatusCode::TOO_MANY_REQUESTS => {
-            return Err(Failure::TooMany {
+            return Err(TokenError::TooMany {
                 retry_after: response.headers().get(RETRY_AFTER).cloned(),
             });
         }
-        status => return Err(Failure::Status(status)),
+        status => return Err(TokenError::Status(status)),
     }
     let body = context
         .platform
         .read(response.into_body(), MAX_ANSWER)
         .await
         .map_err(|fault| match fault {
-            ReadFault::TooLarge => Failure::TooLarge,
-            ReadFault::Broken(fault) => Failure::Fault(fault),
+            ReadBodyError::TooLarge => TokenError::TooLarge,
+            ReadBodyError::Broken(fault) => TokenError::Transport(fault),
         })?;
-    Granted::parse(&body).map_err(|_| Failure::NoToken)
+    Granted::parse(&body).map_err(|_| TokenError::NoToken)
 }
 
 /// Adds `service=` and a `scope=` for each scope to what the realm has of a query already.
