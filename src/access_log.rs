@@ -1,71 +1,61 @@
-//! One line per request, in logfmt. Nothing of it was taken from a request or an upstream unparsed, and no token is in it.
+//! The access log: one line per request, in logfmt. It holds no secret and no token, and of a request only what was parsed.
 
-use crate::cache::status::Hit;
-use crate::context::{Cost, TokenFrom};
-use crate::policy::Upstream;
+use crate::cache::status::CacheStatus;
+use crate::context::{RequestStats, TokenSource};
+use crate::policy::permitted::Upstream;
 use crate::request::route::{Resource, Route};
-use crate::response::error::Refusal;
+use crate::response::error::RegistryError;
 use http::{Method, StatusCode};
-use std::fmt::Write as _;
+use std::fmt;
 use std::time::Duration;
 
-/// What is known of a request when its answer leaves.
+/// A line of the log, written when the head of the response is complete.
 #[derive(Debug)]
 pub struct Line<'a> {
     pub method: &'a Method,
-    /// `None` where the request was refused before it was understood.
+    /// `None` where the request was refused before it was parsed.
     pub route: Option<&'a Route>,
-    /// `None` where none was asked.
+    /// The upstream that was asked last, or else the first that would have been.
     pub upstream: Option<&'a Upstream>,
     pub status: StatusCode,
-    pub cost: &'a Cost,
-    /// Until the head of the answer was there.
-    pub took: Duration,
-    pub refusal: Option<&'a Refusal>,
+    pub stats: &'a RequestStats,
+    /// Until the head of the response was complete.
+    pub duration: Duration,
+    pub error: Option<&'a RegistryError>,
 }
 
-impl Line<'_> {
-    pub fn write(&self) -> String {
-        let mut line = String::with_capacity(256);
-        line.extend([
-            "hammal method=",
-            self.method.as_str(),
-            " what=",
-            self.route.map_or("unknown", Route::what),
-        ]);
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let endpoint = self.route.map_or("unknown", Route::endpoint);
+        write!(f, "app=hammal method={} endpoint={endpoint}", self.method)?;
         if let Some(Route::Repository(name, resource)) = self.route {
-            line.extend([" name=", name.as_str()]);
+            write!(f, " repository={name}")?;
             match resource {
-                Resource::Manifest(reference) => line.extend([" reference=", reference.as_str()]),
+                Resource::Manifest(reference) => write!(f, " reference={reference}")?,
                 Resource::Blob(digest) | Resource::Referrers(digest) => {
-                    line.extend([" reference=", digest.as_str()])
+                    write!(f, " reference={digest}")?;
                 }
                 Resource::Tags => {}
             }
         }
         if let Some(upstream) = self.upstream {
-            line.extend([" upstream=", upstream.permitted().authority().as_str()]);
+            write!(f, " upstream={}", upstream.permitted().authority())?;
         }
-        let token = self.cost.token.get().map_or("none", TokenFrom::as_str);
-        let cache = self.cost.cache.get().map_or("none", Hit::as_str);
-        line.extend([" status=", self.status.as_str()]);
-        // Writing to a string can't fail.
-        let _ = write!(
-            line,
-            " requests={} fetches={}",
-            self.cost.requests.get(),
-            self.cost.fetches.get()
-        );
-        line.extend([" token=", token, " cache=", cache]);
-        let _ = write!(line, " ms={}", self.took.as_millis());
-        if let Some(refusal) = self.refusal {
-            let _ = write!(
-                line,
-                " code={} reason={:?}",
-                refusal.code.as_str(),
-                refusal.message
-            );
+        let stats = self.stats;
+        write!(
+            f,
+            " status={} upstream_requests={} token_requests={} token_source={} cache={} \
+             duration_ms={}",
+            self.status.as_str(),
+            stats.upstream_requests.get(),
+            stats.token_requests.get(),
+            stats.token_source.get().map_or("none", TokenSource::as_str),
+            stats.cache_status.get().map_or("none", CacheStatus::as_str),
+            self.duration.as_millis(),
+        )?;
+        match self.error {
+            Some(error) => write!(f, " code={} error={:?}", error.code.as_str(), error.message),
+            None => Ok(()),
         }
-        line
     }
 }

@@ -1,17 +1,19 @@
-//! What the operator can set.
+//! The operator's settings: the variables of `spin.toml`, parsed.
 
-use crate::access::secret::{Access, Secret};
+use crate::access::Access;
+use crate::access::secret::Secret;
 use crate::platform::{Platform, Timeouts};
-use crate::policy::Upstream;
+use crate::policy::Policy;
+use crate::policy::candidates::Candidates;
 use crate::policy::pattern::{HostPattern, RepositoryPattern};
-use crate::policy::{Denied, Policy};
+use crate::policy::permitted::{Denied, Upstream};
 use crate::registry::address::RegistryAddress;
 use crate::registry::docker_hub::DOCKER_HUB;
 use crate::registry::origin::{Authority, InvalidAddress, Scheme};
 use std::fmt;
 use std::time::Duration;
 
-/// The variables, as in `spin.toml`: name and default.
+/// The variables of `spin.toml`: name and default.
 pub const VARIABLES: [(&str, &str); 19] = [
     ("upstream", DOCKER_HUB),
     ("host_upstreams", ""),
@@ -34,161 +36,141 @@ pub const VARIABLES: [(&str, &str); 19] = [
     ("exchange_timeout", "30"),
 ];
 
-/// The variables, understood.
+/// Seconds. No setting may be longer (30 days).
+const MAX_SECONDS: u32 = 2_592_000;
+
+/// The settings. `docs/configuration.md` describes each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The registries that are asked where a request names none: the first that can help.
-    pub upstreams: Vec<Upstream>,
-    /// Those that are asked instead under some of the mirror's own names.
+    /// The registries that are asked where a request names none, in order.
+    pub upstreams: Candidates,
+    /// The registries that are asked instead under some of the mirror's own host names.
     pub host_upstreams: Vec<(Authority, Upstream)>,
     pub policy: Policy,
     pub access: Access,
-    /// Whether manifests are kept.
+    /// Whether manifests are cached.
     pub manifest_cache: bool,
-    /// How long a tag is taken to point where it did without asking upstream.
+    /// For how long a tag is answered from the cache without asking the upstream.
     pub tag_ttl: Duration,
-    /// How long after that it may be, where the upstream can't be asked.
+    /// How old a tag may be that is answered from the cache because the upstream fails.
     pub max_stale: Duration,
-    pub blob_delivery: Delivery,
+    pub blob_delivery: BlobDelivery,
     pub timeouts: Timeouts,
 }
 
 /// How a client gets a blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Delivery {
-    /// It is told where the upstream's delivery network has it.
+pub enum BlobDelivery {
+    /// The upstream's redirect to its delivery network goes back to the client.
     Redirect,
-    /// The mirror fetches it from there.
+    /// The mirror follows the redirect and streams the blob.
     Stream,
 }
 
-/// A variable whose value can't be understood. The value stays here: it may be a secret that went to the wrong place.
+/// A setting whose value can't be used. It does not hold the value, which may be a secret in the wrong place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mistake {
+pub struct ConfigError {
     pub variable: &'static str,
+    /// Completes "must be …".
     pub expected: &'static str,
 }
 
-impl fmt::Display for Mistake {
+impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ConfigError { variable, expected } = self;
         write!(
             f,
-            "the variable {} of this mirror must be {}",
-            self.variable, self.expected
+            "the variable {variable} of this mirror must be {expected}"
         )
     }
 }
 
+impl std::error::Error for ConfigError {}
+
 impl Config {
-    pub async fn read(platform: &impl Platform) -> Result<Config, Mistake> {
+    /// Reads and parses all variables.
+    pub async fn read(platform: &impl Platform) -> Result<Config, ConfigError> {
         let mut values = Vec::with_capacity(VARIABLES.len());
         for (name, default) in VARIABLES {
-            // A default in the place of what can't be read might open what the operator has closed.
-            let value = platform.variable(name).await;
-            let value = value.map_err(|_| Mistake {
+            // A default instead of a value that can't be read might open what the operator has closed.
+            let value = platform.variable(name).await.map_err(|_| ConfigError {
                 variable: name,
                 expected: "readable: its provider failed",
             })?;
             values.push((name, value.unwrap_or_else(|| default.to_owned())));
         }
         Config::parse(|name| {
-            values
-                .iter()
-                .find(|(known, _)| *known == name)
-                .map(|(_, value)| value.trim())
-                .unwrap_or_default()
+            let value = values.iter().find(|(known, _)| *known == name);
+            value.map(|(_, value)| value.trim()).unwrap_or_default()
         })
     }
 
-    /// The upstream that the mirror's own name `host` stands for; an entry without a port is for every port.
-    pub fn of_host(&self, host: &Authority) -> Option<&Upstream> {
+    /// Returns the upstream that the mirror's own host name stands for. An entry without a port is for every port.
+    pub fn upstream_for_host(&self, host: &Authority) -> Option<&Upstream> {
         let matches = |own: &Authority| {
             own.host == host.host && (own.port.is_none() || own.port == host.port)
         };
-        self.host_upstreams
-            .iter()
-            .find(|(own, _)| matches(own))
-            .map(|(_, upstream)| upstream)
+        let entry = self.host_upstreams.iter().find(|(own, _)| matches(own));
+        entry.map(|(_, upstream)| upstream)
     }
 
-    fn parse<'a>(value: impl Fn(&'static str) -> &'a str) -> Result<Config, Mistake> {
+    fn parse<'a>(value: impl Fn(&'static str) -> &'a str) -> Result<Config, ConfigError> {
         let variables = Variables(&value);
-        let plain_http: Vec<Authority> = variables.list(
-            "plain_http_upstreams",
-            "a comma-separated list of host:port",
-            Authority::parse,
-        )?;
-        let hosts = "a comma-separated list of hosts, host:port, *.domain, or *";
-        let repositories =
-            "a comma-separated list of names as in docker.io/library/*, ghcr.io/owner/image, or *";
-        let named = "a comma-separated list of hosts, host:port, or http(s) URLs of them";
-        let upstreams = variables.list("upstream", named, RegistryAddress::parse)?;
-        if upstreams.is_empty() {
-            return Err(Mistake {
-                variable: "upstream",
-                expected: named,
-            });
-        }
-        let mut policy = Policy {
-            plain_http: plain_http
-                .iter()
-                .map(|authority| authority.on(Scheme::Http))
-                .collect(),
-            own: Vec::new(),
-            allowed_upstreams: variables.list("allowed_upstreams", hosts, HostPattern::parse)?,
-            denied_upstreams: variables.list("denied_upstreams", hosts, HostPattern::parse)?,
-            token_services: variables.list("token_services", hosts, HostPattern::parse)?,
-            allowed_repositories: variables.list(
-                "allowed_repositories",
-                repositories,
-                RepositoryPattern::parse,
-            )?,
-            denied_repositories: variables.list(
-                "denied_repositories",
-                repositories,
-                RepositoryPattern::parse,
-            )?,
-        };
-        let hosts = "a comma-separated list of OWN.HOST=REGISTRY, each registry as in upstream";
-        let host_upstreams = variables.list("host_upstreams", hosts, |pair| {
+        let registries = "a comma-separated list of hosts, host:port, or http(s) URLs of them";
+        let upstreams = variables.list("upstream", registries, RegistryAddress::parse)?;
+        let own_hosts = "a comma-separated list of OWN.HOST=REGISTRY, each registry as in upstream";
+        let host_upstreams = variables.list("host_upstreams", own_hosts, |pair| {
             let (own, registry) = pair.split_once('=').ok_or(InvalidAddress)?;
-            Ok::<_, InvalidAddress>((
-                Authority::parse(own.trim())?,
-                RegistryAddress::parse(registry.trim())?,
-            ))
+            let own = Authority::parse(own.trim())?;
+            Ok::<_, InvalidAddress>((own, RegistryAddress::parse(registry.trim())?))
         })?;
-        let named = upstreams
+        let of_host = host_upstreams.iter().map(|(_, registry)| registry);
+        let own = upstreams.iter().chain(of_host).map(HostPattern::from);
+        let mut policy = variables.policy(own.collect())?;
+
+        let upstreams: Result<Vec<_>, Denied> = upstreams
             .iter()
-            .chain(host_upstreams.iter().map(|(_, registry)| registry));
-        policy.own = named.map(HostPattern::from).collect();
-        policy.allowed_upstreams.extend_from_slice(&policy.own);
-        let upstreams: Result<Vec<_>, _> = upstreams
-            .iter()
-            .map(|upstream| policy.permit_registry(upstream))
+            .map(|registry| policy.permit_registry(registry))
             .collect();
-        let host_upstreams = host_upstreams
+        let upstreams = upstreams.map_err(|_| ConfigError {
+            variable: "upstream",
+            expected: "public registries on https; list their host:port in plain_http_upstreams \
+                       where they are not",
+        })?;
+        let host_upstreams: Result<Vec<_>, Denied> = host_upstreams
             .into_iter()
-            .map(|(own, registry)| Ok((own, policy.permit_registry(&registry)?)));
-        let host_upstreams: Result<Vec<_>, Denied> = host_upstreams.collect();
+            .map(|(own, registry)| Ok((own, policy.permit_registry(&registry)?)))
+            .collect();
+        let host_upstreams = host_upstreams.map_err(|_| ConfigError {
+            variable: "host_upstreams",
+            expected: own_hosts,
+        })?;
+        policy.defaults = upstreams
+            .iter()
+            .map(|upstream| upstream.origin().clone())
+            .collect();
         Ok(Config {
-            upstreams: upstreams.map_err(|_| Mistake {
+            upstreams: Candidates::new(upstreams).ok_or(ConfigError {
                 variable: "upstream",
-                expected: "public registries on https; list their host:port in plain_http_upstreams where they are not",
+                expected: registries,
             })?,
-            host_upstreams: host_upstreams.map_err(|_| Mistake { variable: "host_upstreams", expected: hosts })?,
+            host_upstreams,
             policy,
-            access: Access {
-                secret: variables.secret("secret")?,
-                client_limit: variables.number("client_limit", "a number of requests per minute, or 0 for no limit")?,
-                trusted_proxies: variables.number("trusted_proxies", "a small number")?,
-            },
-            manifest_cache: variables.choice("manifest_cache", "on or off", &[("on", true), ("off", false)])?,
+            access: variables.access()?,
+            manifest_cache: variables.choice(
+                "manifest_cache",
+                "on or off",
+                &[("on", true), ("off", false)],
+            )?,
             tag_ttl: variables.seconds("tag_ttl", 0)?,
             max_stale: variables.seconds("max_stale", 0)?,
             blob_delivery: variables.choice(
                 "blob_delivery",
                 "redirect or stream",
-                &[("redirect", Delivery::Redirect), ("stream", Delivery::Stream)],
+                &[
+                    ("redirect", BlobDelivery::Redirect),
+                    ("stream", BlobDelivery::Stream),
+                ],
             )?,
             timeouts: Timeouts {
                 connect: variables.seconds("connect_timeout", 1)?,
@@ -200,29 +182,70 @@ impl Config {
     }
 }
 
-/// Reads values, and says which variable is wrong.
+/// Parses values, and names the variable whose value is wrong.
 struct Variables<F>(F);
 
 impl<'a, F: Fn(&'static str) -> &'a str> Variables<F> {
+    /// `own` are the registries of `upstream` and `host_upstreams`, which are always allowed.
+    fn policy(&self, own: Vec<HostPattern>) -> Result<Policy, ConfigError> {
+        let hosts = "a comma-separated list of hosts, host:port, *.domain, or *";
+        let host_patterns = |variable| self.list(variable, hosts, HostPattern::parse);
+        let repositories = "a comma-separated list of names as in docker.io/library/*, \
+                            ghcr.io/owner/image, or *";
+        let repository_patterns =
+            |variable| self.list(variable, repositories, RepositoryPattern::parse);
+        let plain_http = self.list(
+            "plain_http_upstreams",
+            "a comma-separated list of host:port",
+            Authority::parse,
+        )?;
+        let mut allowed_upstreams = host_patterns("allowed_upstreams")?;
+        allowed_upstreams.extend_from_slice(&own);
+        Ok(Policy {
+            defaults: Vec::new(),
+            plain_http: plain_http
+                .iter()
+                .map(|authority| authority.on(Scheme::Http))
+                .collect(),
+            own,
+            allowed_upstreams,
+            denied_upstreams: host_patterns("denied_upstreams")?,
+            token_services: host_patterns("token_services")?,
+            allowed_repositories: repository_patterns("allowed_repositories")?,
+            denied_repositories: repository_patterns("denied_repositories")?,
+        })
+    }
+
+    fn access(&self) -> Result<Access, ConfigError> {
+        Ok(Access {
+            secret: self.secret("secret")?,
+            client_limit: self.number(
+                "client_limit",
+                "a number of requests per minute, or 0 for no limit",
+            )?,
+            trusted_proxies: self.number("trusted_proxies", "a small number")?,
+        })
+    }
+
     fn list<T, E>(
         &self,
         variable: &'static str,
         expected: &'static str,
         parse: impl Fn(&str) -> Result<T, E>,
-    ) -> Result<Vec<T>, Mistake> {
+    ) -> Result<Vec<T>, ConfigError> {
         let items = (self.0)(variable)
             .split(',')
             .map(str::trim)
             .filter(|item| !item.is_empty());
         items
-            .map(|item| parse(item).map_err(|_| Mistake { variable, expected }))
+            .map(|item| parse(item).map_err(|_| ConfigError { variable, expected }))
             .collect()
     }
 
-    fn number(&self, variable: &'static str, expected: &'static str) -> Result<u32, Mistake> {
+    fn number(&self, variable: &'static str, expected: &'static str) -> Result<u32, ConfigError> {
         (self.0)(variable)
             .parse()
-            .map_err(|_| Mistake { variable, expected })
+            .map_err(|_| ConfigError { variable, expected })
     }
 
     fn choice<T: Copy>(
@@ -230,30 +253,30 @@ impl<'a, F: Fn(&'static str) -> &'a str> Variables<F> {
         variable: &'static str,
         expected: &'static str,
         choices: &[(&str, T)],
-    ) -> Result<T, Mistake> {
+    ) -> Result<T, ConfigError> {
         let chosen = choices.iter().find(|(name, _)| *name == (self.0)(variable));
         chosen
             .map(|(_, choice)| *choice)
-            .ok_or(Mistake { variable, expected })
+            .ok_or(ConfigError { variable, expected })
     }
 
-    fn seconds(&self, variable: &'static str, least: u32) -> Result<Duration, Mistake> {
+    fn seconds(&self, variable: &'static str, least: u32) -> Result<Duration, ConfigError> {
         let expected = match least {
             0 => "a whole number of seconds from 0 to 2592000",
             _ => "a whole number of seconds from 1 to 2592000",
         };
         match self.number(variable, expected)? {
-            seconds if (least..=2_592_000).contains(&seconds) => {
+            seconds if (least..=MAX_SECONDS).contains(&seconds) => {
                 Ok(Duration::from_secs(seconds.into()))
             }
-            _ => Err(Mistake { variable, expected }),
+            _ => Err(ConfigError { variable, expected }),
         }
     }
 
-    fn secret(&self, variable: &'static str) -> Result<Option<Secret>, Mistake> {
+    fn secret(&self, variable: &'static str) -> Result<Option<Secret>, ConfigError> {
         match (self.0)(variable) {
             "" => Ok(None),
-            text => Secret::parse(text).map(Some).map_err(|_| Mistake {
+            text => Secret::parse(text).map(Some).map_err(|_| ConfigError {
                 variable,
                 expected: "16 to 128 letters, digits, '-' and '_', or empty",
             }),
@@ -266,7 +289,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn parse(changes: &[(&str, &'static str)]) -> Result<Config, Mistake> {
+    fn parse(changes: &[(&str, &'static str)]) -> Result<Config, ConfigError> {
         Config::parse(|name| {
             let change = changes
                 .iter()
@@ -284,9 +307,9 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_are_docker_hub_and_those_of_the_manifest() {
+    fn the_defaults_are_those_of_the_manifest() {
         let config = parse(&[]).unwrap();
-        assert!(matches!(&config.upstreams[..], [only] if only.is_docker_hub()));
+        assert!(config.upstreams.is_single() && config.upstreams.first().is_docker_hub());
         let manifest: toml::Table = include_str!("../spin.toml").parse().unwrap();
         let declared = manifest["variables"].as_table().unwrap();
         assert_eq!(declared.len(), VARIABLES.len());
@@ -334,7 +357,7 @@ mod tests {
             ("exchange_timeout", "99999999999999999999"),
         ] {
             assert_eq!(
-                parse(&[(name, value)]).map_err(|mistake| mistake.variable),
+                parse(&[(name, value)]).map_err(|error| error.variable),
                 Err(name),
                 "{value}"
             );
@@ -342,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mirrors_own_names_may_stand_for_upstreams() {
+    fn own_host_names_stand_for_upstreams() {
         let map = "ghcr.mirror.example=ghcr.io, hub.mirror.example:8080 = docker.io,";
         let config = parse(&[("host_upstreams", map), ("allowed_upstreams", "")]).unwrap();
         for (own, registry) in [
@@ -355,7 +378,7 @@ mod tests {
             ("hub.mirror.example", None),
             ("mirror.example", None),
         ] {
-            let found = config.of_host(&Authority::parse(own).unwrap());
+            let found = config.upstream_for_host(&Authority::parse(own).unwrap());
             assert_eq!(
                 found
                     .map(|upstream| upstream.origin().to_string())
@@ -376,7 +399,9 @@ mod tests {
         ] {
             let config = parse(&[listed, ("upstream", upstream)]).unwrap();
             assert!(
-                config.upstreams[0]
+                config
+                    .upstreams
+                    .first()
                     .origin()
                     .to_string()
                     .starts_with("http://")

@@ -1,60 +1,65 @@
-//! What one request carries with it through the rooms.
+//! The context of one request: the platform, the settings, and what the request has taken so far.
 
-use crate::cache::Store;
-use crate::cache::status::Hit;
+use crate::cache::status::CacheStatus;
+use crate::cache::store::Store;
 use crate::config::Config;
 use crate::platform::{self, Platform};
+use crate::policy::permitted::Upstream;
 use crate::request::cdn_loop::CdnLoop;
-use std::cell::Cell;
+use crate::request::external_url::ExternalUrl;
+use std::cell::{Cell, RefCell};
 
-/// The platform, its store, the operator's settings, the mirrors that this request came through, and what it has cost so
-/// far.
 pub struct Context<'a, P: Platform> {
     pub platform: &'a P,
     pub store: &'a Store<P>,
     pub config: &'a Config,
-    pub hops: CdnLoop,
-    pub cost: &'a Cost,
+    /// The mirrors that the request came through.
+    pub cdn_loop: CdnLoop,
+    /// The URL that the client knows this mirror by.
+    pub external_url: &'a ExternalUrl,
+    pub stats: &'a RequestStats,
 }
 
 impl<P: Platform> Context<'_, P> {
-    /// Waits for a small exchange as long as it may take; `None` where it took longer.
-    pub async fn in_time<T>(&self, exchange: impl Future<Output = T>) -> Option<T> {
+    /// Runs a small exchange for at most `exchange_timeout`. Returns `None` where it takes longer.
+    pub async fn within_exchange_timeout<T>(&self, exchange: impl Future<Output = T>) -> Option<T> {
         platform::within(self.platform, self.config.timeouts.exchange, exchange).await
     }
 }
 
-/// What answering one request took: for the log.
+/// What answering a request took: for the log.
 #[derive(Debug, Default)]
-pub struct Cost {
-    /// Requests to upstreams, those that follow a redirect included.
-    pub requests: Cell<u32>,
+pub struct RequestStats {
+    /// Requests to upstreams and their delivery networks.
+    pub upstream_requests: Cell<u32>,
     /// Requests to token servers.
-    pub fetches: Cell<u32>,
-    pub token: Cell<Option<TokenFrom>>,
-    /// How the cache of manifests took part.
-    pub cache: Cell<Option<Hit>>,
+    pub token_requests: Cell<u32>,
+    pub token_source: Cell<Option<TokenSource>>,
+    pub cache_status: Cell<Option<CacheStatus>>,
+    /// The upstreams that were asked, in this order.
+    pub attempts: RefCell<Vec<Upstream>>,
 }
 
 /// Where the token that a request was sent with came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TokenFrom {
+pub enum TokenSource {
     Memory,
     Store,
     Fetched,
 }
 
-impl TokenFrom {
+impl TokenSource {
+    /// Returns the word for it in the log.
     pub fn as_str(self) -> &'static str {
         match self {
-            TokenFrom::Memory => "memory",
-            TokenFrom::Store => "store",
-            TokenFrom::Fetched => "fetched",
+            TokenSource::Memory => "memory",
+            TokenSource::Store => "store",
+            TokenSource::Fetched => "fetched",
         }
     }
 }
 
 /// Adds one to a counter.
-pub fn count(counter: &Cell<u32>) {
+pub fn increment(counter: &Cell<u32>) {
     counter.set(counter.get().saturating_add(1));
 }

@@ -1,20 +1,24 @@
 //! hammal: a registry mirror for people who can't reach Docker Hub well, as one Spin component.
 //!
-//! A request is a story that [`mirror`] tells from top to bottom, each step a call into one room:
+//! [`mirror`] takes a request from its first line to its answer; each module below is a stage of that, or what the stages
+//! share. A module names only modules that stand below it in this table.
 //!
-//! | step | room |
+//! | module | what it does |
 //! | --- | --- |
-//! | what is asked | [`route`], made of [`name`], [`reference`], [`digest`], [`query`] |
-//! | of which registry | [`upstream`], made of [`origin`] |
-//! | who asks, and through how many mirrors | [`access`], [`hops`] |
-//! | may it be asked | [`policy`] with [`pattern`], as the operator set it in [`config`] |
-//! | is it known | [`manifests`] that the client takes ([`accept`]), kept in the [`cache`]: this instance's memory, then the key-value store |
-//! | ask upstream | those in good [`health`] first; [`forward`], with [`delivery`] of blobs, authorised by [`auth`], one [`outgoing`] request at a time, shared through [`flight`] |
-//! | what comes back | [`reply`] with [`link`], for the [`address`] that the client knows, or a [`refusal`]; outside `/v2/` a [`page`] |
-//! | what it took | [`context`] counts, [`log`] writes |
-//!
-//! All of them are written against the trait in [`platform`] and know nothing of Spin; only `spin`, which is built for
-//! WebAssembly, does.
+//! | `spin` | is called by Spin, for WASIp3 or WASIp2; nothing else names Spin |
+//! | [`mirror`] | the pipeline: parse, admit, choose the candidates, answer, log |
+//! | [`access_log`], [`page`] | the line of the log; the page for people |
+//! | [`manifest`] | manifests: cached, revalidated, fetched once for all, verified, stale where the upstream fails |
+//! | [`response`] | the client's response: from an upstream's, or an OCI error document |
+//! | [`upstream`] | upstream requests: failover, tokens, redirects, blobs, and what an answer means ([`upstream::outcome`]) |
+//! | [`context`] | what all stages of one request share |
+//! | [`config`] | the settings |
+//! | [`access`] | who may use the mirror: the secret, the limit of requests |
+//! | [`policy`] | which hosts and repositories may be asked for |
+//! | [`cache`] | values in memory and in the key-value store |
+//! | [`request`] | the client's request, parsed |
+//! | [`registry`], [`oci`] | addresses of registries; names, references, digests, error codes |
+//! | [`platform`] | what the component needs of the platform it runs on, as a trait |
 
 #![cfg_attr(
     not(test),
@@ -45,4 +49,6 @@ pub mod request;
 pub mod response;
 #[cfg(target_family = "wasm")]
 mod spin;
+#[cfg(test)]
+mod tests;
 pub mod upstream;

@@ -1,124 +1,111 @@
-//! Who may use the mirror, and how much: both are the operator's choice, and open by default.
+//! The limit of a client's requests per minute.
 
-use crate::access::secret::Access;
-use crate::cache::{Cache, Shape};
-use crate::context::Context;
+use super::Access;
+use crate::cache::Cache;
+use crate::cache::bucket::BucketLayout;
+use crate::cache::store::Store;
 use crate::platform::Platform;
 use http::{HeaderMap, HeaderName};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-/// Where Spin says whom it is connected to. A client's own copies of the header come first, so the last one is Spin's.
+/// The header in which Spin tells the address of the client. A client's own copies of it come first: the last one is Spin's.
 pub const CLIENT_ADDRESS: HeaderName = HeaderName::from_static("spin-client-addr");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-/// The span in which a client's requests are counted.
-const MINUTE: u64 = 60;
-/// Keys in the store for counts.
-const COUNTS: Shape = Shape {
+/// Seconds in which a client's requests are counted together.
+const WINDOW: u64 = 60;
+const COUNTS: BucketLayout = BucketLayout {
     buckets: 64,
     entries: 32,
 };
+/// How many requests of a client an instance counts before it writes to the store: an instance of WASIp3 answers 128 of all
+/// clients, one of WASIp2 answers one.
+const MAX_UNWRITTEN: u32 = 16;
 
-/// How many requests of a client an instance counts until the store hears of it: an instance of WASIp3 takes 128 of all
-/// clients, one of WASIp2 takes one.
-const MOST_UNTOLD: u32 = 16;
-
-/// How many requests each client has made in this minute. Instances of the component don't live long, so counts are
+/// Counts the requests that each client has made in this minute. Instances of the component live shortly, so counts are
 /// handed on through the store: by each instance with its first request of a client, then with every eighth part of the
-/// limit, or every 16th request. Counts of instances that run at the same time are not added up: the limit holds roughly.
-pub struct Counts<P: Platform>(Cache<P, Count>);
+/// limit, or every 16th request. Counts of instances that run at the same time are not added up: the limit is approximate.
+pub struct RateLimiter<P: Platform>(Cache<P, Count>);
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Count(u32);
 
-impl<P: Platform> Default for Counts<P> {
+impl<P: Platform> Default for RateLimiter<P> {
     fn default() -> Self {
-        Counts(Cache::new("l", COUNTS))
+        RateLimiter(Cache::new("l", COUNTS))
     }
 }
 
-impl<P: Platform> Counts<P> {
-    /// Counts a request with these headers, if there is a limit. Returns how long to wait where it is one too many.
-    pub async fn add(&self, context: &Context<'_, P>, headers: &HeaderMap) -> Result<(), Duration> {
-        let Access {
-            client_limit: limit,
-            trusted_proxies,
-            ..
-        } = context.config.access;
+impl<P: Platform> RateLimiter<P> {
+    /// Counts a request with these headers. Returns how long to wait where it exceeds the limit. Where the platform does not
+    /// tell the address of the client, there is no limit.
+    pub async fn check(
+        &self,
+        store: &Store<P>,
+        access: &Access,
+        headers: &HeaderMap,
+    ) -> Result<(), Duration> {
+        let limit = access.client_limit;
         if limit == 0 {
             return Ok(());
         }
-        // Where the platform does not say whom it is connected to, there is nobody to count.
-        let Some(client) = client(headers, trusted_proxies) else {
+        let Some(client) = client_address(headers, access.trusted_proxies) else {
             return Ok(());
         };
-        let now = context.platform.now();
-        let minute = now.as_secs().checked_div(MINUTE).unwrap_or_default();
-        let rest = Duration::from_secs(
-            MINUTE.saturating_sub(now.as_secs().checked_rem(MINUTE).unwrap_or_default()),
-        );
-        let identity = format!("{client}\n{minute}");
-        let is_new_here = self.0.remembered(&identity, now).is_none();
-        let before = self
-            .0
-            .find(context.store, &identity)
-            .await
-            .map_or(0, |count| count.0);
+        let now = store.platform().now();
+        let window = now.as_secs().checked_div(WINDOW).unwrap_or_default();
+        let elapsed = now.as_secs().checked_rem(WINDOW).unwrap_or_default();
+        let remaining = Duration::from_secs(WINDOW.saturating_sub(elapsed));
+        let key = format!("{client}\n{window}");
+        let is_first_here = self.0.get_memory(&key, now).is_none();
+        let before = self.0.get(store, &key).await.map_or(0, |count| count.0);
         if before >= limit {
-            return Err(rest);
+            return Err(remaining);
         }
         let count = before.saturating_add(1);
         let step = limit
             .checked_div(8)
             .unwrap_or_default()
-            .clamp(1, MOST_UNTOLD);
-        if is_new_here || count == limit || count.checked_rem(step) == Some(0) {
-            self.0.keep(context.store, &identity, Count(count), rest);
+            .clamp(1, MAX_UNWRITTEN);
+        if is_first_here || count == limit || count.checked_rem(step) == Some(0) {
+            self.0.put(store, &key, Count(count), remaining);
         } else {
-            self.0.remember(&identity, Count(count), now, rest);
+            self.0.put_memory(&key, Count(count), now, remaining);
         }
         Ok(())
     }
 }
 
-/// The address of the client: the one that Spin is connected to, or behind `trusted_proxies` the one that the outermost of
-/// them saw. An IPv6 address stands for its /64, which is what one user has.
-fn client(headers: &HeaderMap, trusted_proxies: u32) -> Option<IpAddr> {
-    let connected = address(
-        headers
-            .get_all(CLIENT_ADDRESS)
-            .iter()
-            .next_back()?
-            .to_str()
-            .ok()?,
-    )?;
+/// Returns the address of the client: the one that Spin is connected to, or behind `trusted_proxies` the one that the
+/// outermost of them saw. An IPv6 address stands for its /64, which is what one user has.
+fn client_address(headers: &HeaderMap, trusted_proxies: u32) -> Option<IpAddr> {
+    let connected = headers.get_all(CLIENT_ADDRESS).iter().next_back()?;
+    let connected = parse_address(connected.to_str().ok()?)?;
     let forwarded: Vec<&str> = headers
         .get_all(FORWARDED_FOR)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|text| text.split(',').map(str::trim))
         .collect();
-    let appended = trusted_proxies
-        .checked_sub(1)
-        .and_then(|behind| usize::try_from(behind).ok());
-    let appended = appended
-        .and_then(|behind| forwarded.iter().rev().nth(behind))
-        .and_then(|text| address(text));
+    let from_end = trusted_proxies.checked_sub(1);
+    let appended = from_end
+        .and_then(|count| usize::try_from(count).ok())
+        .and_then(|count| forwarded.iter().rev().nth(count))
+        .and_then(|text| parse_address(text));
     Some(match appended.unwrap_or(connected).to_canonical() {
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(
-            address.to_bits() & !u128::from(u64::MAX),
-        )),
+        IpAddr::V6(address) => {
+            let network = address.to_bits() & !u128::from(u64::MAX);
+            IpAddr::V6(Ipv6Addr::from_bits(network))
+        }
         address => address,
     })
 }
 
-/// An address with a port or without; some proxies append one (Azure Application Gateway).
-fn address(text: &str) -> Option<IpAddr> {
-    text.parse::<SocketAddr>()
-        .map(|address| address.ip())
-        .or_else(|_| text.parse())
-        .ok()
+/// Parses an address with a port or without. Some proxies append one (Azure Application Gateway).
+fn parse_address(text: &str) -> Option<IpAddr> {
+    let with_port = text.parse::<SocketAddr>().map(|address| address.ip());
+    with_port.or_else(|_| text.parse()).ok()
 }
 
 #[cfg(test)]
@@ -177,12 +164,12 @@ mod tests {
                     .map(|value| (FORWARDED_FOR, value.parse().unwrap())),
             );
             assert_eq!(
-                client(&headers, proxies),
+                client_address(&headers, proxies),
                 Some(address.parse().unwrap()),
                 "{connected:?} {forwarded:?}"
             );
         }
-        assert_eq!(client(&HeaderMap::new(), 0), None);
+        assert_eq!(client_address(&HeaderMap::new(), 0), None);
     }
 
     proptest! {
@@ -195,9 +182,9 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.extend(claimed.iter().map(|text| (CLIENT_ADDRESS, value(text))));
             headers.extend(claimed.iter().map(|text| (FORWARDED_FOR, value(text))));
-            let _ = client(&headers, proxies);
+            let _ = client_address(&headers, proxies);
             headers.append(CLIENT_ADDRESS, http::HeaderValue::from_static("192.0.2.1:5000"));
-            prop_assert_eq!(client(&headers, 0), Some([192, 0, 2, 1].into()));
+            prop_assert_eq!(client_address(&headers, 0), Some([192, 0, 2, 1].into()));
         }
 
     }

@@ -1,35 +1,49 @@
-//! How the cache took part in an answer: the `Cache-Status` header (RFC 9211) and the field of the log.
+//! How the cache took part in an answer: the `Cache-Status` header (RFC 9211), and the field `cache` of the log.
 
-/// How an answer came out of the cache.
+use http::{HeaderName, HeaderValue};
+
+/// RFC 9211, section 2.
+pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// How the cache took part in an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hit {
-    /// Without asking anybody.
-    Fresh,
-    /// The upstream said that it has it still, or that the tag points there still.
+pub enum CacheStatus {
+    /// Answered from the cache; no upstream was asked.
+    Hit,
+    /// Answered from the cache; the upstream confirmed by `HEAD` that it still has the content, or that the tag still
+    /// points to it.
     Revalidated,
-    /// Another request brought it while this one waited.
+    /// Answered with what another request fetched while this one waited.
     Collapsed,
-    /// The upstream can't be asked.
+    /// Answered from the cache although it is stale: every upstream failed lately and was not asked.
     Stale,
+    /// Answered from the cache although it is stale: the upstream was asked, and failed.
+    StaleIfError,
+    /// Fetched from the upstream.
+    Miss,
 }
 
-impl Hit {
-    /// The word for it in the log.
+impl CacheStatus {
+    /// Returns the word for it in the log.
     pub fn as_str(self) -> &'static str {
         match self {
-            Hit::Fresh => "hit",
-            Hit::Revalidated => "revalidated",
-            Hit::Collapsed => "collapsed",
-            Hit::Stale => "stale",
+            CacheStatus::Hit => "hit",
+            CacheStatus::Revalidated => "revalidated",
+            CacheStatus::Collapsed => "collapsed",
+            CacheStatus::Stale | CacheStatus::StaleIfError => "stale",
+            CacheStatus::Miss => "none",
         }
     }
 
-    pub fn cache_status(self) -> &'static str {
-        match self {
-            Hit::Fresh => "hammal; hit",
-            Hit::Revalidated => "hammal; fwd=stale; fwd-status=200; detail=revalidated",
-            Hit::Collapsed => "hammal; fwd=miss; collapsed",
-            Hit::Stale => "hammal; hit; detail=stale",
-        }
+    /// Returns the value of the `Cache-Status` header.
+    pub fn header(self) -> HeaderValue {
+        HeaderValue::from_static(match self {
+            CacheStatus::Hit => "hammal; hit",
+            CacheStatus::Revalidated => "hammal; fwd=stale; fwd-status=200; detail=revalidated",
+            CacheStatus::Collapsed => "hammal; fwd=miss; collapsed",
+            CacheStatus::Stale => "hammal; hit; detail=stale",
+            CacheStatus::StaleIfError => "hammal; fwd=stale; detail=upstream-failed",
+            CacheStatus::Miss => "hammal; fwd=miss",
+        })
     }
 }

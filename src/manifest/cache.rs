@@ -1,311 +1,223 @@
-//! The manifests that this mirror knows. What a digest names never changes, so its content is kept once it was verified; a
-//! tag only points at a digest, and is looked at again upstream once it is older than the operator lets it be.
+//! The cache of manifests. The content of a digest never changes, so it is kept once it was verified; a tag only points to
+//! a digest, and is asked for again once it is older than `tag_ttl`.
 
-use crate::cache::status::Hit;
-use crate::cache::{Cache, Shape};
+use super::entry::{CONTENT_TTL, CachedManifest, ManifestEntry, ManifestKey, TagEntry};
+use crate::cache::Cache;
+use crate::cache::bucket::BucketLayout;
+use crate::cache::status::{CACHE_STATUS, CacheStatus};
 use crate::context::Context;
 use crate::oci::digest::{Digest, Mismatch};
-use crate::oci::name::Name;
 use crate::oci::reference::Reference;
 use crate::platform::{Platform, ReadBodyError, TransportError};
-use crate::policy::Upstream;
-use crate::request::accept::Accept;
-use crate::request::route::RegistryRequest;
 use crate::response::body::Body;
-use crate::response::error::Refusal;
-use crate::response::{self, CONTENT_DIGEST};
-use crate::upstream::exchange::UpstreamError;
-use http::header::{ACCEPT, AGE, CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use serde::{Deserialize, Serialize};
+use crate::upstream::error::{ManifestError, UpstreamError};
+use crate::upstream::{CONTENT_DIGEST, content_type};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use std::rc::Rc;
 use std::time::Duration;
 
-/// A larger manifest in bytes is refused: registries themselves take no more than 4 MiB.
+/// Bytes. A larger manifest is refused; registries themselves take no larger one.
 pub const MAX_MANIFEST: usize = 4 * 1024 * 1024;
-/// A larger one is passed on, but not kept.
-const MAX_KEPT: usize = 256 * 1024;
-/// Keys in the store.
-const CONTENTS: Shape = Shape {
+/// Bytes. A larger manifest is passed on, but not cached.
+const MAX_CACHED_MANIFEST: usize = 256 * 1024;
+/// How long the store is not told that a tag still points to the same digest: it would be written to with every pull.
+const TAG_WRITE_INTERVAL: Duration = Duration::from_secs(60);
+const MANIFESTS: BucketLayout = BucketLayout {
     buckets: 256,
     entries: 2,
 };
-const TAGS: Shape = Shape {
+const TAGS: BucketLayout = BucketLayout {
     buckets: 128,
     entries: 8,
 };
-/// How long content answers without its upstream being asked: it can't be outdated, but it may have become private. It is kept
-/// for `max_stale` after that, for when the upstream can't be asked.
-const CONTENT_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How long the store is not told that a tag points where it did.
-const WRITE_PAUSE: Duration = Duration::from_secs(60);
-
-/// RFC 9211
-pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
-
-pub struct Manifests<P: Platform> {
-    contents: Cache<P, Content>,
-    tags: Cache<P, Pointer>,
+/// Manifests by digest, and tags.
+pub struct ManifestCache<P: Platform> {
+    manifests: Cache<P, ManifestEntry>,
+    tags: Cache<P, TagEntry>,
 }
 
-/// A request for a manifest that could be answered from here.
-#[derive(Clone, Debug)]
-pub struct Wanted {
-    /// The upstreams that may answer, and the repository: nothing of one is ever found by a request to another.
-    place: String,
-    reference: Reference,
-    accept: Accept,
-}
-
-/// A verified manifest.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Content {
-    media_type: String,
-    text: String,
-    /// When the upstream had it last, in seconds since the Unix epoch.
-    #[serde(default)]
-    seen: u64,
-}
-
-/// What a tag pointed at.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Pointer {
-    digest: Digest,
-    media_type: String,
-    length: usize,
-    /// When the upstream said so, and when the store was told; seconds since the Unix epoch.
-    seen: u64,
-    written: u64,
-}
-
-/// What is known of a wanted manifest.
-#[derive(Clone, Debug)]
-pub struct Known {
-    digest: Digest,
-    /// None where it is asked for by its digest.
-    pointer: Option<Rc<Pointer>>,
-    content: Option<Rc<Content>>,
-}
-
-impl<P: Platform> Default for Manifests<P> {
+impl<P: Platform> Default for ManifestCache<P> {
     fn default() -> Self {
-        Manifests {
-            contents: Cache::new("m", CONTENTS),
+        ManifestCache {
+            manifests: Cache::new("m", MANIFESTS),
             tags: Cache::new("g", TAGS),
         }
     }
 }
 
-impl Wanted {
-    /// `None` for a request with conditions or a range: those are the upstream's to judge.
-    pub fn new(
-        upstreams: &[Upstream],
-        name: &Name,
-        reference: &Reference,
-        headers: &HeaderMap,
-    ) -> Option<Wanted> {
-        if headers.keys().any(|header| header != ACCEPT) {
-            return None;
-        }
-        let mut place = String::with_capacity(128);
-        for part in upstreams.iter().map(Upstream::as_str) {
-            place.push_str(part);
-            place.push('\n');
-        }
-        place.push_str(name.as_str());
-        Some(Wanted {
-            place,
-            reference: reference.clone(),
-            accept: Accept::of(headers),
-        })
-    }
-
-    fn content_identity(&self, digest: &Digest) -> String {
-        [self.place.as_str(), "\n", digest.as_str()].concat()
-    }
-
-    /// What is wanted, and what the client takes: by that a tag points at an index, or the manifest of one platform.
-    pub fn identity(&self) -> String {
-        let accept = Digest::of(self.accept.to_string().as_bytes());
-        format!("{}\n{}\n{accept}", self.place, self.reference)
-    }
-}
-
-impl<P: Platform> Manifests<P> {
-    pub async fn find(&self, context: &Context<'_, P>, wanted: &Wanted) -> Option<Known> {
-        match &wanted.reference {
+impl<P: Platform> ManifestCache<P> {
+    /// Returns what is cached for a request, fresh or stale.
+    pub async fn get(&self, context: &Context<'_, P>, key: &ManifestKey) -> Option<CachedManifest> {
+        match &key.reference {
             Reference::Digest(digest) => {
-                let content = self.content(context, wanted, digest).await?;
-                Some(Known {
+                let manifest = self.manifest(context, key, digest).await?;
+                Some(CachedManifest {
                     digest: digest.clone(),
-                    pointer: None,
-                    content: Some(content),
+                    tag: None,
+                    manifest: Some(manifest),
                 })
             }
             Reference::Tag(_) => {
-                let pointer = self.tags.find(context.store, &wanted.identity()).await?;
-                Some(self.pointed_at(context, wanted, pointer).await)
+                let tag = self.tags.get(context.store, &key.cache_key()).await?;
+                Some(self.tagged(context, key, tag).await)
             }
         }
     }
 
-    /// What the upstream has now, if its answer to a `HEAD` says so. Where what a tag pointed at before `is_held`, it is
-    /// remembered only once the new content is there too: until then the old may be all that can be answered with.
-    pub async fn confirmed(
+    async fn tagged(
         &self,
         context: &Context<'_, P>,
-        wanted: &Wanted,
+        key: &ManifestKey,
+        tag: Rc<TagEntry>,
+    ) -> CachedManifest {
+        CachedManifest {
+            digest: tag.digest.clone(),
+            manifest: self.manifest(context, key, &tag.digest).await,
+            tag: Some(tag),
+        }
+    }
+
+    /// Returns a manifest by its digest, if the client accepts its media type. The store's content is verified.
+    async fn manifest(
+        &self,
+        context: &Context<'_, P>,
+        key: &ManifestKey,
+        digest: &Digest,
+    ) -> Option<Rc<ManifestEntry>> {
+        let key_of_content = key.content_key(digest);
+        let now = context.platform.now();
+        let manifest = match self.manifests.get_memory(&key_of_content, now) {
+            Some(manifest) => manifest,
+            None => {
+                let is_valid =
+                    |manifest: &ManifestEntry| digest.verify(manifest.text.as_bytes()).is_ok();
+                self.manifests
+                    .get_store_if(context.store, &key_of_content, is_valid)
+                    .await?
+            }
+        };
+        key.accept.accepts(&manifest.media_type).then_some(manifest)
+    }
+
+    /// Returns what the upstream has now, by the headers of its answer to a `HEAD`; `None` where they don't tell, or it is
+    /// not cached. `has_content` says whether there was a cached manifest before: then the tag moves only once the new
+    /// manifest is cached too, since the old one may have to be served until then.
+    pub async fn on_revalidated(
+        &self,
+        context: &Context<'_, P>,
+        key: &ManifestKey,
         headers: &HeaderMap,
-        is_held: bool,
-    ) -> Option<Known> {
-        let digest = digest(headers)?;
-        let known = match &wanted.reference {
-            Reference::Digest(asked) if *asked == digest && is_held => {
-                self.find(context, wanted).await?
+        has_content: bool,
+    ) -> Option<CachedManifest> {
+        let digest = content_digest(headers)?;
+        let cached = match &key.reference {
+            Reference::Digest(wanted) if *wanted == digest && has_content => {
+                self.get(context, key).await?
             }
             Reference::Digest(_) => return None,
             Reference::Tag(_) => {
                 let media_type = header(headers, CONTENT_TYPE)?.to_owned();
-                let pointer = Rc::new(Pointer::new(
-                    digest,
-                    media_type,
-                    length(headers)?,
-                    context.platform.now(),
-                ));
-                let known = self.pointed_at(context, wanted, Rc::clone(&pointer)).await;
-                if known.has_content() || !is_held {
-                    self.point(context, wanted, pointer);
+                let length = content_length(headers)?;
+                let tag = TagEntry::new(digest, media_type, length, context.platform.now());
+                let tag = Rc::new(tag);
+                let cached = self.tagged(context, key, Rc::clone(&tag)).await;
+                if cached.has_content() || !has_content {
+                    self.update_tag(context, key, tag);
                 }
-                known
+                cached
             }
         };
-        self.renew(context, wanted, &known);
-        Some(known)
+        self.refresh(context, key, &cached);
+        Some(cached)
     }
 
-    /// The upstream has it still: it is kept on, once half its time is over.
-    fn renew(&self, context: &Context<'_, P>, wanted: &Wanted, known: &Known) {
+    /// Extends the life of a manifest that the upstream still has, once half of it is over.
+    fn refresh(&self, context: &Context<'_, P>, key: &ManifestKey, cached: &CachedManifest) {
         let now = context.platform.now();
-        let is_due = |content: &&Rc<Content>| content.age(now).saturating_mul(2) >= CONTENT_LIFE;
-        if let Some(content) = known.content.as_ref().filter(is_due) {
-            let content = Content {
-                seen: now.as_secs(),
-                ..(**content).clone()
+        let is_due =
+            |manifest: &&Rc<ManifestEntry>| manifest.age(now).saturating_mul(2) >= CONTENT_TTL;
+        if let Some(manifest) = cached.manifest.as_ref().filter(is_due) {
+            let manifest = ManifestEntry {
+                validated_at: now.as_secs(),
+                ..(**manifest).clone()
             };
-            self.contents.keep(
-                context.store,
-                &wanted.content_identity(&known.digest),
-                content,
-                kept(context),
-            );
+            let content_key = key.content_key(&cached.digest);
+            self.manifests
+                .put(context.store, &content_key, manifest, retention(context));
         }
     }
 
-    /// The upstream has it no more, or shows it no more. Some say that of content whose type they don't find in `Accept` as it
-    /// is, and what a digest names is kept for everybody.
-    pub fn forget(&self, context: &Context<'_, P>, wanted: &Wanted, known: &Known) {
-        match (&wanted.reference, &known.content) {
-            (Reference::Tag(_), _) => self.tags.forget(context.store, &wanted.identity()),
-            (Reference::Digest(digest), Some(content))
-                if wanted.accept.names(&content.media_type) =>
+    /// Removes what the upstream does not have any more, or does not show any more. Some registries say that of content
+    /// whose media type is not in `Accept`; a manifest by its digest is kept then, since it serves other clients too.
+    pub fn remove(&self, context: &Context<'_, P>, key: &ManifestKey, cached: &CachedManifest) {
+        match (&key.reference, &cached.manifest) {
+            (Reference::Tag(_), _) => self.tags.remove(context.store, &key.cache_key()),
+            (Reference::Digest(digest), Some(manifest))
+                if key.accept.names(&manifest.media_type) =>
             {
-                self.contents
-                    .forget(context.store, &wanted.content_identity(digest));
+                self.manifests
+                    .remove(context.store, &key.content_key(digest));
             }
             (Reference::Digest(_), _) => {}
         }
     }
 
-    async fn pointed_at(
+    /// Reads the manifest that an upstream sent, checks it against its digest, and caches it. Returns the response with the
+    /// manifest in memory.
+    pub async fn verify_and_store(
         &self,
         context: &Context<'_, P>,
-        wanted: &Wanted,
-        pointer: Rc<Pointer>,
-    ) -> Known {
-        let content = self.content(context, wanted, &pointer.digest).await;
-        Known {
-            digest: pointer.digest.clone(),
-            pointer: Some(pointer),
-            content,
-        }
-    }
-
-    /// Reads a manifest that an upstream sent, and keeps it if it is what its digest names.
-    pub async fn take_in(
-        &self,
-        context: &Context<'_, P>,
-        asked: &RegistryRequest,
-        wanted: &Wanted,
+        key: &ManifestKey,
         response: Response<Body<P::Body>>,
-    ) -> Result<Response<Body<P::Body>>, Refusal> {
+    ) -> Result<Response<Body<P::Body>>, UpstreamError> {
         let (mut head, body) = response.into_parts();
         let body = match body {
             Body::Upstream(body) => body,
-            Body::Own(_) => return Ok(Response::from_parts(head, body)),
+            Body::Buffered(_) => return Ok(Response::from_parts(head, body)),
         };
-        let refuse = |what: String| Refusal::not_a_registry(&asked.route, what);
-        let too_large = || refuse("answered with a manifest of more than 4 MiB".to_owned());
-        if length(&head.headers).is_some_and(|length| length > MAX_MANIFEST) {
-            return Err(too_large());
+        if content_length(&head.headers).is_some_and(|length| length > MAX_MANIFEST) {
+            return Err(ManifestError::TooLarge(MAX_MANIFEST).into());
         }
-        let body = match context
-            .in_time(context.platform.read(body, MAX_MANIFEST))
-            .await
-        {
+        let read = context.platform.read(body, MAX_MANIFEST);
+        let body = match context.within_exchange_timeout(read).await {
             Some(Ok(body)) => body,
-            Some(Err(ReadBodyError::TooLarge)) => return Err(too_large()),
-            Some(Err(ReadBodyError::Broken(_))) => {
-                return Err(refuse("broke off within a manifest".to_owned()));
+            Some(Err(ReadBodyError::TooLarge)) => {
+                return Err(ManifestError::TooLarge(MAX_MANIFEST).into());
             }
-            None => {
-                return Err(Refusal::of_failure(
-                    UpstreamError::Transport(TransportError::TimedOut),
-                    &asked.route,
-                ));
-            }
+            Some(Err(ReadBodyError::Transport(_))) => return Err(ManifestError::Truncated.into()),
+            None => return Err(TransportError::TimedOut.into()),
         };
-        // `reply` has put there what the manifest was asked by, if the upstream did not.
-        let named = digest(&head.headers);
-        let digest = match &wanted.reference {
+        let digest = match &key.reference {
             Reference::Digest(digest) => Some(digest.clone()),
-            Reference::Tag(_) => named,
+            Reference::Tag(_) => content_digest(&head.headers),
         };
-        match (
-            digest.as_ref().map(|digest| (digest, digest.verify(&body))),
-            &wanted.reference,
-        ) {
-            (Some((digest, Ok(()))), _) => {
-                self.keep(
-                    context,
-                    wanted,
-                    digest,
-                    header(&head.headers, CONTENT_TYPE).unwrap_or_default(),
-                    &body,
-                );
+        let verified = digest.as_ref().map(|digest| digest.verify(&body));
+        match (&key.reference, &digest, verified) {
+            (_, Some(digest), Some(Ok(()))) => {
+                let media_type = header(&head.headers, CONTENT_TYPE).unwrap_or_default();
+                self.store(context, key, digest, media_type, &body);
             }
-            // The digest of a signed manifest of schema 1 is that of what is signed: the client takes the signatures off.
-            (Some((_, Err(Mismatch::OtherContent))), Reference::Digest(_))
+            (Reference::Digest(_), _, Some(Err(Mismatch::OtherContent)))
                 if !is_signed(&head.headers) =>
             {
-                return Err(refuse(
-                    "answered with another manifest than its digest names".to_owned(),
-                ));
+                return Err(ManifestError::DigestMismatch.into());
             }
-            // What an upstream says of its tag is for the client to judge, and not kept.
+            // The client judges what an upstream says of its own tag, or what has no SHA-2 digest. It is not cached.
             _ => {}
         }
+        let length = HeaderValue::from(body.len());
+        head.headers.insert(CONTENT_LENGTH, length);
         head.headers
-            .insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
-        head.headers
-            .insert(CACHE_STATUS, HeaderValue::from_static("hammal; fwd=miss"));
-        Ok(Response::from_parts(head, Body::Own(body)))
+            .insert(CACHE_STATUS, CacheStatus::Miss.header());
+        Ok(Response::from_parts(head, Body::Buffered(body)))
     }
 
-    fn keep(
+    fn store(
         &self,
         context: &Context<'_, P>,
-        wanted: &Wanted,
+        key: &ManifestKey,
         digest: &Digest,
         media_type: &str,
         body: &[u8],
@@ -313,184 +225,65 @@ impl<P: Platform> Manifests<P> {
         let Ok(text) = std::str::from_utf8(body) else {
             return;
         };
-        if body.len() > MAX_KEPT {
+        if body.len() > MAX_CACHED_MANIFEST {
             return;
         }
-        let seen = context.platform.now().as_secs();
-        let content = Content {
+        let now = context.platform.now();
+        let manifest = ManifestEntry {
             media_type: media_type.to_owned(),
             text: text.to_owned(),
-            seen,
+            validated_at: now.as_secs(),
         };
-        self.contents.keep(
-            context.store,
-            &wanted.content_identity(digest),
-            content,
-            kept(context),
-        );
-        if matches!(wanted.reference, Reference::Tag(_)) {
-            let pointer = Pointer::new(
-                digest.clone(),
-                media_type.to_owned(),
-                body.len(),
-                context.platform.now(),
-            );
-            self.point(context, wanted, Rc::new(pointer));
+        let content_key = key.content_key(digest);
+        self.manifests
+            .put(context.store, &content_key, manifest, retention(context));
+        if matches!(key.reference, Reference::Tag(_)) {
+            let tag = TagEntry::new(digest.clone(), media_type.to_owned(), body.len(), now);
+            self.update_tag(context, key, Rc::new(tag));
         }
     }
 
-    /// The store is told of a change, and now and then that there is none: it would be written to with every pull
-    /// otherwise.
-    fn point(&self, context: &Context<'_, P>, wanted: &Wanted, pointer: Rc<Pointer>) {
-        // For as long as there may be content that it is worth to be looked at again for.
-        let life = kept(context).max(context.config.tag_ttl);
-        let (identity, now) = (wanted.identity(), context.platform.now());
-        match self.tags.remembered(&identity, now) {
+    /// Puts a tag into memory; into the store too if it moved, or was not written for [`TAG_WRITE_INTERVAL`].
+    fn update_tag(&self, context: &Context<'_, P>, key: &ManifestKey, tag: Rc<TagEntry>) {
+        // As long as there may be a manifest that the tag can be revalidated for.
+        let ttl = retention(context).max(context.config.tag_ttl);
+        let (cache_key, now) = (key.cache_key(), context.platform.now());
+        match self.tags.get_memory(&cache_key, now) {
             Some(before)
-                if before.digest == pointer.digest && before.written_within(now, WRITE_PAUSE) =>
+                if before.digest == tag.digest && before.is_persisted(now, TAG_WRITE_INTERVAL) =>
             {
-                let pointer = Pointer {
-                    written: before.written,
-                    ..(*pointer).clone()
+                let tag = TagEntry {
+                    persisted_at: before.persisted_at,
+                    ..(*tag).clone()
                 };
-                self.tags.remember(&identity, pointer, now, life);
+                self.tags.put_memory(&cache_key, tag, now, ttl);
             }
-            _ => self.tags.keep(context.store, &identity, pointer, life),
+            _ => self.tags.put(context.store, &cache_key, tag, ttl),
         }
-    }
-
-    async fn content(
-        &self,
-        context: &Context<'_, P>,
-        wanted: &Wanted,
-        digest: &Digest,
-    ) -> Option<Rc<Content>> {
-        let identity = wanted.content_identity(digest);
-        let content = match self.contents.remembered(&identity, context.platform.now()) {
-            Some(content) => content,
-            // What is read from the store is not believed.
-            None => {
-                let is_right = |content: &Content| digest.verify(content.text.as_bytes()).is_ok();
-                self.contents
-                    .stored_if(context.store, &identity, is_right)
-                    .await?
-            }
-        };
-        wanted.accept.takes(&content.media_type).then_some(content)
     }
 }
 
-/// The digest of what an upstream answers with, if it says one.
-pub fn digest(headers: &HeaderMap) -> Option<Digest> {
+/// Returns the digest that the headers of an answer name.
+pub fn content_digest(headers: &HeaderMap) -> Option<Digest> {
     Digest::parse(header(headers, CONTENT_DIGEST)?).ok()
 }
 
-/// How long content is kept.
-fn kept<P: Platform>(context: &Context<'_, P>) -> Duration {
-    CONTENT_LIFE.saturating_add(context.config.max_stale)
+/// How long a manifest is kept: `max_stale` longer than it is served by its digest without asking the upstream.
+fn retention<P: Platform>(context: &Context<'_, P>) -> Duration {
+    CONTENT_TTL.saturating_add(context.config.max_stale)
 }
 
 fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// Whether a manifest has its signatures in it (Docker's schema 1).
-fn is_signed(headers: &HeaderMap) -> bool {
-    headers
-        .get(CONTENT_TYPE)
-        .is_some_and(|media_type| response::essence(media_type).ends_with("+prettyjws"))
-}
-
-fn length(headers: &HeaderMap) -> Option<usize> {
+fn content_length(headers: &HeaderMap) -> Option<usize> {
     header(headers, CONTENT_LENGTH)?.parse().ok()
 }
 
-impl Content {
-    fn age(&self, now: Duration) -> Duration {
-        now.saturating_sub(Duration::from_secs(self.seen))
-    }
-}
-
-impl Pointer {
-    fn new(digest: Digest, media_type: String, length: usize, now: Duration) -> Pointer {
-        Pointer {
-            digest,
-            media_type,
-            length,
-            seen: now.as_secs(),
-            written: now.as_secs(),
-        }
-    }
-
-    fn age(&self, now: Duration) -> Duration {
-        now.saturating_sub(Duration::from_secs(self.seen))
-    }
-
-    fn written_within(&self, now: Duration, pause: Duration) -> bool {
-        now.saturating_sub(Duration::from_secs(self.written)) < pause
-    }
-}
-
-impl Known {
-    pub fn digest(&self) -> &Digest {
-        &self.digest
-    }
-
-    /// Whether it can be answered with; of a tag that was only asked for by `HEAD` there is no more than its digest.
-    pub fn has_content(&self) -> bool {
-        self.content.is_some()
-    }
-
-    /// Whether it may answer without asking upstream.
-    pub fn is_fresh<P: Platform>(&self, context: &Context<'_, P>) -> bool {
-        let now = context.platform.now();
-        match (&self.pointer, &self.content) {
-            (Some(pointer), _) => pointer.age(now) < context.config.tag_ttl,
-            (None, content) => content
-                .as_ref()
-                .is_some_and(|content| content.age(now) < CONTENT_LIFE),
-        }
-    }
-
-    /// Whether it may answer where the upstream can't be asked; what a digest names always may.
-    pub fn may_be_stale<P: Platform>(&self, context: &Context<'_, P>) -> bool {
-        self.pointer
-            .as_ref()
-            .is_none_or(|pointer| pointer.age(context.platform.now()) < context.config.max_stale)
-    }
-
-    /// `None` where the content is missing, or what came from the store is no header.
-    pub fn respond<P: Platform>(
-        &self,
-        context: &Context<'_, P>,
-        head_only: bool,
-        hit: Hit,
-    ) -> Option<Response<Body<P::Body>>> {
-        let (media_type, length, text) = match (&self.content, &self.pointer) {
-            (Some(content), _) => (
-                &content.media_type,
-                content.text.len(),
-                content.text.as_str(),
-            ),
-            (None, Some(pointer)) if head_only => (&pointer.media_type, pointer.length, ""),
-            _ => return None,
-        };
-        let mut response = Body::respond(StatusCode::OK, text.into(), head_only);
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-        headers.insert(CONTENT_TYPE, HeaderValue::from_str(media_type).ok()?);
-        headers.insert(
-            CONTENT_DIGEST,
-            HeaderValue::from_str(self.digest.as_str()).ok()?,
-        );
-        headers.insert(CACHE_STATUS, HeaderValue::from_static(hit.cache_status()));
-        if let Some(pointer) = &self.pointer {
-            headers.insert(
-                AGE,
-                HeaderValue::from(pointer.age(context.platform.now()).as_secs()),
-            );
-        }
-        context.cost.cache.set(Some(hit));
-        Some(response)
-    }
+/// Whether the digest is that of what the manifest signs: the client removes the signatures before it verifies.
+fn is_signed(headers: &HeaderMap) -> bool {
+    headers
+        .get(CONTENT_TYPE)
+        .is_some_and(content_type::is_signed)
 }

@@ -3,7 +3,7 @@
 use sha2::{Digest as _, Sha256, Sha512};
 use std::fmt;
 
-/// Longest digest in characters: twice what SHA-512 needs, so that algorithms of tomorrow have room.
+/// Characters. Longer digests are refused; SHA-512 needs half of it.
 const MAX_LENGTH: usize = 256;
 
 /// A digest such as `sha256:4bcf…`: an algorithm, a colon, the encoded hash (image specification 1.1, "Digests").
@@ -13,10 +13,10 @@ const MAX_LENGTH: usize = 256;
 pub struct Digest(String);
 
 /// A digest outside the grammar.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidDigest;
 
-/// Why content is not known to be what a digest names.
+/// Why content could not be verified against a digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mismatch {
     OtherContent,
@@ -28,6 +28,8 @@ impl fmt::Display for InvalidDigest {
         f.write_str("a digest is an algorithm, a colon and the encoded hash, such as sha256: and 64 lower-case hexadecimal digits")
     }
 }
+
+impl std::error::Error for InvalidDigest {}
 
 impl Digest {
     pub fn parse(text: &str) -> Result<Digest, InvalidDigest> {
@@ -41,12 +43,12 @@ impl Digest {
         }
     }
 
-    /// The SHA-256 of `content`.
+    /// Returns the SHA-256 of `content`.
     pub fn of(content: &[u8]) -> Digest {
         Digest(format!("sha256:{:x}", Sha256::digest(content)))
     }
 
-    /// Whether `content` is what this digest names.
+    /// Checks `content` against this digest.
     pub fn verify(&self, content: &[u8]) -> Result<(), Mismatch> {
         let actual = match self.0.split_once(':') {
             Some(("sha256", _)) => Digest::of(content).0,

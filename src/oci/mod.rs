@@ -1,5 +1,6 @@
-//! Names, digests and references of the distribution specification.
+//! The vocabulary of the distribution specification: names, references, digests, error codes.
 
 pub mod digest;
+pub mod error_code;
 pub mod name;
 pub mod reference;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Longest name in characters that the clients of registries accept (distribution specification 1.1, "Pulling manifests").
+/// Characters. Clients accept no longer name (distribution specification 1.1, "Pulling manifests").
 pub const MAX_LENGTH: usize = 255;
 
 /// A repository name such as `library/alpine`: lower-case components of letters and digits, joined inside by `.`, `_`,
@@ -11,7 +11,7 @@ pub const MAX_LENGTH: usize = 255;
 pub struct Name(String);
 
 /// A repository name outside the grammar.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidName;
 
 impl fmt::Display for InvalidName {
@@ -23,6 +23,8 @@ impl fmt::Display for InvalidName {
         )
     }
 }
+
+impl std::error::Error for InvalidName {}
 
 impl Name {
     pub fn parse(text: &str) -> Result<Name, InvalidName> {

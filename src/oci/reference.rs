@@ -1,4 +1,4 @@
-//! What a manifest is asked for by: a tag or a digest.
+//! References of manifests: tags and digests.
 
 use crate::oci::digest::{Digest, InvalidDigest};
 use std::fmt;
@@ -8,13 +8,15 @@ use std::fmt;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tag(String);
 
+/// A reference of a manifest in a repository.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Reference {
     Tag(Tag),
     Digest(Digest),
 }
 
-#[derive(Debug, PartialEq, Eq)]
+/// A reference outside the grammar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InvalidReference {
     Tag,
     Digest(InvalidDigest),
@@ -31,8 +33,10 @@ impl fmt::Display for InvalidReference {
     }
 }
 
+impl std::error::Error for InvalidReference {}
+
 impl Reference {
-    /// A tag holds no colon and a digest does, so the colon tells which of the two was meant.
+    /// Parses a digest if there is a colon, else a tag: only digests have one.
     pub fn parse(text: &str) -> Result<Reference, InvalidReference> {
         if text.contains(':') {
             Digest::parse(text)

@@ -1,4 +1,4 @@
-//! What a person with a browser sees outside `/v2/`.
+//! The page for people, outside `/v2/`.
 
 use crate::request::external_url::ExternalUrl;
 use crate::response::body::Body;
@@ -7,24 +7,28 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 const ENGLISH: &str = include_str!("en.html");
 const CHINESE: &str = include_str!("zh.html");
-/// Mirrors have nothing that a search engine could show.
+/// A mirror has nothing for search engines.
 const ROBOTS: &str = "User-agent: *\nDisallow: /\n";
 
-/// The manual, in Chinese for those whose browser prefers it, with this mirror's own address in its examples.
-pub fn manual<B>(headers: &HeaderMap, here: &ExternalUrl, head_only: bool) -> Response<Body<B>> {
+/// Returns the manual, in Chinese for browsers that prefer it, with this mirror's own URL in its examples.
+pub fn manual<B>(
+    headers: &HeaderMap,
+    external_url: &ExternalUrl,
+    head_only: bool,
+) -> Response<Body<B>> {
     let page = if prefers_chinese(headers) {
         CHINESE
     } else {
         ENGLISH
     };
-    let page = if here.mount().is_empty() {
+    let page = if external_url.path_prefix().is_empty() {
         page.to_owned()
     } else {
         without_docker_pull(page)
     };
     let page = page
-        .replace("{{mirror}}", &here.url())
-        .replace("{{host}}", &here.host());
+        .replace("{{mirror}}", &external_url.url())
+        .replace("{{host}}", &external_url.host());
     let mut response = Body::respond(StatusCode::OK, page.into_bytes(), head_only);
     let headers = response.headers_mut();
     headers.insert(
@@ -49,6 +53,7 @@ pub fn manual<B>(headers: &HeaderMap, here: &ExternalUrl, head_only: bool) -> Re
     response
 }
 
+/// Returns `robots.txt`.
 pub fn robots<B>(head_only: bool) -> Response<Body<B>> {
     let mut response = Body::respond(StatusCode::OK, ROBOTS.as_bytes().to_vec(), head_only);
     response.headers_mut().insert(
@@ -58,7 +63,7 @@ pub fn robots<B>(head_only: bool) -> Response<Body<B>> {
     response
 }
 
-/// An image's name has no room for what stands in front of every path of a closed mirror.
+/// Removes the example of `docker pull`: an image's name can't hold the path prefix of a closed mirror.
 fn without_docker_pull(page: &str) -> String {
     match (
         page.split_once("<!-- open -->"),
@@ -86,21 +91,26 @@ mod tests {
     use super::*;
     use http::Request;
 
-    fn manual_at(mount: &str, headers: &[(&str, &str)]) -> String {
+    fn manual_at(path_prefix: &str, headers: &[(&str, &str)]) -> String {
         let mut request = Request::get("http://in.the.uri:3000/");
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let request = request.body(()).unwrap();
-        match manual::<()>(request.headers(), &ExternalUrl::of(&request, mount), false).into_body()
+        match manual::<()>(
+            request.headers(),
+            &ExternalUrl::from_request(&request, path_prefix),
+            false,
+        )
+        .into_body()
         {
-            Body::Own(page) => String::from_utf8(page).unwrap(),
+            Body::Buffered(page) => String::from_utf8(page).unwrap(),
             Body::Upstream(()) => unreachable!(),
         }
     }
 
     #[test]
-    fn shows_its_own_address() {
+    fn shows_the_mirrors_own_url() {
         let headers = [
             ("host", "mirror.example.org"),
             ("x-forwarded-proto", "https"),
@@ -114,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn speaks_the_browsers_language() {
+    fn is_in_the_browsers_language() {
         assert!(
             manual_at("", &[("accept-language", "zh-CN,zh;q=0.9,en;q=0.8")])
                 .contains("lang=\"zh-CN\"")

@@ -1,25 +1,27 @@
-//! What the rooms above need from the world: the trait that the Spin adapter implements, and the scripted platform of
-//! the tests.
+//! The platform that the component runs on, as a trait: the Spin adapter implements it, and the scripted platform of the
+//! tests does.
 
-#[cfg(test)]
+#[cfg(any(test, feature = "test-util"))]
 pub mod scripted;
 
 use futures_util::future::{self, Either};
+use std::error::Error;
 use std::fmt;
 use std::future::Future;
 use std::pin::pin;
 use std::time::Duration;
 
-/// A handle on the platform; cloning it is cheap, and every clone is the same platform.
+/// A handle on the platform. Cloning it is cheap, and every clone is the same platform.
 ///
 /// Everything runs on one thread, as a component does, so no future here needs to be `Send`.
 pub trait Platform: Clone + 'static {
     /// A response's body that has not been read.
     type Body;
+    /// Wakes the future that was made with it when it is dropped: see [`Platform::alarm`].
     type Alarm;
 
-    /// Makes one exchange: no redirect is followed, nothing is decompressed. The response's head is complete, its body
-    /// unread.
+    /// Sends a request and returns the head of its response, with the body unread. Follows no redirect and decompresses
+    /// nothing.
     fn send(
         &self,
         request: http::Request<()>,
@@ -39,26 +41,26 @@ pub trait Platform: Clone + 'static {
     /// Writes a value to the key-value store.
     fn save(&self, key: &str, value: Vec<u8>) -> impl Future<Output = Result<(), StoreError>>;
 
-    /// The value of a variable of the application; `None` where the manifest does not declare it.
+    /// Returns the value of a variable of the application; `None` where the manifest does not declare it.
     fn variable(&self, name: &str) -> impl Future<Output = Result<Option<String>, VariableError>>;
 
-    /// The time since the Unix epoch.
+    /// Returns the time since the Unix epoch.
     fn now(&self) -> Duration;
 
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()>;
 
-    /// A future that is done once the alarm is dropped. Requests that run at the same time are tasks of their own, and a
-    /// platform may have no other way for one to wake another.
+    /// Returns an alarm and a future that completes once the alarm is dropped. Requests that run at the same time are tasks
+    /// of their own, and a platform may have no other way for one to wake another.
     fn alarm(&self) -> (Self::Alarm, impl Future<Output = ()> + 'static);
 
-    /// Does some work after the answer has left.
+    /// Runs `work` after the answer has been sent.
     fn defer(&self, work: impl Future<Output = ()> + 'static);
 
     /// Writes a line to the log, at once or soon after.
     fn log(&self, line: &str);
 }
 
-/// Waits for `work` no longer than `limit`; `None` where it takes longer.
+/// Runs `work` for at most `limit`. Returns `None` where it takes longer.
 pub async fn within<P: Platform, T>(
     platform: &P,
     limit: Duration,
@@ -70,7 +72,7 @@ pub async fn within<P: Platform, T>(
     }
 }
 
-/// How long one exchange with an upstream may take.
+/// How long an exchange with an upstream may take.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     pub connect: Duration,
@@ -78,23 +80,22 @@ pub struct Timeouts {
     pub first_byte: Duration,
     /// Between two pieces of a body.
     pub between_bytes: Duration,
-    /// For an exchange whose body is read here, from its start to its end.
+    /// Of a whole exchange whose body is read here: a token, a manifest.
     pub exchange: Duration,
 }
 
-/// Why an exchange brought no response.
+/// Why a request got no response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TransportError {
     /// The name does not resolve.
     Dns,
-    /// Nobody answers there.
+    /// No connection could be made.
     Connect,
     Tls,
-    /// A time-out passed.
     TimedOut,
     /// The host that runs this component forbids the connection.
     Forbidden,
-    /// The connection broke, or what came was no HTTP.
+    /// The connection broke, or the answer was not HTTP.
     Broken,
 }
 
@@ -111,17 +112,46 @@ impl fmt::Display for TransportError {
     }
 }
 
-/// Why a body can't be had whole.
+impl Error for TransportError {}
+
+/// Why a body could not be read to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadBodyError {
     TooLarge,
-    Broken(TransportError),
+    Transport(TransportError),
 }
 
-/// The key-value store failed. What it said is the operator's, so it is text for the log.
+impl fmt::Display for ReadBodyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ReadBodyError::TooLarge => f.write_str("the body is too large"),
+            ReadBodyError::Transport(error) => error.fmt(f),
+        }
+    }
+}
+
+impl Error for ReadBodyError {}
+
+/// An error of the key-value store, in its own words: text for the log, not for clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreError(pub String);
 
-/// Who provides the variables failed.
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Error for StoreError {}
+
+/// The provider of the variables failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VariableError;
+
+impl fmt::Display for VariableError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the provider of the variables failed")
+    }
+}
+
+impl Error for VariableError {}

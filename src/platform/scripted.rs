@@ -1,70 +1,81 @@
-//! The platform of the tests: it answers from a script and writes down what was asked, in order.
+//! A platform for tests and fuzzing: it answers requests from a script, and records what was sent.
 
-use crate::platform::{
-    Platform, ReadBodyError, StoreError, Timeouts, TransportError, VariableError,
-};
+use super::{Platform, ReadBodyError, StoreError, Timeouts, TransportError, VariableError};
 use futures_channel::oneshot;
-use futures_util::future::{FutureExt, LocalBoxFuture};
+use futures_util::future::{self, FutureExt, LocalBoxFuture};
+use http::{Request, Response};
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
-/// What an exchange brings.
-pub type Exchanged = Result<http::Response<Vec<u8>>, TransportError>;
+/// The result of a request.
+pub type Answer = Result<Response<Vec<u8>>, TransportError>;
 
+/// A scripted platform. Its clones share one state.
 #[derive(Clone, Default)]
-pub struct Scripted(Rc<World>);
+pub struct Scripted(Rc<State>);
 
 #[derive(Default)]
-struct World {
-    answers: RefCell<VecDeque<Exchanged>>,
-    asked: RefCell<Vec<http::Request<()>>>,
+struct State {
+    answers: RefCell<VecDeque<Answer>>,
+    /// What a request gets when the script is at its end; a panic where there is nothing.
+    last_answer: Cell<Option<TransportError>>,
+    sent: RefCell<Vec<Request<()>>>,
     variables: RefCell<HashMap<String, String>>,
     variables_fail: Cell<bool>,
     variables_read: Cell<usize>,
     store: RefCell<HashMap<String, Vec<u8>>>,
+    /// The value of every key that was not written.
+    stored_everywhere: RefCell<Option<Vec<u8>>>,
     store_calls: Cell<usize>,
-    store_is: Cell<StoreIs>,
-    exchanges_take: Cell<Duration>,
+    store_state: Cell<StoreState>,
+    exchange_duration: Cell<Duration>,
     next_body_breaks: Cell<bool>,
     deferred: RefCell<Vec<LocalBoxFuture<'static, ()>>>,
     log: RefCell<Vec<String>>,
     now: Cell<Duration>,
 }
 
+/// How the key-value store behaves.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub enum StoreIs {
+pub enum StoreState {
     #[default]
-    Well,
-    Broken,
-    /// What it holds can't be read; it can be written over.
+    Working,
+    Failing,
+    /// Its values can't be read, but written over.
     Unreadable,
+    /// It never answers.
     Hanging,
 }
 
 impl Scripted {
-    pub fn new(answers: impl IntoIterator<Item = Exchanged>) -> Scripted {
+    /// Makes a platform with these answers, in order. The manifest cache is off: most tests are of single exchanges.
+    pub fn new(answers: impl IntoIterator<Item = Answer>) -> Scripted {
         let scripted = Scripted::default();
-        scripted.will_answer(answers);
+        scripted.add_answers(answers);
         scripted.0.now.set(Duration::from_secs(1_000_000));
-        // Most stories are of one exchange after the other; those of the cache turn it on.
         scripted.set_variable("manifest_cache", "off");
         scripted
     }
 
-    pub fn will_answer(&self, answers: impl IntoIterator<Item = Exchanged>) {
+    pub fn add_answers(&self, answers: impl IntoIterator<Item = Answer>) {
         self.0.answers.borrow_mut().extend(answers);
     }
 
-    pub fn set_variable(&self, name: &str, value: &str) {
-        self.0
-            .variables
-            .borrow_mut()
-            .insert(name.to_owned(), value.to_owned());
+    /// Lets requests fail when the script is at its end, which is a panic otherwise.
+    pub fn fail_at_end(&self, error: TransportError) {
+        self.0.last_answer.set(Some(error));
     }
 
-    pub fn let_variables_fail(&self) {
+    pub fn set_variable(&self, name: &str, value: &str) {
+        let mut variables = self.0.variables.borrow_mut();
+        variables.insert(name.to_owned(), value.to_owned());
+    }
+
+    pub fn fail_variables(&self) {
         self.0.variables_fail.set(true);
     }
 
@@ -72,65 +83,63 @@ impl Scripted {
         self.0.variables_read.get()
     }
 
-    pub fn set_store(&self, state: StoreIs) {
-        self.0.store_is.set(state);
+    pub fn set_store(&self, state: StoreState) {
+        self.0.store_state.set(state);
     }
 
-    /// The next body that is read breaks off.
-    pub fn will_break(&self) {
+    /// Lets every key that was not written have this value.
+    pub fn store_everywhere(&self, value: Vec<u8>) {
+        self.0.stored_everywhere.replace(Some(value));
+    }
+
+    /// Lets the next body that is read break off.
+    pub fn break_next_body(&self) {
         self.0.next_body_breaks.set(true);
     }
 
-    pub fn pass(&self, time: Duration) {
-        self.0.now.set(self.0.now.get() + time);
+    pub fn advance(&self, time: Duration) {
+        self.0.now.set(self.0.now.get().saturating_add(time));
     }
 
-    /// From now on each exchange takes so long.
-    pub fn exchanges_take(&self, time: Duration) {
-        self.0.exchanges_take.set(time);
+    pub fn set_clock_back(&self, time: Duration) {
+        self.0.now.set(self.0.now.get().saturating_sub(time));
     }
 
-    /// The clock was ahead, and is set right.
-    pub fn set_back(&self, time: Duration) {
-        self.0.now.set(self.0.now.get() - time);
+    /// Lets each exchange take this long from now on.
+    pub fn set_exchange_duration(&self, time: Duration) {
+        self.0.exchange_duration.set(time);
     }
 
-    /// What was asked since the last call: `METHOD URL` and, where there was one, the token.
-    pub fn asked(&self) -> Vec<String> {
-        let asked = std::mem::take(&mut *self.0.asked.borrow_mut());
-        let describe = |request: http::Request<()>| {
-            let token = request
-                .headers()
-                .get("authorization")
-                .map(|value| format!(" {}", value.to_str().unwrap()));
-            format!(
-                "{} {}{}",
-                request.method(),
-                request.uri(),
-                token.unwrap_or_default()
-            )
+    /// Returns the requests that were sent since the last call: `METHOD URL`, and the credential where there was one.
+    pub fn sent(&self) -> Vec<String> {
+        let describe = |request: Request<()>| {
+            let credential = request.headers().get("authorization");
+            let credential = credential.and_then(|value| value.to_str().ok());
+            let credential = credential.map(|value| format!(" {value}"));
+            let (method, uri) = (request.method(), request.uri());
+            format!("{method} {uri}{}", credential.unwrap_or_default())
         };
-        asked.into_iter().map(describe).collect()
+        self.requests().into_iter().map(describe).collect()
     }
 
-    /// The requests themselves, since the last call.
-    pub fn requests(&self) -> Vec<http::Request<()>> {
-        std::mem::take(&mut *self.0.asked.borrow_mut())
+    /// Returns the requests that were sent since the last call.
+    pub fn requests(&self) -> Vec<Request<()>> {
+        self.0.sent.take()
     }
 
-    /// What waits for an answer to have left that takes long.
+    /// Returns the work that waits until an answer has been sent.
     pub fn take_deferred(&self) -> Vec<LocalBoxFuture<'static, ()>> {
-        std::mem::take(&mut *self.0.deferred.borrow_mut())
+        self.0.deferred.take()
     }
 
-    /// Does what waits for the answer to have left.
-    pub async fn settle(&self) {
+    /// Does the work that waits until an answer has been sent.
+    pub async fn run_deferred(&self) {
         loop {
             let deferred = self.take_deferred();
             if deferred.is_empty() {
                 return;
             }
-            futures_util::future::join_all(deferred).await;
+            future::join_all(deferred).await;
         }
     }
 
@@ -142,7 +151,7 @@ impl Scripted {
         self.0.store.borrow_mut().values_mut().for_each(change);
     }
 
-    /// How often the store was read or written.
+    /// Returns how often the store was read or written.
     pub fn store_calls(&self) -> usize {
         self.0.store_calls.get()
     }
@@ -152,13 +161,14 @@ impl Scripted {
     }
 
     async fn call_store(&self, reads: bool) -> Result<(), StoreError> {
-        self.0.store_calls.set(self.0.store_calls.get() + 1);
-        match self.0.store_is.get() {
-            StoreIs::Well => Ok(()),
-            StoreIs::Unreadable if !reads => Ok(()),
-            StoreIs::Unreadable => Err(StoreError("malformed".to_owned())),
-            StoreIs::Broken => Err(StoreError("disk full".to_owned())),
-            StoreIs::Hanging => std::future::pending().await,
+        let calls = self.0.store_calls.get().saturating_add(1);
+        self.0.store_calls.set(calls);
+        match self.0.store_state.get() {
+            StoreState::Working => Ok(()),
+            StoreState::Unreadable if !reads => Ok(()),
+            StoreState::Unreadable => Err(StoreError("malformed".to_owned())),
+            StoreState::Failing => Err(StoreError("disk full".to_owned())),
+            StoreState::Hanging => future::pending().await,
         }
     }
 }
@@ -167,22 +177,24 @@ impl Platform for Scripted {
     type Body = Vec<u8>;
     type Alarm = oneshot::Sender<()>;
 
-    async fn send(&self, request: http::Request<()>, _timeouts: &Timeouts) -> Exchanged {
-        let unasked = format!(
-            "the script has no answer to {} {}",
-            request.method(),
-            request.uri()
-        );
-        self.0.asked.borrow_mut().push(request);
-        // Others get a turn, as they do while a real exchange is under way.
-        tokio::task::yield_now().await;
-        self.pass(self.0.exchanges_take.get());
-        self.0.answers.borrow_mut().pop_front().expect(&unasked)
+    #[allow(clippy::panic, reason = "a test has to fail here")]
+    async fn send(&self, request: Request<()>, _timeouts: &Timeouts) -> Answer {
+        let description = format!("{} {}", request.method(), request.uri());
+        self.0.sent.borrow_mut().push(request);
+        // Other requests go on meanwhile, as they do during a real exchange.
+        yield_now().await;
+        self.advance(self.0.exchange_duration.get());
+        let answer = self.0.answers.borrow_mut().pop_front();
+        match (answer, self.0.last_answer.get()) {
+            (Some(answer), _) => answer,
+            (None, Some(error)) => Err(error),
+            (None, None) => panic!("the script has no answer to {description}"),
+        }
     }
 
     async fn read(&self, body: Vec<u8>, limit: usize) -> Result<Vec<u8>, ReadBodyError> {
         if self.0.next_body_breaks.take() {
-            return Err(ReadBodyError::Broken(TransportError::Broken));
+            return Err(ReadBodyError::Transport(TransportError::Broken));
         }
         if body.len() > limit {
             Err(ReadBodyError::TooLarge)
@@ -193,7 +205,8 @@ impl Platform for Scripted {
 
     async fn load(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
         self.call_store(true).await?;
-        Ok(self.0.store.borrow().get(key).cloned())
+        let written = self.0.store.borrow().get(key).cloned();
+        Ok(written.or_else(|| self.0.stored_everywhere.borrow().clone()))
     }
 
     async fn save(&self, key: &str, value: Vec<u8>) -> Result<(), StoreError> {
@@ -203,8 +216,9 @@ impl Platform for Scripted {
     }
 
     async fn variable(&self, name: &str) -> Result<Option<String>, VariableError> {
-        self.0.variables_read.set(self.0.variables_read.get() + 1);
-        tokio::task::yield_now().await;
+        let read = self.0.variables_read.get().saturating_add(1);
+        self.0.variables_read.set(read);
+        yield_now().await;
         if self.0.variables_fail.get() {
             return Err(VariableError);
         }
@@ -215,12 +229,12 @@ impl Platform for Scripted {
         self.0.now.get()
     }
 
-    /// Time stands still until nothing else can go on.
+    /// Lets everything else go on first, as far as it can. Then the time passes at once.
     async fn sleep(&self, duration: Duration) {
         for _ in 0..100 {
-            tokio::task::yield_now().await;
+            yield_now().await;
         }
-        self.pass(duration);
+        self.advance(duration);
     }
 
     fn alarm(&self) -> (oneshot::Sender<()>, impl Future<Output = ()> + 'static) {
@@ -235,4 +249,18 @@ impl Platform for Scripted {
     fn log(&self, line: &str) {
         self.0.log.borrow_mut().push(line.to_owned());
     }
+}
+
+/// Lets other futures of the same task go on.
+async fn yield_now() {
+    let mut has_yielded = false;
+    poll_fn(|context| {
+        if has_yielded {
+            return Poll::Ready(());
+        }
+        has_yielded = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }

@@ -1,5 +1,6 @@
-//! The operator's patterns of registries and repositories.
+//! Patterns of registries and repositories in the operator's settings.
 
+use super::domain::is_subdomain;
 use crate::oci::name::{MAX_LENGTH, Name};
 use crate::registry::address::RegistryAddress;
 use crate::registry::docker_hub;
@@ -16,13 +17,13 @@ pub struct HostPattern {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Hosts {
     All,
-    /// `*.example.com`: what is below `example.com`, not itself.
+    /// `*.example.com`: the names below `example.com`, not itself.
     Below(String),
     One(Host),
 }
 
-/// Repositories of a registry: `docker.io/library/*`, `ghcr.io/owner/image`; `*` stands for any run of characters.
-/// Without a registry in front those of the default upstream are meant, and `*` alone means every one of every registry.
+/// Repositories of a registry: `docker.io/library/*`, `ghcr.io/owner/image`. `*` matches any run of characters. Without a
+/// registry in front the pattern is about the default upstream, and `*` alone matches every repository of every registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RepositoryPattern {
     registry: Registry,
@@ -36,17 +37,17 @@ enum Registry {
     Matching(HostPattern),
 }
 
-/// What a host pattern without a port says about ports.
+/// Which ports a host pattern without a port matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unported {
-    /// The scheme's own port: who opens a host does not open its other services.
-    SchemesOwn,
-    /// Every port: who closes a host closes all of it.
-    Every,
+pub enum PortRule {
+    /// The scheme's own port: opening a host does not open its other services.
+    SchemeDefault,
+    /// Every port: closing a host closes all of it.
+    Any,
 }
 
-/// Not a pattern.
-#[derive(Debug, PartialEq, Eq)]
+/// Text that is not a pattern.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidPattern;
 
 impl HostPattern {
@@ -65,7 +66,7 @@ impl HostPattern {
         let hosts = match (below, host) {
             (true, Host::Domain(name)) => Hosts::Below(name),
             (true, _) => return Err(InvalidPattern),
-            (false, host) => Hosts::One(docker_hub::unalias(host)),
+            (false, host) => Hosts::One(docker_hub::canonical_host(host)),
         };
         Ok(HostPattern { hosts, port })
     }
@@ -82,17 +83,17 @@ impl HostPattern {
         self.hosts == Hosts::All
     }
 
-    pub fn matches(&self, origin: &Origin, unported: Unported) -> bool {
+    pub fn matches(&self, origin: &Origin, port_rule: PortRule) -> bool {
         let host = match (&self.hosts, &origin.host) {
             (Hosts::All, _) => return true,
-            (Hosts::Below(apex), Host::Domain(name)) => is_below(name, apex),
+            (Hosts::Below(apex), Host::Domain(name)) => is_subdomain(name, apex),
             (Hosts::Below(_), _) => false,
-            (Hosts::One(one), host) => docker_hub::are_one(one, host),
+            (Hosts::One(one), host) => docker_hub::are_same_registry(one, host),
         };
-        let port = match (self.port, unported) {
+        let port = match (self.port, port_rule) {
             (Some(port), _) => port == origin.port,
-            (None, Unported::SchemesOwn) => origin.port == origin.scheme.default_port(),
-            (None, Unported::Every) => true,
+            (None, PortRule::SchemeDefault) => origin.port == origin.scheme.default_port(),
+            (None, PortRule::Any) => true,
         };
         host && port
     }
@@ -135,12 +136,12 @@ impl RepositoryPattern {
         self.registry == Registry::Every
     }
 
-    /// Whether some repository of this registry is meant.
-    pub fn is_of(&self, origin: &Origin, is_default: bool) -> bool {
+    /// Whether the pattern is about repositories of this registry.
+    pub fn applies_to(&self, origin: &Origin, is_default: bool) -> bool {
         match &self.registry {
             Registry::Every => true,
             Registry::Default => is_default,
-            Registry::Matching(pattern) => pattern.matches(origin, Unported::Every),
+            Registry::Matching(pattern) => pattern.matches(origin, PortRule::Any),
         }
     }
 
@@ -148,20 +149,14 @@ impl RepositoryPattern {
         let matches = |name: &str| is_match(self.name.as_bytes(), name.as_bytes());
         // On Docker Hub an operator may write a name as people pull it, or as the registry calls it.
         let pulled_as =
-            || docker_hub::pulled_as(name).filter(|_| docker_hub::is_docker_hub(origin));
-        self.is_of(origin, is_default)
+            || docker_hub::short_name(name).filter(|_| docker_hub::is_docker_hub(origin));
+        self.applies_to(origin, is_default)
             && (matches(name.as_str()) || pulled_as().is_some_and(matches))
     }
 }
 
-/// Whether `name` is a name below the domain `apex`.
-pub fn is_below(name: &str, apex: &str) -> bool {
-    name.strip_suffix(apex)
-        .is_some_and(|rest| rest.ends_with('.'))
-}
-
-/// Whether `text` matches `pattern`, in which `*` stands for any run of bytes. Takes time in proportion to the product of
-/// both lengths at most: it never goes back behind the last `*`.
+/// Whether `text` matches `pattern`, in which `*` matches any run of bytes. Takes time in proportion to the product of both
+/// lengths at most: it never goes back behind the last `*`.
 fn is_match(pattern: &[u8], text: &[u8]) -> bool {
     let (mut pattern, mut text) = (pattern, text);
     let mut last_star = None;
@@ -221,9 +216,9 @@ mod tests {
             ("docker.io", "auth.docker.io", false, false),
         ] {
             let parsed = HostPattern::parse(pattern).unwrap();
-            let matches = |unported| parsed.matches(&origin(host), unported);
+            let matches = |port_rule| parsed.matches(&origin(host), port_rule);
             assert_eq!(
-                (matches(Unported::SchemesOwn), matches(Unported::Every)),
+                (matches(PortRule::SchemeDefault), matches(PortRule::Any)),
                 (opens, closes),
                 "{pattern} {host}"
             );

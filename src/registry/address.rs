@@ -1,28 +1,14 @@
-//! Which registry a request is meant for.
+//! The address of a registry as a person writes it.
 
-use crate::registry::docker_hub::{means_docker_hub, unalias};
+use crate::registry::docker_hub::canonical_host;
 use crate::registry::origin::{Authority, InvalidAddress, Scheme};
 
-/// A registry as somebody named it: a host, `host:port`, or an `http(s)` URL of one.
+/// A registry as a request or a setting names it: a host, `host:port`, or an `http(s)` URL of one. The other names of
+/// Docker Hub have become that of its registry.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RegistryAddress {
     scheme: Option<Scheme>,
     authority: Authority,
-}
-
-/// How a request named its upstream; the first that is present wins.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum UpstreamSelector {
-    /// `/v2/…?upstream=HOST`
-    Query(String),
-    /// `/HOST/v2/…`: a `registry-mirrors` entry of dockerd may have a path, but no query.
-    Path(String),
-    /// `/v2/HOST/name/…`: podman, skopeo and `docker pull MIRROR/HOST/name` know no other way.
-    RepositoryPrefix(String),
-    /// `?ns=HOST`: containerd and dockerd 29 tell every mirror which registry an image belongs to.
-    Namespace(String),
-    /// Not at all.
-    Default,
 }
 
 impl RegistryAddress {
@@ -42,34 +28,19 @@ impl RegistryAddress {
         Ok(RegistryAddress {
             scheme,
             authority: Authority {
-                host: unalias(host),
+                host: canonical_host(host),
                 port,
             },
         })
     }
 
-    /// `None` where none was written.
+    /// Returns the scheme; `None` where none was written.
     pub fn scheme(&self) -> Option<Scheme> {
         self.scheme
     }
 
     pub fn authority(&self) -> &Authority {
         &self.authority
-    }
-}
-
-impl UpstreamSelector {
-    /// Docker Hub's own name in `ns=` means the default upstream: every containerd sends it, also to a mirror whose
-    /// operator has put another source of Docker Hub's images in its place.
-    pub fn named(&self) -> Result<Option<RegistryAddress>, InvalidAddress> {
-        match self {
-            UpstreamSelector::Default => Ok(None),
-            UpstreamSelector::Namespace(host) if means_docker_hub(host) => Ok(None),
-            UpstreamSelector::Query(host)
-            | UpstreamSelector::Path(host)
-            | UpstreamSelector::RepositoryPrefix(host)
-            | UpstreamSelector::Namespace(host) => RegistryAddress::parse(host).map(Some),
-        }
     }
 }
 
@@ -122,25 +93,6 @@ mod tests {
                 "{text}"
             );
         }
-    }
-
-    #[test]
-    fn docker_hubs_namespace_is_the_default_upstream() {
-        for host in ["docker.io", "index.docker.io"] {
-            assert_eq!(UpstreamSelector::Namespace(host.into()).named(), Ok(None));
-            assert!(matches!(
-                UpstreamSelector::RepositoryPrefix(host.into()).named(),
-                Ok(Some(_))
-            ));
-        }
-        assert!(matches!(
-            UpstreamSelector::Namespace("ghcr.io".into()).named(),
-            Ok(Some(_))
-        ));
-        assert_eq!(
-            UpstreamSelector::Namespace("a b".into()).named(),
-            Err(InvalidAddress)
-        );
     }
 
     proptest! {

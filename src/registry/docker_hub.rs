@@ -1,33 +1,35 @@
-//! Docker Hub: its registry's host, the names that people type for it, and `library/`.
+//! Docker Hub: the host of its registry, its other names, and `library/`.
 
 use crate::oci::name::Name;
 use crate::registry::origin::Origin;
 use url::Host;
 
-/// Where Docker Hub answers the registry's protocol.
+/// The host of Docker Hub's registry API.
 pub const DOCKER_HUB: &str = "registry-1.docker.io";
-/// What people type for it.
+/// Names that people write for it.
 const DOCKER_HUB_ALIASES: [&str; 3] = ["docker.io", "index.docker.io", "registry.hub.docker.com"];
 
-/// Whether this is what people type for Docker Hub.
-pub fn means_docker_hub(name: &str) -> bool {
+/// Whether this is a name that people write for Docker Hub.
+pub fn is_alias(name: &str) -> bool {
     DOCKER_HUB_ALIASES.contains(&name)
 }
 
+/// Whether this is the origin of Docker Hub's registry.
 pub fn is_docker_hub(origin: &Origin) -> bool {
     matches!(&origin.host, Host::Domain(name) if name == DOCKER_HUB)
 }
 
-/// Whether two hosts are one registry: what people type for Docker Hub answers for it too, where a redirect leads there.
-pub fn are_one(one: &Host, other: &Host) -> bool {
-    let is_of_docker_hub = |host: &Host| matches!(host, Host::Domain(name) if name == DOCKER_HUB || means_docker_hub(name));
+/// Whether two hosts are the same registry: the other names of Docker Hub answer for it too, where a redirect leads there.
+pub fn are_same_registry(one: &Host, other: &Host) -> bool {
+    let is_of_docker_hub =
+        |host: &Host| matches!(host, Host::Domain(name) if name == DOCKER_HUB || is_alias(name));
     one == other || is_of_docker_hub(one) && is_of_docker_hub(other)
 }
 
-/// The host that answers for what people type for Docker Hub.
-pub fn unalias(host: Host) -> Host {
+/// Returns the host of Docker Hub's registry for its other names, and any other host as it is.
+pub fn canonical_host(host: Host) -> Host {
     match host {
-        Host::Domain(name) if means_docker_hub(&name) => Host::Domain(DOCKER_HUB.to_owned()),
+        Host::Domain(name) if is_alias(&name) => Host::Domain(DOCKER_HUB.to_owned()),
         host => host,
     }
 }
@@ -40,8 +42,8 @@ pub fn official_name(name: &Name) -> Option<Name> {
         .flatten()
 }
 
-/// The part of an official repository's name that people pull it by: `alpine` of `library/alpine`.
-pub fn pulled_as(name: &Name) -> Option<&str> {
+/// Returns the name that people pull an official repository by: `alpine` for `library/alpine`.
+pub fn short_name(name: &Name) -> Option<&str> {
     name.as_str().strip_prefix("library/")
 }
 

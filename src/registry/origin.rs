@@ -1,4 +1,4 @@
-//! Where a request can go: a scheme, a host and a port (RFC 6454), and a URL on it.
+//! Origins (RFC 6454: a scheme, a host and a port), authorities and URLs.
 
 use std::fmt;
 use url::{Host, Url};
@@ -40,7 +40,7 @@ pub struct Authority {
     pub port: Option<u16>,
 }
 
-/// The parts of a URL that say whom it contacts.
+/// The scheme, host and port of a URL: what decides which server is contacted.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Origin {
     pub scheme: Scheme,
@@ -56,14 +56,21 @@ pub struct HttpUrl {
     pub path_and_query: String,
 }
 
-/// Not a host, `host:port`, or `http(s)` URL.
-#[derive(Debug, PartialEq, Eq)]
+/// Text that is not a host, `host:port` or `http(s)` URL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidAddress;
 
+impl fmt::Display for InvalidAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not a host, host:port or http(s) URL")
+    }
+}
+
+impl std::error::Error for InvalidAddress {}
+
 impl Authority {
-    /// Refuses what a URL parser would forgive (white space, `\`, user information, an empty port): who writes a host
-    /// in a registry's name writes it plainly. Numbers that resolvers take for addresses (`127.1`, `0x7f000001`)
-    /// become the address that they mean.
+    /// Parses a host with or without a port. Refuses what a URL parser would forgive (white space, `\`, user information, an
+    /// empty port). Numbers that resolvers take for addresses (`127.1`, `0x7f000001`) become the address that they mean.
     pub fn parse(text: &str) -> Result<Authority, InvalidAddress> {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte);
         if !text.bytes().all(plain) {
@@ -82,6 +89,7 @@ impl Authority {
         Ok(Authority { host, port })
     }
 
+    /// Returns the origin with this scheme, and with the scheme's own port where none was written.
     pub fn on(&self, scheme: Scheme) -> Origin {
         Origin {
             scheme,
@@ -101,7 +109,7 @@ impl fmt::Display for Authority {
 }
 
 impl Origin {
-    /// `host`, or `host:port` where the port is not the scheme's own: what goes into a `Host` header.
+    /// Returns `host`, or `host:port` where the port is not the scheme's own: the value of a `Host` header.
     pub fn authority(&self) -> String {
         match &self.host {
             host if self.port != self.scheme.default_port() => format!("{host}:{}", self.port),
@@ -123,7 +131,7 @@ impl HttpUrl {
         HttpUrl::from_url(Url::parse(text).map_err(|_| InvalidAddress)?)
     }
 
-    /// Resolves `reference`, as a `Location` or `Link` header may hold it, against this URL (RFC 3986, section 5).
+    /// Resolves a reference, as a `Location` or `Link` header may hold it, against this URL (RFC 3986, section 5).
     pub fn join(&self, reference: &str) -> Result<HttpUrl, InvalidAddress> {
         let base = Url::parse(&self.to_string()).map_err(|_| InvalidAddress)?;
         HttpUrl::from_url(base.join(reference).map_err(|_| InvalidAddress)?)
@@ -157,7 +165,7 @@ impl fmt::Display for HttpUrl {
     }
 }
 
-/// A name of the DNS as hosts have it (RFC 1123, section 2.1), without the dot at its end.
+/// Whether this is a host name (RFC 1123, section 2.1), in lower case and without a dot at its end.
 fn is_dns_name(name: &str) -> bool {
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())
@@ -180,8 +188,8 @@ fn parse_host(text: &str) -> Result<Host, InvalidAddress> {
     }
 }
 
-/// Whether a name of the DNS is surely what a URL parser makes of it: no number, no letters of other scripts in disguise. A
-/// WASIp2 instance reads all settings for its one request, and the parser takes its time.
+/// Whether a URL parser surely leaves this host name as it is: no number, no letters of other scripts. It spares a WASIp2
+/// instance, which parses all settings for its one request, the slow way by the URL parser.
 fn is_plain_name(name: &str) -> bool {
     let ends_in_a_number = name
         .rsplit('.')

@@ -1,28 +1,28 @@
-//! What a client takes: its `Accept` headers.
+//! The media types that a client accepts: its `Accept` headers (RFC 9110, section 12.5.1).
 
 use http::header::ACCEPT;
 use http::{HeaderMap, HeaderValue};
 use std::fmt;
 
-/// The media types that a client takes.
+/// The media types that a client accepts.
 #[derive(Clone, Debug)]
 pub struct Accept(Vec<HeaderValue>);
 
 impl Accept {
-    pub fn of(headers: &HeaderMap) -> Accept {
+    pub fn from_headers(headers: &HeaderMap) -> Accept {
         Accept(headers.get_all(ACCEPT).iter().cloned().collect())
     }
 
-    /// Whether content of this type may be sent.
-    pub fn takes(&self, media_type: &str) -> bool {
+    /// Whether the client accepts content of this type; any, where it says nothing.
+    pub fn accepts(&self, media_type: &str) -> bool {
         let essence = media_type.split(';').next().unwrap_or_default().trim();
-        let mut taken = self.media_types().peekable();
+        let mut accepted = self.media_types().peekable();
         let all = ["*/*", "application/*", essence];
-        taken.peek().is_none()
-            || taken.any(|taken| all.iter().any(|one| taken.eq_ignore_ascii_case(one)))
+        accepted.peek().is_none()
+            || accepted.any(|range| all.iter().any(|one| range.eq_ignore_ascii_case(one)))
     }
 
-    /// Whether this type itself is named.
+    /// Whether the client names this very type.
     pub fn names(&self, media_type: &str) -> bool {
         self.media_types()
             .any(|named| named.eq_ignore_ascii_case(media_type))
@@ -37,8 +37,8 @@ impl Accept {
     }
 }
 
-/// All that an upstream sees of them, since any of it may decide what it sends; but sorted: dockerd sends them in a random
-/// order.
+/// Writes all media ranges with their parameters, since any of it may decide what an upstream sends; but sorted: dockerd
+/// sends them in a random order.
 impl fmt::Display for Accept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ranges = self
@@ -66,7 +66,7 @@ mod tests {
             media_type in "[a-z]{1,9}/[a-z]{1,9}",
         ) {
             let accept = |lines: &[String]| {
-                Accept::of(&lines.iter().map(|line| (ACCEPT, HeaderValue::from_bytes(line.as_bytes()).unwrap())).collect())
+                Accept::from_headers(&lines.iter().map(|line| (ACCEPT, HeaderValue::from_bytes(line.as_bytes()).unwrap())).collect())
             };
             let backwards: Vec<String> = lines.iter().rev().cloned().collect();
             prop_assert_eq!(accept(&lines).to_string(), accept(&backwards).to_string());
@@ -74,9 +74,9 @@ mod tests {
                 let more = [lines.clone(), vec![more.to_owned()]].concat();
                 prop_assert_ne!(accept(&lines).to_string(), accept(&more).to_string());
             }
-            let _ = accept(&lines).takes(lines.first().unwrap_or(&media_type));
+            let _ = accept(&lines).accepts(lines.first().unwrap_or(&media_type));
             let listed = [lines, vec![media_type.to_uppercase()]].concat();
-            prop_assert!(accept(&listed).takes(&media_type));
+            prop_assert!(accept(&listed).accepts(&media_type));
         }
     }
 }

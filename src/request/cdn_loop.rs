@@ -1,32 +1,33 @@
-//! How many mirrors of this kind a request has come through: an upstream, or a redirect that is followed here, may lead
-//! back to this one, and each would ask the next for ever.
+//! Loop detection (RFC 8586): an upstream, or a redirect that is followed here, may lead back to this mirror, and each
+//! request would cause the next for ever.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// RFC 8586: what content delivery networks tell each other for the same reason.
+/// RFC 8586, section 2.
 pub const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
-/// One mirror behind another is somebody's design, and so may be a third.
+/// A request that came through this many mirrors of this kind is refused. One mirror behind another is a sensible set-up,
+/// and so may be a third.
 pub const MAX_HOPS: usize = 3;
-/// What a mirror tells the next, by how many there were before it.
-static NAMES: [HeaderValue; MAX_HOPS] = [
+/// The header of an upstream request, by the number of mirrors before this one.
+static HEADERS: [HeaderValue; MAX_HOPS] = [
     HeaderValue::from_static("hammal"),
     HeaderValue::from_static("hammal, hammal"),
     HeaderValue::from_static("hammal, hammal, hammal"),
 ];
 
-/// The mirrors that a request came through before it came here.
+/// The mirrors that a request came through before this one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CdnLoop {
-    to_header: HeaderValue,
+    header: HeaderValue,
 }
 
-/// A request that came through `MAX_HOPS` mirrors.
+/// A request came through [`MAX_HOPS`] mirrors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoopDetected;
 
 impl CdnLoop {
-    /// Of what others have added nothing is passed on: a client may have written it.
-    pub fn of(headers: &HeaderMap) -> Result<CdnLoop, LoopDetected> {
+    /// Counts this kind of mirror in a request's headers. Other entries are not passed on: a client may have written them.
+    pub fn from_headers(headers: &HeaderMap) -> Result<CdnLoop, LoopDetected> {
         let values = headers
             .get_all(CDN_LOOP)
             .iter()
@@ -34,25 +35,25 @@ impl CdnLoop {
         let names = values
             .flat_map(|text| text.split(','))
             .filter_map(|info| info.split(';').next());
-        let before = names
+        let hops = names
             .filter(|name| name.trim().eq_ignore_ascii_case("hammal"))
             .count();
-        NAMES
-            .get(before)
+        HEADERS
+            .get(hops)
             .map(|name| CdnLoop {
-                to_header: name.clone(),
+                header: name.clone(),
             })
             .ok_or(LoopDetected)
     }
 
-    /// Whether it came through no other.
+    /// Whether the request came through no other mirror.
     pub fn is_direct(&self) -> bool {
-        NAMES.first() == Some(&self.to_header)
+        HEADERS.first() == Some(&self.header)
     }
 
-    /// The header of a request that this mirror sends.
+    /// Returns the header of an upstream request, with this mirror added.
     pub fn to_header(&self) -> HeaderValue {
-        self.to_header.clone()
+        self.header.clone()
     }
 }
 
@@ -67,7 +68,7 @@ mod tests {
             .map(|line| (CDN_LOOP, HeaderValue::from_str(line).unwrap()))
             .collect();
         Some(
-            CdnLoop::of(&headers)
+            CdnLoop::from_headers(&headers)
                 .ok()?
                 .to_header()
                 .to_str()
@@ -78,15 +79,19 @@ mod tests {
 
     #[test]
     fn a_client_came_through_no_mirror() {
-        let hops = |line: &str| {
-            CdnLoop::of(&HeaderMap::from_iter([(
+        let parse = |line: &str| {
+            CdnLoop::from_headers(&HeaderMap::from_iter([(
                 CDN_LOOP,
                 HeaderValue::from_str(line).unwrap(),
             )]))
         };
-        assert!(CdnLoop::of(&HeaderMap::new()).unwrap().is_direct());
-        assert!(hops("other").unwrap().is_direct());
-        assert!(!hops("other, hammal").unwrap().is_direct());
+        assert!(
+            CdnLoop::from_headers(&HeaderMap::new())
+                .unwrap()
+                .is_direct()
+        );
+        assert!(parse("other").unwrap().is_direct());
+        assert!(!parse("other, hammal").unwrap().is_direct());
     }
 
     #[test]

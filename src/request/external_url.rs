@@ -1,4 +1,4 @@
-//! Where the client finds this mirror.
+//! The URL that the client knows this mirror by.
 
 use crate::registry::origin::Authority;
 use http::header::{self, HeaderName};
@@ -6,18 +6,18 @@ use http::{HeaderMap, Request};
 
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// The address that the client knows this mirror by. The grammar of its authority leaves nothing that means something in
+/// The URL that the client knows this mirror by. The grammar of its authority has no character that means something in
 /// HTML.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExternalUrl {
     scheme: &'static str,
     host: Option<String>,
-    mount: String,
+    path_prefix: String,
 }
 
 impl ExternalUrl {
-    /// `mount` is what stands in front of every path, such as `/SECRET`, or nothing.
-    pub fn of(request: &Request<()>, mount: &str) -> ExternalUrl {
+    /// `path_prefix` stands in front of every path: `/SECRET`, or nothing.
+    pub fn from_request(request: &Request<()>, path_prefix: &str) -> ExternalUrl {
         let host = request
             .headers()
             .get(header::HOST)
@@ -31,33 +31,33 @@ impl ExternalUrl {
         ExternalUrl {
             scheme: scheme(request.headers()),
             host: host.map(str::to_owned),
-            mount: mount.to_owned(),
+            path_prefix: path_prefix.to_owned(),
         }
     }
 
-    /// `None` where the client did not say. Most answers don't depend on it, so it is parsed when it is asked for.
+    /// Returns the mirror's own host; `None` where the request does not name one. It is parsed only when it is needed.
     pub fn authority(&self) -> Option<Authority> {
         Authority::parse(self.host.as_deref()?).ok()
     }
 
-    pub fn mount(&self) -> &str {
-        &self.mount
+    pub fn path_prefix(&self) -> &str {
+        &self.path_prefix
     }
 
-    /// For the examples of the manual.
+    /// Returns the host for the examples of the manual.
     pub fn host(&self) -> String {
         self.authority()
             .map_or_else(|| "mirror.example".to_owned(), |own| own.to_string())
     }
 
-    /// For the examples of the manual.
+    /// Returns the URL for the examples of the manual.
     pub fn url(&self) -> String {
-        format!("{}://{}{}", self.scheme, self.host(), self.mount)
+        format!("{}://{}{}", self.scheme, self.host(), self.path_prefix)
     }
 }
 
-/// `https` where something in front of the mirror says that it took the request over TLS: a component is always asked
-/// over plain http. It is shown, nothing depends on it.
+/// Returns `https` where a proxy in front of the mirror says that it took the request over TLS: a component always gets it
+/// over plain http. It is only shown.
 fn scheme(headers: &HeaderMap) -> &'static str {
     if headers
         .get(FORWARDED_PROTO)
@@ -78,20 +78,23 @@ mod tests {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        ExternalUrl::of(&request.body(()).unwrap(), "/mount").url()
+        ExternalUrl::from_request(&request.body(()).unwrap(), "/path_prefix").url()
     }
 
     #[test]
     fn is_the_address_that_the_client_used() {
         for (headers, address) in [
-            (&[][..], "http://in.the.uri:3000/mount"),
-            (&[("host", "127.0.0.1:3000")], "http://127.0.0.1:3000/mount"),
+            (&[][..], "http://in.the.uri:3000/path_prefix"),
+            (
+                &[("host", "127.0.0.1:3000")],
+                "http://127.0.0.1:3000/path_prefix",
+            ),
             (
                 &[
                     ("host", "mirror.example.org"),
                     ("x-forwarded-proto", "https"),
                 ],
-                "https://mirror.example.org/mount",
+                "https://mirror.example.org/path_prefix",
             ),
         ] {
             assert_eq!(url(headers), address);
@@ -103,7 +106,7 @@ mod tests {
         for host in ["<script>alert(1)</script>", "a\"b", "a&b", "user@a", "a b"] {
             assert_eq!(
                 url(&[("host", host)]),
-                "http://mirror.example/mount",
+                "http://mirror.example/path_prefix",
                 "{host}"
             );
         }

@@ -1,13 +1,13 @@
-//! The query of a request line.
+//! The query of a request: taking parameters out of it, and leaving the rest as it was written.
 
 use std::borrow::Cow;
 
-/// The pairs of a query, each as it was written, so that what is passed on stays as it was.
+/// The pairs of a query, each as it was written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Query<'a>(Vec<&'a str>);
 
-/// A parameter that may stand in a query once stands there twice.
-#[derive(Debug, PartialEq, Eq)]
+/// A parameter that may be given once is given twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Repeated;
 
 impl<'a> Query<'a> {
@@ -35,7 +35,6 @@ impl<'a> Query<'a> {
         if repeated { Err(Repeated) } else { Ok(taken) }
     }
 
-    /// Whether nothing is left.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -53,12 +52,12 @@ impl std::fmt::Display for Query<'_> {
     }
 }
 
-/// Decodes `+` and percent-escapes as HTML forms write them; what is no escape stays as it is.
+/// Decodes `+` and percent-escapes as HTML forms write them. Anything else stays as it is.
 fn decode(text: &str) -> String {
     decode_percent(&text.replace('+', " ")).into_owned()
 }
 
-/// Decodes percent-escapes; what is no escape, or no UTF-8 afterwards, becomes what no grammar here accepts.
+/// Decodes percent-escapes. Bytes that are not UTF-8 become U+FFFD, which no grammar here accepts.
 pub fn decode_percent(text: &str) -> Cow<'_, str> {
     percent_encoding::percent_decode_str(text).decode_utf8_lossy()
 }

@@ -1,54 +1,64 @@
-//! Paging: the `Link` of tags, referrers and catalogs (RFC 8288; distribution specification, "Listing Tags"), rewritten so
-//! that the next page comes through this mirror from the same upstream again.
+//! Paging: the `Link` header of tags, referrers and catalogs (RFC 8288; distribution specification,
+//! "Listing Tags"), rewritten so that the next page comes through this mirror, from the same upstream.
 
-use crate::registry::address::UpstreamSelector;
 use crate::registry::origin::HttpUrl;
 use crate::request::external_url::ExternalUrl;
 use crate::request::query::Query;
 use crate::request::route::Route;
-use crate::upstream::limits::MAX_HEADER;
-use http::header::LINK;
-use http::{HeaderMap, HeaderValue, Uri};
+use crate::request::selector::UpstreamSelector;
+use crate::upstream::MAX_HEADER;
+use http::{HeaderValue, Uri};
 use url::form_urlencoded;
 
-/// The links to a next page that lead to the upstream again. Every other link would lead past the mirror, and is left out.
-pub fn rewrite(
-    headers: &HeaderMap,
-    from: &HttpUrl,
-    naming: &UpstreamSelector,
-    here: &ExternalUrl,
-    as_named: bool,
-) -> Option<HeaderValue> {
-    let headers = headers
-        .get_all(LINK)
-        .iter()
-        .filter_map(|value| value.to_str().ok());
-    let next = headers
+/// The response whose links are rewritten.
+#[derive(Clone, Copy, Debug)]
+pub struct Page<'a> {
+    /// The `Link` headers as the upstream sent them.
+    pub links: &'a [HeaderValue],
+    /// The URL that the response came from.
+    pub url: &'a HttpUrl,
+    /// How the client named the upstream.
+    pub selector: &'a UpstreamSelector,
+    /// Whether the next page has to name the upstream itself, and not as the client did.
+    pub pins_upstream: bool,
+}
+
+/// Returns the link to the next page, if it leads to the same upstream. Every other link would lead past the mirror, and is
+/// left out.
+pub fn rewrite(page: Page<'_>, external_url: &ExternalUrl) -> Option<HeaderValue> {
+    let links = page.links.iter().filter_map(|value| value.to_str().ok());
+    let next = links
         .filter(|text| text.len() <= MAX_HEADER)
         .flat_map(parse)
         .find(|link| link.is_next)?;
-    let target = from
+    let target = page
+        .url
         .join(next.reference)
         .ok()
-        .filter(|target| target.origin == from.origin)?;
-    // A page of the registry that another one redirected to is asked for by its own name.
-    let own_name = UpstreamSelector::Query(from.origin.to_string());
-    let path = through_mirror(
-        &target.path_and_query,
-        if as_named { naming } else { &own_name },
-    )?;
-    HeaderValue::try_from(format!("<{}{path}>; rel=\"next\"", here.mount())).ok()
+        .filter(|target| target.origin == page.url.origin)?;
+    let own = UpstreamSelector::Query(page.url.origin.to_string());
+    let selector = if page.pins_upstream {
+        &own
+    } else {
+        page.selector
+    };
+    let path = mirror_path(&target.path_and_query, selector)?;
+    HeaderValue::try_from(format!(
+        "<{}{path}>; rel=\"next\"",
+        external_url.path_prefix()
+    ))
+    .ok()
 }
 
-/// The path on this mirror of what is at `path_and_query` on an upstream.
-fn through_mirror(path_and_query: &str, naming: &UpstreamSelector) -> Option<String> {
+/// Returns the path and query on this mirror for a path and query on an upstream.
+fn mirror_path(path_and_query: &str, selector: &UpstreamSelector) -> Option<String> {
     let uri: Uri = path_and_query.parse().ok()?;
-    let path = Route::of_upstream(&uri)?.path();
+    let path = Route::from_registry_path(&uri)?.path();
     let mut query = Query::parse(uri.query());
     // An upstream has no say in which upstream is asked next.
     query.take("upstream").ok()?;
     query.take("ns").ok()?;
-    let (path, parameter) = match naming {
+    let (path, parameter) = match selector {
         UpstreamSelector::Default => (path, None),
         UpstreamSelector::Query(host) => (path, Some(("upstream", host))),
         UpstreamSelector::Namespace(host) => (path, Some(("ns", host))),
@@ -79,7 +89,7 @@ struct Link<'a> {
     is_next: bool,
 }
 
-/// `<reference>; parameter; parameter="quoted, too", <reference>…`; stops at what is none.
+/// Parses `<reference>; parameter; parameter="quoted, too", <reference>…`, up to the first part that is malformed.
 fn parse(text: &str) -> impl Iterator<Item = Link<'_>> {
     let mut rest = text;
     std::iter::from_fn(move || {
@@ -97,7 +107,7 @@ fn parse(text: &str) -> impl Iterator<Item = Link<'_>> {
     })
 }
 
-/// Where a comma outside quotes ends the parameters of a link.
+/// Returns where the parameters of a link end: at a comma outside quotes.
 fn end_of_parameters(text: &str) -> usize {
     let mut quoted = false;
     let comma = text.bytes().position(|byte| {
@@ -120,18 +130,24 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn rewritten(link: &str, naming: &UpstreamSelector, as_named: bool) -> Option<String> {
-        let from = HttpUrl::parse("https://registry.example/v2/a/b/tags/list?n=2").unwrap();
-        let here = ExternalUrl::of(&http::Request::new(()), "");
-        let headers = HeaderMap::from_iter([(LINK, HeaderValue::from_str(link).unwrap())]);
-        rewrite(&headers, &from, naming, &here, as_named)
-            .map(|value| value.to_str().unwrap().to_owned())
+    fn rewritten(link: &str, selector: &UpstreamSelector, pins_upstream: bool) -> Option<String> {
+        let page = Page {
+            links: &[HeaderValue::from_str(link).unwrap()],
+            url: &HttpUrl::parse("https://registry.example/v2/a/b/tags/list?n=2").unwrap(),
+            selector,
+            pins_upstream,
+        };
+        let link = rewrite(
+            page,
+            &ExternalUrl::from_request(&http::Request::new(()), ""),
+        )?;
+        Some(link.to_str().unwrap().to_owned())
     }
 
     #[test]
     fn the_next_page_is_asked_for_as_the_first_one_was() {
         let link = r#"</v2/a/b/tags/list?last=x%2Fy&n=2>; rel="next""#;
-        for (naming, path) in [
+        for (selector, path) in [
             (
                 UpstreamSelector::Default,
                 "/v2/a/b/tags/list?last=x%2Fy&n=2",
@@ -158,18 +174,18 @@ mod tests {
             ),
         ] {
             assert_eq!(
-                rewritten(link, &naming, true),
+                rewritten(link, &selector, false),
                 Some(format!("<{path}>; rel=\"next\""))
             );
         }
         assert_eq!(
-            rewritten(link, &UpstreamSelector::Default, false).unwrap(),
+            rewritten(link, &UpstreamSelector::Default, true).unwrap(),
             r#"</v2/a/b/tags/list?last=x%2Fy&n=2&upstream=https%3A%2F%2Fregistry.example>; rel="next""#
         );
     }
 
     #[test]
-    fn reads_every_form_of_a_link_and_drops_what_leads_elsewhere() {
+    fn reads_every_form_of_a_link_and_drops_links_to_other_hosts() {
         let next = "</v2/a/b/tags/list?n=2>; rel=\"next\"";
         for (link, expected) in [
             (
@@ -200,7 +216,7 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(
-                rewritten(link, &UpstreamSelector::Default, true).as_deref(),
+                rewritten(link, &UpstreamSelector::Default, false).as_deref(),
                 expected,
                 "{link}"
             );
@@ -210,7 +226,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_link_panics_or_leads_past_the_mirror(link in "(<[ -~]{0,30}>(; ?[a-z]{1,5}=\"?[ -~]{0,9}\"?){0,2},? ?){0,3}") {
-            if let Some(rewritten) = rewritten(&link, &UpstreamSelector::Default, true) {
+            if let Some(rewritten) = rewritten(&link, &UpstreamSelector::Default, false) {
                 prop_assert!(rewritten.starts_with("</v2/"));
             }
         }

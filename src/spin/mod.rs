@@ -1,5 +1,5 @@
-//! The platform that is Spin, and the entry point that it calls: WASIp3 for Spin 4.1 and later, WASIp2 for every Spin
-//! since 3.0. A component can be only one of them; a feature of Cargo says which.
+//! Spin as the platform, and the entry point that it calls: WASIp3 for Spin 4.1 and later, WASIp2 for Spin 3.0 and later. A
+//! component is built for one of them; a Cargo feature says which.
 
 use crate::access::rate_limit::CLIENT_ADDRESS;
 use bytes::Bytes;
@@ -26,12 +26,12 @@ fn now() -> Duration {
         .unwrap_or_default()
 }
 
-/// Writes whole lines, at once: pieces of lines of requests that run at the same time would mix.
+/// Writes whole lines in one call: parts of lines of simultaneous requests would mix.
 fn log(lines: &str) {
     let _ = std::io::stderr().write_all(lines.as_bytes());
 }
 
-/// The headers that a host has, as it hands them over. Their values are taken, not copied.
+/// Parses headers that the host hands over, without copying their values.
 fn header_map(entries: Vec<(String, Vec<u8>)>) -> Option<HeaderMap> {
     let mut headers = HeaderMap::try_with_capacity(entries.len()).ok()?;
     for (name, value) in entries {
@@ -42,14 +42,14 @@ fn header_map(entries: Vec<(String, Vec<u8>)>) -> Option<HeaderMap> {
     Some(headers)
 }
 
-/// Those of a request. Of Spin's own only the client's address is ever read.
-fn incoming_headers(mut entries: Vec<(String, Vec<u8>)>) -> Option<HeaderMap> {
+/// Parses the headers of a client's request. Of the headers that Spin adds only the client's address is used.
+fn request_headers(mut entries: Vec<(String, Vec<u8>)>) -> Option<HeaderMap> {
     entries.retain(|(name, _)| !name.starts_with("spin-") || CLIENT_ADDRESS == name.as_str());
     header_map(entries)
 }
 
-/// Which path a request is for, and at which authority, where no header says that: each of them is a call of the host.
-fn uri(
+/// Makes the URI of a client's request. The authority, another call of the host, is asked for only where there is no `Host`.
+fn request_uri(
     headers: &HeaderMap,
     path: Option<String>,
     authority: impl FnOnce() -> Option<String>,
@@ -68,7 +68,7 @@ fn uri(
     .ok()
 }
 
-/// Headers, as a host takes them.
+/// Returns headers in the form that the host takes.
 fn entries(headers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
     headers
         .iter()
@@ -80,20 +80,20 @@ fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Both previews have the same error codes of HTTP, the same errors of the key-value store and the same options of a
-/// request, as types of their own.
-macro_rules! alike {
+/// Defines the conversions that are alike for both previews of WASI: each has its own types of HTTP error codes, errors of
+/// the key-value store, and request options.
+macro_rules! conversions {
     ($ErrorCode:ident, $StoreError:path, $RequestOptions:ident) => {
         fn options(timeouts: &Timeouts) -> $RequestOptions {
             let options = $RequestOptions::new();
-            // A host that does not know one of them has its own.
+            // A host that does not support one of them has its own.
             let _ = options.set_connect_timeout(Some(nanoseconds(timeouts.connect)));
             let _ = options.set_first_byte_timeout(Some(nanoseconds(timeouts.first_byte)));
             let _ = options.set_between_bytes_timeout(Some(nanoseconds(timeouts.between_bytes)));
             options
         }
 
-        fn fault(code: $ErrorCode) -> TransportError {
+        fn transport_error(code: $ErrorCode) -> TransportError {
             match code {
                 $ErrorCode::DnsTimeout | $ErrorCode::DnsError(_) => TransportError::Dns,
                 $ErrorCode::DestinationNotFound
@@ -115,9 +115,9 @@ macro_rules! alike {
             }
         }
 
-        fn store_fault(error: $StoreError) -> StoreError {
+        fn store_error(error: $StoreError) -> StoreError {
             StoreError(error.to_string())
         }
     };
 }
-use alike;
+use conversions;

@@ -1,6 +1,6 @@
-//! Every Spin since 3.0, by WASIp2: an instance answers one request.
+//! WASIp2, for Spin 3.0 and later: an instance answers one request.
 
-use super::{alike, nanoseconds};
+use super::{conversions, nanoseconds};
 use crate::mirror::Mirror;
 use crate::platform::{
     Platform, ReadBodyError, StoreError, Timeouts, TransportError, VariableError,
@@ -28,11 +28,11 @@ use wasi::http::types::{
 use wasi::io::poll::Pollable;
 use wasi::io::streams::{OutputStream, StreamError};
 
-/// A body is read in pieces of this many bytes.
-const PIECE: u64 = 16 * 1024;
+/// Bytes that are read of a body at a time.
+const READ_SIZE: u64 = 16 * 1024;
 
-/// How many bytes the host may move at once from an upstream to the client; it moves what is there.
-const SPLICE: u64 = 1024 * 1024;
+/// Bytes that the host may move at a time from an upstream to the client. It moves what has arrived.
+const SPLICE_SIZE: u64 = 1024 * 1024;
 
 struct Component;
 
@@ -45,23 +45,23 @@ impl Guest for Component {
 }
 
 async fn serve(request: &IncomingRequest, out: ResponseOutparam) {
-    let Some(request) = incoming(request) else {
+    let Some(request) = client_request(request) else {
         ResponseOutparam::set(out, Err(ErrorCode::HttpRequestUriInvalid));
         return;
     };
     let spin = Spin::default();
     let head_only = request.method() == http::Method::HEAD;
-    // Not dropped: its memory goes with the instance.
+    // Never dropped: its memory goes with the instance.
     let mirror = ManuallyDrop::new(Mirror::new(spin.clone()));
     let response = mirror.handle(request).await;
-    answer(response, head_only, out);
-    while let Some(work) = spin.deferred() {
+    respond(response, head_only, out);
+    while let Some(work) = spin.next_deferred() {
         work.await;
     }
 }
 
-/// Answers, head and body. Returns once the host has taken all of it.
-fn answer(
+/// Sends a response. Returns once the host has taken all of it.
+fn respond(
     response: http::Response<Body<IncomingResponse>>,
     head_only: bool,
     out: ResponseOutparam,
@@ -71,33 +71,33 @@ fn answer(
         Ok(response) => response,
         Err(code) => return ResponseOutparam::set(out, Err(code)),
     };
-    // Where none is begun, the host holds no body against the `Content-Length` of HEAD and 304.
-    let begun = match &body {
-        Body::Own(bytes) if bytes.is_empty() => None,
+    // Without a body, the host does not compare its length with the `Content-Length` of a HEAD or 304.
+    let stream = match &body {
+        Body::Buffered(bytes) if bytes.is_empty() => None,
         _ if head_only => None,
         _ => response.body().ok(),
     };
     let Some((sink, output)) =
-        begun.and_then(|sink| sink.write().ok().map(|output| (sink, output)))
+        stream.and_then(|sink| sink.write().ok().map(|output| (sink, output)))
     else {
         return ResponseOutparam::set(out, Ok(response));
     };
-    // Called once the first piece of the body is there, so that both can go out in one.
+    // Called once the first bytes of the body are there, so that they go out in one packet with the head.
     let send_head = || ResponseOutparam::set(out, Ok(response));
     let sent = match body {
-        Body::Own(bytes) => own(&bytes, &output, send_head),
-        Body::Upstream(upstream) => spliced(&upstream, &output, send_head),
+        Body::Buffered(bytes) => write(&bytes, &output, send_head),
+        Body::Upstream(upstream) => splice(&upstream, &output, send_head),
     };
     drop(output);
     match sent {
-        // The host breaks it off where it is shorter than the `Content-Length`.
+        // The host aborts the response where the body is shorter than its `Content-Length`.
         Ok(()) => drop(OutgoingBody::finish(sink, None)),
-        // Dropped unfinished, it breaks off: the client must not take what it has for the whole.
+        // Dropped without being finished, it is aborted: the client must not take a part for the whole.
         Err(_) => drop(sink),
     }
 }
 
-fn own(bytes: &[u8], output: &OutputStream, send_head: impl FnOnce()) -> Result<(), StreamError> {
+fn write(bytes: &[u8], output: &OutputStream, send_head: impl FnOnce()) -> Result<(), StreamError> {
     let first = write_some(output, bytes);
     send_head();
     let mut rest = first?;
@@ -108,7 +108,7 @@ fn own(bytes: &[u8], output: &OutputStream, send_head: impl FnOnce()) -> Result<
     Ok(())
 }
 
-/// Writes what the host takes at once; returns what is left.
+/// Writes what the host takes without blocking. Returns the rest.
 fn write_some<'a>(output: &OutputStream, bytes: &'a [u8]) -> Result<&'a [u8], StreamError> {
     let taken = usize::try_from(output.check_write()?).unwrap_or(usize::MAX);
     let (now, rest) = bytes.split_at(taken.min(bytes.len()));
@@ -116,8 +116,8 @@ fn write_some<'a>(output: &OutputStream, bytes: &'a [u8]) -> Result<&'a [u8], St
     Ok(rest)
 }
 
-/// Hands the body on: the host moves its bytes, a piece whenever the client has taken one; they never come in here.
-fn spliced(
+/// Passes an upstream's body on. The host moves its bytes as fast as the client takes them; they don't enter the component.
+fn splice(
     upstream: &IncomingResponse,
     output: &OutputStream,
     send_head: impl FnOnce(),
@@ -128,12 +128,12 @@ fn spliced(
         send_head();
         return Err(StreamError::Closed);
     };
-    let mut moved = output.blocking_splice(&input, SPLICE);
+    let mut moved = output.blocking_splice(&input, SPLICE_SIZE);
     send_head();
     loop {
         match moved {
-            Ok(_) => moved = output.blocking_splice(&input, SPLICE),
-            // By the upstream, or by a client that went away and does not care.
+            Ok(_) => moved = output.blocking_splice(&input, SPLICE_SIZE),
+            // The end of the body, or a client that went away.
             Err(StreamError::Closed) => return Ok(()),
             Err(failed) => return Err(failed),
         }
@@ -142,22 +142,22 @@ fn spliced(
 
 fn outgoing_response(head: &http::response::Parts) -> Result<OutgoingResponse, ErrorCode> {
     let response = OutgoingResponse::new(fields(&head.headers)?);
-    // What a host takes for granted is not said to it: each of these is a call.
+    // 200 is the default, and each call of the host costs time.
     if head.status != StatusCode::OK {
-        let no_status = |()| ErrorCode::InternalError(Some("no status of HTTP".to_owned()));
+        let invalid_status = |()| ErrorCode::InternalError(Some("invalid status".to_owned()));
         response
             .set_status_code(head.status.as_u16())
-            .map_err(no_status)?;
+            .map_err(invalid_status)?;
     }
     Ok(response)
 }
 
-/// What a Spin platform of one request has: its clones share it.
+/// Spin, for one request. Its clones share one state.
 #[derive(Clone, Default)]
-struct Spin(Rc<Instance>);
+struct Spin(Rc<State>);
 
 #[derive(Default)]
-struct Instance {
+struct State {
     store: OnceCell<Store>,
     deferred: RefCell<VecDeque<Pin<Box<dyn Future<Output = ()>>>>>,
 }
@@ -168,11 +168,11 @@ impl Spin {
         if let Some(store) = self.0.store.get() {
             return Ok(store);
         }
-        let opened = Store::open_default().map_err(store_fault)?;
+        let opened = Store::open_default().map_err(store_error)?;
         Ok(self.0.store.get_or_init(|| opened))
     }
 
-    fn deferred(&self) -> Option<Pin<Box<dyn Future<Output = ()>>>> {
+    fn next_deferred(&self) -> Option<Pin<Box<dyn Future<Output = ()>>>> {
         self.0.deferred.borrow_mut().pop_front()
     }
 }
@@ -186,12 +186,13 @@ impl Platform for Spin {
         request: http::Request<()>,
         timeouts: &Timeouts,
     ) -> Result<http::Response<IncomingResponse>, TransportError> {
-        let request = outgoing(request).map_err(|()| TransportError::Broken)?;
-        let exchange = outgoing_handler::handle(request, Some(options(timeouts))).map_err(fault)?;
+        let request = upstream_request(request).map_err(|()| TransportError::Broken)?;
+        let exchange =
+            outgoing_handler::handle(request, Some(options(timeouts))).map_err(transport_error)?;
         let response = ready(|| exchange.get(), || exchange.subscribe()).await;
         let response = response
             .map_err(|()| TransportError::Broken)?
-            .map_err(fault)?;
+            .map_err(transport_error)?;
         let mut head = http::Response::new(());
         *head.status_mut() =
             http::StatusCode::from_u16(response.status()).map_err(|_| TransportError::Broken)?;
@@ -201,10 +202,10 @@ impl Platform for Spin {
     }
 
     async fn read(&self, body: IncomingResponse, limit: usize) -> Result<Vec<u8>, ReadBodyError> {
-        let broken = |()| ReadBodyError::Broken(TransportError::Broken);
+        let broken = |()| ReadBodyError::Transport(TransportError::Broken);
         let source = body.consume().map_err(broken)?;
         let input = source.stream().map_err(broken)?;
-        let piece = || match input.read(PIECE) {
+        let piece = || match input.read(READ_SIZE) {
             Ok(piece) if piece.is_empty() => None,
             read => Some(read),
         };
@@ -215,8 +216,8 @@ impl Platform for Spin {
                 Err(StreamError::Closed) => return Ok(bytes),
                 Err(StreamError::LastOperationFailed(error)) => {
                     let code = http_error_code(&error);
-                    return Err(ReadBodyError::Broken(
-                        code.map_or(TransportError::Broken, fault),
+                    return Err(ReadBodyError::Transport(
+                        code.map_or(TransportError::Broken, transport_error),
                     ));
                 }
             }
@@ -227,11 +228,11 @@ impl Platform for Spin {
     }
 
     async fn load(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        self.store()?.get(key).map_err(store_fault)
+        self.store()?.get(key).map_err(store_error)
     }
 
     async fn save(&self, key: &str, value: Vec<u8>) -> Result<(), StoreError> {
-        self.store()?.set(key, &value).map_err(store_fault)
+        self.store()?.set(key, &value).map_err(store_error)
     }
 
     async fn variable(&self, name: &str) -> Result<Option<String>, VariableError> {
@@ -252,7 +253,7 @@ impl Platform for Spin {
         ready(over, || monotonic_clock::subscribe_instant(end)).await;
     }
 
-    /// Nobody waits for it: there is no other request here.
+    /// No other request can wait: an instance answers one.
     fn alarm(&self) -> ((), impl Future<Output = ()> + 'static) {
         ((), pending())
     }
@@ -267,7 +268,7 @@ impl Platform for Spin {
     }
 }
 
-/// Waits until `check` has something; `subscribe` says what it may come from.
+/// Waits until `check` returns a value. `subscribe` returns the event after which it may.
 async fn ready<T>(mut check: impl FnMut() -> Option<T>, subscribe: impl Fn() -> Pollable) -> T {
     let mut waiting = None;
     poll_fn(|context| match check() {
@@ -281,17 +282,18 @@ async fn ready<T>(mut check: impl FnMut() -> Option<T>, subscribe: impl Fn() -> 
     .await
 }
 
-fn incoming(request: &IncomingRequest) -> Option<http::Request<()>> {
+fn client_request(request: &IncomingRequest) -> Option<http::Request<()>> {
     let mut incoming = http::Request::new(());
-    *incoming.method_mut() = incoming_method(request.method())?;
-    *incoming.headers_mut() = super::incoming_headers(request.headers().entries())?;
-    *incoming.uri_mut() = super::uri(incoming.headers(), request.path_with_query(), || {
-        request.authority()
-    })?;
+    *incoming.method_mut() = client_method(request.method())?;
+    *incoming.headers_mut() = super::request_headers(request.headers().entries())?;
+    *incoming.uri_mut() =
+        super::request_uri(incoming.headers(), request.path_with_query(), || {
+            request.authority()
+        })?;
     Some(incoming)
 }
 
-fn incoming_method(method: Method) -> Option<http::Method> {
+fn client_method(method: Method) -> Option<http::Method> {
     Some(match method {
         Method::Get => http::Method::GET,
         Method::Head => http::Method::HEAD,
@@ -306,7 +308,7 @@ fn incoming_method(method: Method) -> Option<http::Method> {
     })
 }
 
-fn outgoing(request: http::Request<()>) -> Result<OutgoingRequest, ()> {
+fn upstream_request(request: http::Request<()>) -> Result<OutgoingRequest, ()> {
     let (head, ()) = request.into_parts();
     let scheme = match head.uri.scheme_str() {
         Some("http") => Scheme::Http,
@@ -329,4 +331,4 @@ fn fields(headers: &HeaderMap) -> Result<Fields, ErrorCode> {
         .map_err(|error| ErrorCode::InternalError(Some(error.to_string())))
 }
 
-alike!(ErrorCode, key_value::Error, RequestOptions);
+conversions!(ErrorCode, key_value::Error, RequestOptions);

@@ -1,6 +1,6 @@
-//! Spin 4.1 and later, by WASIp3: an instance answers many requests.
+//! WASIp3, for Spin 4.1 and later: an instance answers many requests.
 
-use super::{alike, nanoseconds};
+use super::{conversions, nanoseconds};
 use crate::mirror::Mirror;
 use crate::platform::{
     Platform, ReadBodyError, StoreError, Timeouts, TransportError, VariableError,
@@ -23,21 +23,21 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-/// A body is read in pieces of this many bytes.
-const PIECE: usize = 16 * 1024;
+/// Bytes that are read of a body at a time.
+const READ_SIZE: usize = 16 * 1024;
 
-/// How long a line of the log waits for those of other requests: to write them all takes a host hardly longer than to
-/// write one, and to write one takes it longer than many a step of a request.
-const GATHERING: Duration = Duration::from_millis(5);
-/// Bytes of lines that are written at once: a host takes no more in one call, and would cut a line in two.
-const MOST_LINES: usize = 4096;
+/// How long a line of the log waits for lines of other requests. Writing many in one call takes a host hardly longer than
+/// writing one.
+const LOG_DELAY: Duration = Duration::from_millis(5);
+/// Bytes of lines that are written at a time: a host takes no more in one call, and would cut a line in two.
+const MAX_LOG_WRITE: usize = 4096;
 
 thread_local! {
-    /// An instance answers up to 128 requests, 16 at a time: this lives as long as it does.
+    /// Lives as long as the instance, which answers up to 128 requests, 16 at a time.
     static MIRROR: Rc<Mirror<Spin>> = Rc::new(Mirror::new(Spin));
     static STORE: OnceCell<Rc<Store>> = const { OnceCell::new() };
     static OPTIONS: OnceCell<(Timeouts, RequestOptions)> = const { OnceCell::new() };
-    /// Lines of the log, not yet written.
+    /// Lines of the log that are not written yet.
     static LINES: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
@@ -47,39 +47,40 @@ wasip3::http::service::export!(Component with_types_in wasip3);
 
 impl Guest for Component {
     async fn handle(request: Request) -> Result<Response, ErrorCode> {
-        let request = incoming(&request).ok_or(ErrorCode::HttpRequestUriInvalid)?;
+        let request = client_request(&request).ok_or(ErrorCode::HttpRequestUriInvalid)?;
         let mirror = MIRROR.with(Rc::clone);
         let (head, body) = mirror.handle(request).await.into_parts();
         let response = match body {
-            Body::Own(bytes) => own(head.headers, bytes).await,
+            Body::Buffered(bytes) => buffered(head.headers, bytes).await,
             Body::Upstream(upstream) => spliced(head.headers, upstream),
         };
         let response =
             response.map_err(|error| ErrorCode::InternalError(Some(error.to_string())))?;
         if head.status != StatusCode::OK {
-            let no_status = |()| ErrorCode::InternalError(Some("no status of HTTP".to_owned()));
+            let invalid_status = |()| ErrorCode::InternalError(Some("invalid status".to_owned()));
             response
                 .set_status_code(head.status.as_u16())
-                .map_err(no_status)?;
+                .map_err(invalid_status)?;
         }
         Ok(response)
     }
 }
 
-/// What of a request is needed. The SDK would make a stream of its body too, which nobody reads here.
-fn incoming(request: &Request) -> Option<http::Request<()>> {
+/// Parses a client's request. The SDK's own conversion would make a stream of the body too, which nobody reads.
+fn client_request(request: &Request) -> Option<http::Request<()>> {
     let mut incoming = http::Request::new(());
     *incoming.method_mut() = request.get_method().try_into().ok()?;
-    *incoming.headers_mut() = super::incoming_headers(request.get_headers().copy_all())?;
-    *incoming.uri_mut() = super::uri(incoming.headers(), request.get_path_with_query(), || {
-        request.get_authority()
-    })?;
+    *incoming.headers_mut() = super::request_headers(request.get_headers().copy_all())?;
+    *incoming.uri_mut() =
+        super::request_uri(incoming.headers(), request.get_path_with_query(), || {
+            request.get_authority()
+        })?;
     Some(incoming)
 }
 
-/// The body is offered before the head leaves, so that both go out in one piece: in two, the second waits 40 ms in Spin's
-/// server for the client's delayed acknowledgement of the first.
-async fn own(headers: HeaderMap, bytes: Vec<u8>) -> Result<Response, HeaderError> {
+/// Makes a response with a body in memory. The body is offered before the head leaves, so that both go out in one packet: in
+/// two, the second would wait 40 ms in Spin's server for the client's delayed acknowledgement of the first.
+async fn buffered(headers: HeaderMap, bytes: Vec<u8>) -> Result<Response, HeaderError> {
     let headers = fields(&headers)?;
     if bytes.is_empty() {
         return Ok(Response::new(headers, None, no_trailers()).0);
@@ -88,9 +89,9 @@ async fn own(headers: HeaderMap, bytes: Vec<u8>) -> Result<Response, HeaderError
     let (no_trailers, trailers) = wit_future::new(|| Ok(None));
     let (response, _sent) = Response::new(headers, Some(reader), trailers);
     let mut offered = Box::pin(async move {
-        // What is left unwritten is what the client did not wait for.
+        // A client that went away leaves the rest unwritten.
         drop(writer.write_all(bytes).await);
-        // The trailers too are written when the host waits for them.
+        // Dropping a writer sends its default, here: no trailers.
         drop((writer, no_trailers));
     });
     if poll_fn(|context| Poll::Ready(offered.as_mut().poll(context)))
@@ -98,18 +99,18 @@ async fn own(headers: HeaderMap, bytes: Vec<u8>) -> Result<Response, HeaderError
         .is_pending()
     {
         spawn(offered);
-        // Where a request's tasks all wait, the list of them (`FuturesUnordered`, futures-rs#2333) yields once more to a host
-        // that has the head by then, and not yet the body. It does not where the last of them is done.
+        // Where all tasks of a request wait, their list (`FuturesUnordered`, futures-rs#2333) yields once more to the host,
+        // which has the head by then but not the body. It does not where the last task is done.
         spawn(ready(()));
     }
     Ok(response)
 }
 
-/// Hands the unread body on with another head: the host moves its bytes, they never come in here.
+/// Makes a response with an upstream's unread body. The host moves its bytes; they don't enter the component.
 fn spliced(headers: HeaderMap, upstream: Response) -> Result<Response, HeaderError> {
     let (sent, received) = wit_future::new(|| Ok(()));
     let (body, trailers) = Response::consume_body(upstream, received);
-    // Written when the host waits for it: written before, it would wake this task when it is taken.
+    // Sends the default once the host waits for it: sent before, it would wake this task when it is taken.
     drop(sent);
     Ok(Response::new(fields(&headers)?, Some(body), trailers).0)
 }
@@ -134,8 +135,8 @@ impl Platform for Spin {
         request: http::Request<()>,
         timeouts: &Timeouts,
     ) -> Result<http::Response<Response>, TransportError> {
-        let request = outgoing(request, timeouts).map_err(|()| TransportError::Broken)?;
-        let response = client::send(request).await.map_err(fault)?;
+        let request = upstream_request(request, timeouts).map_err(|()| TransportError::Broken)?;
+        let response = client::send(request).await.map_err(transport_error)?;
         let mut head = http::Response::new(());
         *head.status_mut() = http::StatusCode::from_u16(response.get_status_code())
             .map_err(|_| TransportError::Broken)?;
@@ -149,7 +150,7 @@ impl Platform for Spin {
         let (mut stream, trailers) = Response::consume_body(body, result);
         let mut bytes = Vec::new();
         loop {
-            let (result, piece) = stream.read(Vec::with_capacity(PIECE)).await;
+            let (result, piece) = stream.read(Vec::with_capacity(READ_SIZE)).await;
             bytes.extend_from_slice(&piece);
             if bytes.len() > limit {
                 return Err(ReadBodyError::TooLarge);
@@ -160,16 +161,16 @@ impl Platform for Spin {
         }
         trailers
             .await
-            .map_err(|code| ReadBodyError::Broken(fault(code)))?;
+            .map_err(|code| ReadBodyError::Transport(transport_error(code)))?;
         Ok(bytes)
     }
 
     async fn load(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        store().await?.get(key).await.map_err(store_fault)
+        store().await?.get(key).await.map_err(store_error)
     }
 
     async fn save(&self, key: &str, value: Vec<u8>) -> Result<(), StoreError> {
-        store().await?.set(key, value).await.map_err(store_fault)
+        store().await?.set(key, value).await.map_err(store_error)
     }
 
     async fn variable(&self, name: &str) -> Result<Option<String>, VariableError> {
@@ -188,7 +189,7 @@ impl Platform for Spin {
         monotonic_clock::wait_for(nanoseconds(duration)).await;
     }
 
-    /// A stream that nothing is ever written to: it ends when the alarm is dropped, and the host wakes who reads it.
+    /// The alarm is a stream that nothing is written to. It ends when the alarm is dropped, and the host wakes its reader.
     fn alarm(&self) -> (StreamWriter<u8>, impl Future<Output = ()> + 'static) {
         let (alarm, mut woken) = wit_stream::new();
         (alarm, async move {
@@ -202,7 +203,7 @@ impl Platform for Spin {
 
     fn log(&self, line: &str) {
         let is_first = LINES.with_borrow_mut(|lines| {
-            if lines.len().saturating_add(line.len()) >= MOST_LINES {
+            if lines.len().saturating_add(line.len()) >= MAX_LOG_WRITE {
                 super::log(&std::mem::take(lines));
             }
             let is_first = lines.is_empty();
@@ -211,29 +212,30 @@ impl Platform for Spin {
             is_first
         });
         if is_first {
-            let gathered = Gathered;
+            let flush = LogFlush;
             spawn(async move {
-                monotonic_clock::wait_for(nanoseconds(GATHERING)).await;
-                drop(gathered);
+                monotonic_clock::wait_for(nanoseconds(LOG_DELAY)).await;
+                drop(flush);
             });
         }
     }
 }
 
-/// Writes the lines that have gathered, when it is dropped: a request that is cancelled meanwhile must not leave them
-/// there, since only the first line of many sees to it that they are written.
-struct Gathered;
+/// Writes the lines that are waiting when it is dropped, also because its request was cancelled: only the request of the
+/// first line has one.
+struct LogFlush;
 
-impl Drop for Gathered {
+impl Drop for LogFlush {
     fn drop(&mut self) {
         super::log(&LINES.take());
     }
 }
 
-fn outgoing(request: http::Request<()>, timeouts: &Timeouts) -> Result<Request, ()> {
+fn upstream_request(request: http::Request<()>, timeouts: &Timeouts) -> Result<Request, ()> {
     let (head, ()) = request.into_parts();
     let headers = fields(&head.headers).map_err(drop)?;
-    let (request, _sent) = Request::new(headers, None, no_trailers(), Some(same_options(timeouts)));
+    let (request, _sent) =
+        Request::new(headers, None, no_trailers(), Some(cached_options(timeouts)));
     if head.method != http::Method::GET {
         request.set_method(&Method::from(&head.method))?;
     }
@@ -243,26 +245,26 @@ fn outgoing(request: http::Request<()>, timeouts: &Timeouts) -> Result<Request, 
     Ok(request)
 }
 
-/// A copy of the last options where they are for the same time-outs, which they are in all the life of an instance: each
-/// of them is a call of the host.
-fn same_options(timeouts: &Timeouts) -> RequestOptions {
-    OPTIONS.with(|kept| {
-        let (of, kept) = kept.get_or_init(|| (timeouts.clone(), options(timeouts)));
+/// Returns the options of an upstream request: a copy of the first ones where the time-outs are the same, as they are for all
+/// the life of an instance. Setting each is a call of the host.
+fn cached_options(timeouts: &Timeouts) -> RequestOptions {
+    OPTIONS.with(|cached| {
+        let (of, first) = cached.get_or_init(|| (timeouts.clone(), options(timeouts)));
         if of == timeouts {
-            kept.clone()
+            first.clone()
         } else {
             options(timeouts)
         }
     })
 }
 
-/// The store is opened once in an instance.
+/// Returns the key-value store. An instance opens it once.
 async fn store() -> Result<Rc<Store>, StoreError> {
     if let Some(store) = STORE.with(|store| store.get().cloned()) {
         return Ok(store);
     }
-    let opened = Rc::new(Store::open_default().await.map_err(store_fault)?);
+    let opened = Rc::new(Store::open_default().await.map_err(store_error)?);
     Ok(STORE.with(|store| store.get_or_init(|| opened).clone()))
 }
 
-alike!(ErrorCode, key_value::Error, RequestOptions);
+conversions!(ErrorCode, key_value::Error, RequestOptions);

@@ -1,89 +1,82 @@
-//! Blobs that pass through the mirror: where clients can't reach an upstream's delivery network either, its redirect is
-//! followed here.
+//! Blobs that are streamed: where clients can't reach an upstream's delivery network, its redirect is followed here.
 
+use super::auth::Auth;
+use super::client::{self, OutboundRequest};
+use super::error::{RedirectError, UpstreamError};
+use super::redirect::{self, MAX_REDIRECTS};
+use super::{RawResponse, UpstreamRequest, exchange};
 use crate::context::Context;
 use crate::platform::Platform;
-use crate::policy::Upstream;
-use crate::upstream::auth::Auth;
-use crate::upstream::client::{self, OutboundRequest};
-use crate::upstream::exchange::{
-    self, MAX_REDIRECTS, RedirectError, UpstreamError, UpstreamRequest, UpstreamResponse,
-};
+use crate::policy::permitted::Upstream;
 use http::StatusCode;
 
-/// Asks for a blob, and for its bytes where the upstream says that they are. A delivery network that does not hand them
-/// over is given one more chance with another redirect: signatures run out, and nodes fail.
+/// Asks an upstream for a blob, and follows its redirect to the bytes. A delivery network that does not send them gets one more
+/// chance with another redirect: signatures expire, and nodes fail.
 pub async fn stream<P: Platform>(
     context: &Context<'_, P>,
     auth: &Auth<P>,
     upstream: &Upstream,
-    upstream_request: &UpstreamRequest<'_>,
-) -> Result<UpstreamResponse<P::Body>, UpstreamError> {
-    let answer = exchange::ask(context, auth, upstream, upstream_request).await?;
-    if !exchange::is_redirect(answer.response.status()) {
-        return Ok(answer);
+    request: &UpstreamRequest<'_>,
+) -> Result<RawResponse<P::Body>, UpstreamError> {
+    let response = exchange::send(context, auth, upstream, request).await?;
+    if !redirect::is_redirect(response.response.status()) {
+        return Ok(response);
     }
-    match fetch(context, upstream_request, answer).await {
-        Ok(delivered) => return Ok(delivered),
+    match fetch(context, request, response).await {
+        Ok(blob) => return Ok(blob),
         Err(UpstreamError::SeveralRanges) => return Err(UpstreamError::SeveralRanges),
         Err(_) => {}
     }
-    let answer = exchange::ask(context, auth, upstream, upstream_request).await?;
-    if !exchange::is_redirect(answer.response.status()) {
-        return Ok(answer);
+    let response = exchange::send(context, auth, upstream, request).await?;
+    if !redirect::is_redirect(response.response.status()) {
+        return Ok(response);
     }
-    fetch(context, upstream_request, answer).await
+    fetch(context, request, response).await
 }
 
-/// Follows redirects to a blob's bytes, with the client's range and conditions, and without any token: the networks
-/// refuse one, and it is none of their business.
+/// Follows redirects to a blob's bytes, with the client's range and conditions. No token goes along: delivery networks refuse
+/// one, and may not have it.
 async fn fetch<P: Platform>(
     context: &Context<'_, P>,
-    upstream_request: &UpstreamRequest<'_>,
-    mut answer: UpstreamResponse<P::Body>,
-) -> Result<UpstreamResponse<P::Body>, UpstreamError> {
+    request: &UpstreamRequest<'_>,
+    mut response: RawResponse<P::Body>,
+) -> Result<RawResponse<P::Body>, UpstreamError> {
     for _ in 0..MAX_REDIRECTS {
-        let location = exchange::location(answer.response.headers());
-        let location = location.ok_or(UpstreamError::Redirect(RedirectError::Malformed))?;
-        let from = answer.upstream.target(answer.path_and_query.clone());
-        let target =
-            exchange::resolve_location(&from, location).map_err(UpstreamError::Redirect)?;
-        let permitted = exchange::permit_path(context, &target, &from.origin).and_then(|_| {
-            context
-                .config
-                .policy
-                .permit_delivery(target.origin, &from.origin)
-        });
-        let permitted = permitted
-            .map_err(|denied| UpstreamError::Redirect(RedirectError::Forbidden(denied)))?;
-
+        let location = redirect::location(response.response.headers());
+        let location = location.ok_or(RedirectError::Malformed)?;
+        let target = redirect::resolve_location(&response.url, location)?;
+        let from = &response.url.origin;
+        let host = redirect::permit_path(context, &target, from)
+            .and_then(|_| {
+                let policy = &context.config.policy;
+                policy.permit_content_host(target.origin.clone(), from)
+            })
+            .map_err(RedirectError::Forbidden)?;
         let outbound = OutboundRequest {
-            host: &permitted,
-            method: upstream_request.method.clone(),
+            host: &host,
+            method: request.method.clone(),
             path_and_query: &target.path_and_query,
-            headers: &upstream_request.headers,
+            headers: &request.headers,
             authorization: None,
-            counter: &context.cost.requests,
+            counter: &context.stats.upstream_requests,
         };
-        let response = client::send_once(context, outbound).await?;
-        answer = UpstreamResponse {
-            response,
-            upstream: Upstream::redirected(permitted),
-            path_and_query: target.path_and_query,
+        response = RawResponse {
+            response: client::send_once(context, outbound).await?,
+            url: target,
             redirected: true,
         };
-        match answer.response.status() {
+        match response.response.status() {
             StatusCode::OK
             | StatusCode::PARTIAL_CONTENT
             | StatusCode::NOT_MODIFIED
             | StatusCode::PRECONDITION_FAILED
-            | StatusCode::RANGE_NOT_SATISFIABLE => return Ok(answer),
-            status if exchange::is_redirect(status) => {}
-            status if upstream_request.has_too_many_ranges(status) => {
+            | StatusCode::RANGE_NOT_SATISFIABLE => return Ok(response),
+            status if redirect::is_redirect(status) => {}
+            status if request.refuses_several_ranges(status) => {
                 return Err(UpstreamError::SeveralRanges);
             }
-            status => return Err(UpstreamError::Delivery(status)),
+            status => return Err(UpstreamError::BlobHost(status)),
         }
     }
-    Err(UpstreamError::Redirect(RedirectError::TooMany))
+    Err(RedirectError::TooMany(MAX_REDIRECTS).into())
 }

@@ -1,29 +1,25 @@
-//! One request to one host that the policy has let pass.
+//! One request to one host that the policy permits.
 
-use crate::context::{Context, count};
+use super::error::{RedirectError, UpstreamError};
+use crate::context::{Context, increment};
 use crate::platform::{Platform, TransportError};
-use crate::policy::Permitted;
+use crate::policy::permitted::Permitted;
 use crate::request::cdn_loop::CDN_LOOP;
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use std::cell::Cell;
+use std::error::Error;
+use std::fmt;
 use std::time::Duration;
 
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("hammal/", env!("CARGO_PKG_VERSION")));
 
-/// A connection that breaks within this time may have been one that its host was about to close: after so many requests
-/// (nginx: 1,000), or so long without one. No platform here sends such a request again, and every request here may be.
-const RETIRED_WITHIN: Duration = Duration::from_secs(2);
+/// A connection that breaks within this time may have been one that the server was about to close: after so many requests
+/// (nginx: 1,000), or so long without one. No platform here sends such a request again, and every request here is safe to
+/// repeat.
+const RETRY_WITHIN: Duration = Duration::from_secs(2);
 
-/// Why a request brought no response.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SendError {
-    Transport(TransportError),
-    /// The path can't stand in a request line: it came from a realm or a redirect.
-    Malformed,
-}
-
-/// One request to one host.
+/// A request to one host.
 #[derive(Clone)]
 pub struct OutboundRequest<'a> {
     pub host: &'a Permitted,
@@ -31,11 +27,39 @@ pub struct OutboundRequest<'a> {
     pub path_and_query: &'a str,
     pub headers: &'a HeaderMap,
     pub authorization: Option<HeaderValue>,
-    /// Counts each time that it is sent.
+    /// Counts each time that the request is sent.
     pub counter: &'a Cell<u32>,
 }
 
-/// Sends a request with the headers that every request of the mirror has; once more where the connection breaks at once.
+/// Why a request got no response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SendError {
+    Transport(TransportError),
+    /// The path can't be part of a request: it came from a realm or a redirect.
+    InvalidPath,
+}
+
+impl fmt::Display for SendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SendError::Transport(error) => error.fmt(f),
+            SendError::InvalidPath => f.write_str("the path is not valid in a request"),
+        }
+    }
+}
+
+impl Error for SendError {}
+
+impl From<SendError> for UpstreamError {
+    fn from(error: SendError) -> UpstreamError {
+        match error {
+            SendError::Transport(error) => UpstreamError::Transport(error),
+            SendError::InvalidPath => UpstreamError::Redirect(RedirectError::Malformed),
+        }
+    }
+}
+
+/// Sends a request with the headers that every request of the mirror has; a second time where the connection breaks at once.
 pub async fn send<P: Platform>(
     context: &Context<'_, P>,
     request: OutboundRequest<'_>,
@@ -43,7 +67,7 @@ pub async fn send<P: Platform>(
     let begun = context.platform.now();
     match send_once(context, request.clone()).await {
         Err(SendError::Transport(TransportError::Broken))
-            if context.platform.now().saturating_sub(begun) < RETIRED_WITHIN =>
+            if context.platform.now().saturating_sub(begun) < RETRY_WITHIN =>
         {
             send_once(context, request).await
         }
@@ -61,25 +85,18 @@ pub async fn send_once<P: Platform>(
     *outbound.uri_mut() = request
         .host
         .uri(request.path_and_query)
-        .map_err(|_| SendError::Malformed)?;
+        .map_err(|_| SendError::InvalidPath)?;
     let mut headers = HeaderMap::with_capacity(request.headers.len().saturating_add(4));
-    headers.extend(
-        request
-            .headers
-            .iter()
-            .map(|(name, value)| (name.clone(), value.clone())),
-    );
+    let client = request.headers.iter();
+    headers.extend(client.map(|(name, value)| (name.clone(), value.clone())));
     // containerd asks for zstd and gzip, and then a digest would be that of another body.
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     headers.insert(USER_AGENT, AGENT);
-    headers.insert(CDN_LOOP, context.hops.to_header());
+    headers.insert(CDN_LOOP, context.cdn_loop.to_header());
     headers.extend(request.authorization.map(|value| (AUTHORIZATION, value)));
     *outbound.headers_mut() = headers;
-    count(request.counter);
+    increment(request.counter);
     let timeouts = &context.config.timeouts;
-    context
-        .platform
-        .send(outbound, timeouts)
-        .await
-        .map_err(SendError::Transport)
+    let response = context.platform.send(outbound, timeouts).await;
+    response.map_err(SendError::Transport)
 }

@@ -1,72 +1,74 @@
-//! Which upstreams have failed lately: they are left alone for a while.
+//! Which upstreams failed lately. They are asked last for a while, or not at all where there is a cached copy.
 
-use crate::cache::{Cache, Shape};
+use crate::cache::Cache;
+use crate::cache::bucket::BucketLayout;
 use crate::context::Context;
 use crate::platform::Platform;
-use crate::policy::Upstream;
+use crate::policy::candidates::Candidates;
+use crate::policy::permitted::Upstream;
 use std::time::Duration;
 
-/// How long an upstream that failed is asked last, or not at all where there is a copy.
-const REST: Duration = Duration::from_secs(20);
-/// How long an instance takes it that no other has seen an upstream fail.
-const TRUST: Duration = Duration::from_secs(60);
-/// Keys in the store.
-const SHAPE: Shape = Shape {
+/// How long an upstream counts as down after it failed.
+const COOLDOWN: Duration = Duration::from_secs(20);
+/// How long an instance relies on the store's word that an upstream is not down.
+const RECHECK: Duration = Duration::from_secs(60);
+const LAYOUT: BucketLayout = BucketLayout {
     buckets: 16,
     entries: 4,
 };
 
+/// Whether each upstream is down.
 pub struct Health<P: Platform>(Cache<P, bool>);
 
 impl<P: Platform> Default for Health<P> {
     fn default() -> Self {
-        Health(Cache::new("h", SHAPE))
+        Health(Cache::new("h", LAYOUT))
     }
 }
 
 impl<P: Platform> Health<P> {
-    /// Whether `upstream` has failed lately.
-    pub async fn rests(&self, context: &Context<'_, P>, upstream: &Upstream) -> bool {
-        let identity = upstream.as_str();
-        match self.0.find(context.store, identity).await {
-            Some(rests) => *rests,
+    /// Whether an upstream failed lately.
+    pub async fn is_down(&self, context: &Context<'_, P>, upstream: &Upstream) -> bool {
+        let key = upstream.as_str();
+        match self.0.get(context.store, key).await {
+            Some(is_down) => *is_down,
             None => {
                 self.0
-                    .remember(identity, false, context.platform.now(), TRUST);
+                    .put_memory(key, false, context.platform.now(), RECHECK);
                 false
             }
         }
     }
 
-    /// Whether there is none that has not failed lately.
-    pub async fn all_rest(&self, context: &Context<'_, P>, upstreams: &[Upstream]) -> bool {
-        for upstream in upstreams {
-            if !self.rests(context, upstream).await {
+    /// Whether all candidates failed lately.
+    pub async fn all_down(&self, context: &Context<'_, P>, candidates: &Candidates) -> bool {
+        for upstream in candidates.iter() {
+            if !self.is_down(context, upstream).await {
                 return false;
             }
         }
         true
     }
 
-    pub fn failed(&self, context: &Context<'_, P>, upstream: &Upstream) {
-        self.0.keep(context.store, upstream.as_str(), true, REST);
+    pub fn mark_down(&self, context: &Context<'_, P>, upstream: &Upstream) {
+        self.0.put(context.store, upstream.as_str(), true, COOLDOWN);
     }
 
-    /// Those that have not failed lately first, else in the operator's order.
-    pub async fn order(&self, context: &Context<'_, P>, upstreams: &[Upstream]) -> Vec<Upstream> {
-        if let [only] = upstreams {
-            return vec![only.clone()];
+    /// Returns the candidates in the order in which they are asked: those that failed lately last, else the operator's.
+    pub async fn order(&self, context: &Context<'_, P>, candidates: &Candidates) -> Candidates {
+        if candidates.is_single() {
+            return candidates.clone();
         }
-        let (mut well, mut resting) = (Vec::new(), Vec::new());
-        for upstream in upstreams {
-            let list = if self.rests(context, upstream).await {
-                &mut resting
+        let (mut up, mut down) = (Vec::new(), Vec::new());
+        for upstream in candidates.iter() {
+            let list = if self.is_down(context, upstream).await {
+                &mut down
             } else {
-                &mut well
+                &mut up
             };
             list.push(upstream.clone());
         }
-        well.append(&mut resting);
-        well
+        up.append(&mut down);
+        Candidates::new(up).unwrap_or_else(|| candidates.clone())
     }
 }

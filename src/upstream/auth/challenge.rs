@@ -1,17 +1,17 @@
-//! What an upstream asks for: the `WWW-Authenticate` headers of a 401 (RFC 9110, section 11.6.1; distribution's token
-//! authentication specification).
+//! Challenges: the `WWW-Authenticate` headers of a 401 (RFC 9110, section 11.6.1; distribution's token authentication
+//! specification).
 
 use super::scope::Scope;
 use crate::registry::origin::HttpUrl;
-use crate::upstream::limits::MAX_HEADER;
+use crate::upstream::MAX_HEADER;
 use http::header::WWW_AUTHENTICATE;
 use http::{HeaderMap, HeaderValue};
 use http_auth::parser::ChallengeParser;
 
-/// A longer service name in bytes is no service name.
+/// Bytes. A challenge with a longer service name is not usable.
 const MAX_SERVICE: usize = 256;
 
-/// A Bearer challenge: where anonymous tokens come from, and what to ask for there.
+/// A Bearer challenge: the token server, and the scopes to ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Challenge {
     pub realm: HttpUrl,
@@ -20,8 +20,8 @@ pub struct Challenge {
 }
 
 impl Challenge {
-    /// The first usable Bearer challenge. Several may stand in one header or in several, Basic ones among them; what
-    /// can't be parsed, and whatever stands behind it in the same header, is passed over.
+    /// Returns the first usable Bearer challenge. A response may have several, in one header or in several, Basic ones among
+    /// them. A challenge that can't be parsed is skipped, with the rest of its header.
     pub fn find(headers: &HeaderMap) -> Option<Challenge> {
         let parsed = |text| ChallengeParser::new(text).map_while(Result::ok);
         let headers = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(text);
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_the_challenges_seen_in_the_wild() {
+    fn reads_the_challenges_of_real_registries() {
         for (headers, expected) in [
             (
                 &[
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn passes_over_what_is_no_usable_bearer_challenge() {
+    fn skips_what_is_no_usable_bearer_challenge() {
         let long = format!(r#"Bearer realm="https://a.io/{}""#, "x".repeat(MAX_HEADER));
         let service = format!(
             r#"Bearer realm="https://a.io/",service="{}""#,

@@ -1,23 +1,24 @@
-//! What a token is asked for: `repository:library/alpine:pull`.
+//! Scopes of tokens: `repository:library/alpine:pull`.
 
 use crate::oci::name::Name;
 
-/// A longer scope in bytes is refused, and more than `MAX_SCOPES` of them.
+/// Bytes. A longer scope is refused, and so are more than [`MAX_SCOPES`].
 const MAX_LENGTH: usize = 512;
 const MAX_SCOPES: usize = 8;
 
-/// One scope of distribution's token specification, `type:name:actions`, or what else a registry calls so (`aws`).
-/// Printable ASCII without spaces and quotes. Of a repository's actions only `pull` is left: more is never needed, and
-/// some token servers refuse the anonymous user who asks for more.
+/// A scope of distribution's token specification, `type:name:actions`, or another text that a registry uses as one (`aws`):
+/// printable ASCII without spaces and quotes. The actions on a repository become `pull`: more is never needed, and some
+/// token servers refuse an anonymous user who asks for more.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Scope(String);
 
-/// Not a scope.
-#[derive(Debug, PartialEq, Eq)]
+/// Text that is not a scope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidScope;
 
 impl Scope {
+    /// Returns the scope of pulling from a repository.
     pub fn pull(name: &Name) -> Scope {
         Scope(["repository:", name.as_str(), ":pull"].concat())
     }

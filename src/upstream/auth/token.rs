@@ -1,45 +1,45 @@
-//! What a token server answers, and how long it is good for.
+//! Tokens, and the responses of token servers.
 
 use http::HeaderValue;
 use serde::Deserialize;
 use std::fmt;
 use std::time::Duration;
 
-/// A larger answer in bytes is refused.
-pub const MAX_ANSWER: usize = 1024 * 1024;
-/// A longer token in bytes would be refused as a header by the registries themselves.
+/// Bytes. A larger response of a token server is refused.
+pub const MAX_RESPONSE: usize = 1024 * 1024;
+/// Bytes. Registries refuse a longer header.
 const MAX_TOKEN: usize = 8 * 1024;
-/// An answer without `expires_in` is good for this long (distribution's token specification).
-const DEFAULT_LIFE: Duration = Duration::from_secs(60);
-/// However long a token server promises, a token is fetched anew after this long.
-const LONGEST_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
-/// A token is fetched anew this long before its end, or for the last tenth of its life if that is shorter: it has to
-/// arrive, and to last for the request that it goes with.
+/// How long a token is valid if the response has no `expires_in` (distribution's token specification).
+const DEFAULT_TTL: Duration = Duration::from_secs(60);
+/// A token is replaced after this time, even if the token server says that it is valid longer.
+const MAX_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+/// A token is replaced this long before its end, or in the last tenth of its validity if that is shorter: it has to arrive,
+/// and to be valid for the request that it goes with.
 const MARGIN: Duration = Duration::from_secs(30);
 
-/// An anonymous Bearer token, as the `Authorization` header that it is sent in. Printing it shows that there is one.
+/// An anonymous Bearer token, as the `Authorization` header that it is sent in. `Debug` does not print it.
 #[derive(Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Token(HeaderValue);
 
 const SCHEME: &str = "Bearer ";
 
-/// A token and how long it may be used from now.
+/// A token server's response: a token, and how long it may be used from now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Granted {
+pub struct TokenResponse {
     pub token: Token,
     /// Until its end.
-    pub life: Duration,
-    /// Until it had better be fetched anew.
-    pub fresh: Duration,
+    pub valid_for: Duration,
+    /// Until it should be replaced.
+    pub fresh_for: Duration,
 }
 
-/// A token server's answer that holds no token.
+/// A token server's response without a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InvalidAnswer;
+pub struct InvalidTokenResponse;
 
 impl Token {
-    /// The value of an `Authorization` header.
+    /// Returns the value of an `Authorization` header.
     pub fn header(&self) -> HeaderValue {
         self.0.clone()
     }
@@ -79,31 +79,33 @@ impl fmt::Debug for Token {
     }
 }
 
-impl Granted {
-    pub fn parse(body: &[u8]) -> Result<Granted, InvalidAnswer> {
+impl TokenResponse {
+    pub fn parse(body: &[u8]) -> Result<TokenResponse, InvalidTokenResponse> {
         #[derive(Deserialize)]
-        struct UpstreamResponse {
+        struct Body {
             token: Option<String>,
             access_token: Option<String>,
             expires_in: Option<f64>,
         }
-        let answer: UpstreamResponse = serde_json::from_slice(body).map_err(|_| InvalidAnswer)?;
-        let token = [answer.token, answer.access_token]
+        let body: Body = serde_json::from_slice(body).map_err(|_| InvalidTokenResponse)?;
+        let token = [body.token, body.access_token]
             .into_iter()
             .flatten()
             .find(|token| !token.is_empty());
-        let token = Token::try_from(token.ok_or(InvalidAnswer)?).map_err(|_| InvalidAnswer)?;
-        // The life is counted from now, not from `issued_at`: clocks differ.
-        let promised = match answer.expires_in {
-            None => DEFAULT_LIFE,
-            Some(seconds) => Duration::try_from_secs_f64(seconds.min(LONGEST_LIFE.as_secs_f64()))
-                .unwrap_or_default(),
+        let token = Token::try_from(token.ok_or(InvalidTokenResponse)?)
+            .map_err(|_| InvalidTokenResponse)?;
+        // Counted from now, not from `issued_at`: clocks differ.
+        let promised = match body.expires_in {
+            None => DEFAULT_TTL,
+            Some(seconds) => {
+                Duration::try_from_secs_f64(seconds.min(MAX_TTL.as_secs_f64())).unwrap_or_default()
+            }
         };
         let margin = MARGIN.min(promised.checked_div(10).unwrap_or_default());
-        Ok(Granted {
+        Ok(TokenResponse {
             token,
-            life: promised,
-            fresh: promised.saturating_sub(margin),
+            valid_for: promised,
+            fresh_for: promised.saturating_sub(margin),
         })
     }
 }
@@ -134,11 +136,12 @@ mod tests {
             (r#"{"token":"t","expires_in":-5}"#, "t", 0),
             (r#"{"token":"t","expires_in":1e300}"#, "t", 86370),
         ] {
-            let granted = Granted::parse(body.as_bytes()).unwrap_or_else(|_| panic!("{body}"));
+            let response =
+                TokenResponse::parse(body.as_bytes()).unwrap_or_else(|_| panic!("{body}"));
             assert_eq!(
                 (
-                    String::from(granted.token).as_str(),
-                    granted.fresh.as_secs()
+                    String::from(response.token).as_str(),
+                    response.fresh_for.as_secs()
                 ),
                 (token, fresh),
                 "{body}"
@@ -166,8 +169,8 @@ mod tests {
             &long,
         ] {
             assert_eq!(
-                Granted::parse(body.as_bytes()),
-                Err(InvalidAnswer),
+                TokenResponse::parse(body.as_bytes()),
+                Err(InvalidTokenResponse),
                 "{body}"
             );
         }
@@ -187,9 +190,9 @@ mod tests {
         fn no_answer_panics_and_every_token_is_a_header(
             body in "(\\{\"(token|access_token)\":\"\\PC{0,9}\"(,\"expires_in\":-?[0-9]{1,9}(e[0-9]{1,3})?)?\\}|\\PC{0,40})"
         ) {
-            if let Ok(granted) = Granted::parse(body.as_bytes()) {
-                prop_assert!(granted.token.header().is_sensitive());
-                prop_assert!(granted.fresh <= granted.life && granted.life <= LONGEST_LIFE);
+            if let Ok(response) = TokenResponse::parse(body.as_bytes()) {
+                prop_assert!(response.token.header().is_sensitive());
+                prop_assert!(response.fresh_for <= response.valid_for && response.valid_for <= MAX_TTL);
             }
         }
     }

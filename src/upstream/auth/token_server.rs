@@ -1,92 +1,63 @@
-//! Fetching an anonymous token.
+//! Token servers: fetching an anonymous token (distribution's token authentication specification).
 
+use super::requirement::TokenServer;
 use super::scope::Scope;
-use super::token::{Granted, MAX_ANSWER};
+use super::token::{MAX_RESPONSE, TokenResponse};
 use crate::context::Context;
 use crate::platform::{Platform, ReadBodyError, TransportError};
-use crate::policy::Denied;
-use crate::registry::origin::{HttpUrl, Origin};
+use crate::registry::origin::Origin;
 use crate::upstream::client::{self, OutboundRequest, SendError};
+use crate::upstream::error::TokenError;
 use http::header::RETRY_AFTER;
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use url::form_urlencoded;
 
-/// Why there is no token. What the token server said besides its status stays unsaid: it may be an internal host.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TokenError {
-    /// The realm is a host that may not be contacted.
-    Forbidden(Denied),
-    Transport(TransportError),
-    /// 401 and 403: the anonymous user is not let in.
-    Refused,
-    /// 429
-    TooMany {
-        retry_after: Option<HeaderValue>,
-    },
-    Status(StatusCode),
-    TooLarge,
-    NoToken,
-}
-
-impl TokenError {
-    /// Whether the next request had better ask the upstream first where its tokens come from nowadays.
-    pub fn may_be_of_an_old_realm(&self) -> bool {
-        !matches!(self, TokenError::Refused | TokenError::TooMany { .. })
-    }
-}
-
-/// Asks the token server at `realm` for a token of `upstream`; at most as long as a small exchange may take.
+/// Fetches a token of `upstream`, within `exchange_timeout`.
 pub async fn fetch<P: Platform>(
     context: &Context<'_, P>,
     upstream: &Origin,
-    realm: &HttpUrl,
-    service: Option<&str>,
+    server: &TokenServer,
     scopes: &[Scope],
-) -> Result<Granted, TokenError> {
-    let exchange = exchange(context, upstream, realm, service, scopes);
-    context
-        .in_time(exchange)
-        .await
-        .unwrap_or(Err(TokenError::Transport(TransportError::TimedOut)))
+) -> Result<TokenResponse, TokenError> {
+    let exchange = exchange(context, upstream, server, scopes);
+    let fetched = context.within_exchange_timeout(exchange).await;
+    fetched.unwrap_or(Err(TokenError::Transport(TransportError::TimedOut)))
 }
 
 async fn exchange<P: Platform>(
     context: &Context<'_, P>,
     upstream: &Origin,
-    realm: &HttpUrl,
-    service: Option<&str>,
+    server: &TokenServer,
     scopes: &[Scope],
-) -> Result<Granted, TokenError> {
-    let permitted = context
-        .config
-        .policy
-        .permit_realm(realm.origin.clone(), upstream)
+) -> Result<TokenResponse, TokenError> {
+    let policy = &context.config.policy;
+    let host = policy
+        .permit_realm(server.realm.origin.clone(), upstream)
         .map_err(TokenError::Forbidden)?;
-    let path_and_query = with_query(&realm.path_and_query, service, scopes);
+    let service = server.service.as_deref();
     let outbound = OutboundRequest {
-        host: &permitted,
+        host: &host,
         method: Method::GET,
-        path_and_query: &path_and_query,
+        path_and_query: &with_query(&server.realm.path_and_query, service, scopes),
         headers: &HeaderMap::new(),
         authorization: None,
-        counter: &context.cost.fetches,
+        counter: &context.stats.token_requests,
     };
-    let response = client::send(context, outbound).await;
-    let response = response.map_err(|unsent| match unsent {
-        SendError::Transport(fault) => TokenError::Transport(fault),
-        SendError::Malformed => TokenError::NoToken,
-    })?;
+    let response = client::send(context, outbound)
+        .await
+        .map_err(|error| match error {
+            SendError::Transport(error) => TokenError::Transport(error),
+            SendError::InvalidPath => TokenError::NoToken,
+        })?;
     match response.status() {
         StatusCode::OK => {}
-        // quay.io says 400 to a name that it can't have, and 405 to what is no repository of images.
+        // quay.io answers 400 to a name that it can't have, and 405 to a repository that is not one of images.
         StatusCode::UNAUTHORIZED
         | StatusCode::FORBIDDEN
         | StatusCode::BAD_REQUEST
-        | StatusCode::METHOD_NOT_ALLOWED => {
-            return Err(TokenError::Refused);
-        }
+        | StatusCode::METHOD_NOT_ALLOWED => return Err(TokenError::Refused),
         StatusCode::TOO_MANY_REQUESTS => {
-            return Err(TokenError::TooMany {
+            return Err(TokenError::TooManyRequests {
                 retry_after: response.headers().get(RETRY_AFTER).cloned(),
             });
         }
@@ -94,16 +65,16 @@ async fn exchange<P: Platform>(
     }
     let body = context
         .platform
-        .read(response.into_body(), MAX_ANSWER)
+        .read(response.into_body(), MAX_RESPONSE)
         .await
-        .map_err(|fault| match fault {
-            ReadBodyError::TooLarge => TokenError::TooLarge,
-            ReadBodyError::Broken(fault) => TokenError::Transport(fault),
+        .map_err(|error| match error {
+            ReadBodyError::TooLarge => TokenError::TooLarge(MAX_RESPONSE),
+            ReadBodyError::Transport(error) => TokenError::Transport(error),
         })?;
-    Granted::parse(&body).map_err(|_| TokenError::NoToken)
+    TokenResponse::parse(&body).map_err(|_| TokenError::NoToken)
 }
 
-/// Adds `service=` and a `scope=` for each scope to what the realm has of a query already.
+/// Adds `service=`, and `scope=` for each scope, to the query that the realm has already.
 fn with_query(realm: &str, service: Option<&str>, scopes: &[Scope]) -> String {
     let mut added = form_urlencoded::Serializer::new(String::new());
     added.extend_pairs(service.map(|service| ("service", service)));

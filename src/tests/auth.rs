@@ -1,16 +1,16 @@
-//! The story of tokens: who is asked for one, and how often.
+//! Tokens: which are fetched, from where, and how often.
 
 use super::*;
 
 #[tokio::test]
-async fn first_contact_asks_twice_and_fetches_one_token() {
+async fn the_first_request_takes_two_upstream_requests_and_one_token() {
     let platform = Scripted::new([challenge(), token("one"), manifest()]);
     let mirror = Mirror::new(platform.clone());
-    let seen = ask(&mirror, get("/v2/alpine/manifests/latest")).await;
-    assert_eq!(seen.status(), 200);
-    assert_eq!(seen.header("www-authenticate"), None);
+    let received = send(&mirror, get("/v2/alpine/manifests/latest")).await;
+    assert_eq!(received.status(), 200);
+    assert_eq!(received.header("www-authenticate"), None);
     assert_eq!(
-        platform.asked(),
+        platform.sent(),
         [
             format!("GET {HUB}{MANIFEST}"),
             format!("GET {TOKEN_URL}"),
@@ -19,21 +19,21 @@ async fn first_contact_asks_twice_and_fetches_one_token() {
     );
     let log = platform.log();
     assert_eq!(log.len(), 1);
-    assert!(log[0].contains("name=library/alpine reference=latest upstream=registry-1.docker.io status=200 requests=2 fetches=1 token=fetched"));
+    assert!(log[0].contains("repository=library/alpine reference=latest upstream=registry-1.docker.io status=200 upstream_requests=2 token_requests=1 token_source=fetched"));
 }
 
 #[tokio::test]
-async fn a_warm_request_asks_once_and_touches_no_store() {
+async fn a_warm_request_takes_one_upstream_request_and_no_store_call() {
     let (platform, mirror) = warm().await;
     let store_calls = platform.store_calls();
-    platform.will_answer([manifest(), manifest()]);
-    ask(&mirror, get(MANIFEST)).await;
+    platform.add_answers([manifest(), manifest()]);
+    send(&mirror, get(MANIFEST)).await;
     let head = Request::head(format!("http://mirror.example{MANIFEST}"))
         .body(())
         .unwrap();
-    ask(&mirror, head).await;
+    send(&mirror, head).await;
     assert_eq!(
-        platform.asked(),
+        platform.sent(),
         [
             format!("GET {HUB}{MANIFEST} Bearer one"),
             format!("HEAD {HUB}{MANIFEST} Bearer one")
@@ -45,10 +45,10 @@ async fn a_warm_request_asks_once_and_touches_no_store() {
 #[tokio::test]
 async fn a_new_repository_on_a_known_upstream_costs_one_token() {
     let (platform, mirror) = warm().await;
-    platform.will_answer([token("two"), manifest()]);
-    ask(&mirror, get("/v2/grafana/grafana/manifests/latest")).await;
+    platform.add_answers([token("two"), manifest()]);
+    send(&mirror, get("/v2/grafana/grafana/manifests/latest")).await;
     assert_eq!(
-        platform.asked(),
+        platform.sent(),
         [
             "GET https://auth.docker.io/token?service=registry.docker.io&scope=repository%3Agrafana%2Fgrafana%3Apull"
                 .to_owned(),
@@ -58,32 +58,29 @@ async fn a_new_repository_on_a_known_upstream_costs_one_token() {
 }
 
 #[tokio::test]
-async fn an_upstream_without_authentication_is_asked_once_always() {
+async fn asks_an_upstream_without_authentication_once() {
     let platform = Scripted::new([manifest(), manifest()]);
     let mirror = Mirror::new(platform.clone());
     let path = "/v2/dotnet/sdk/manifests/8.0?upstream=mcr.microsoft.com";
-    ask(&mirror, get(path)).await;
+    send(&mirror, get(path)).await;
     let store_calls = platform.store_calls();
-    ask(&mirror, get(path)).await;
+    send(&mirror, get(path)).await;
     assert_eq!(
-        platform.asked(),
+        platform.sent(),
         ["GET https://mcr.microsoft.com/v2/dotnet/sdk/manifests/8.0"; 2]
     );
     assert_eq!(platform.store_calls(), store_calls);
 }
 
 #[tokio::test]
-async fn a_new_instance_finds_all_that_it_needs_in_one_key_of_the_store() {
+async fn a_new_instance_reads_one_key_of_the_store() {
     let (platform, _) = warm().await;
     let store_calls = platform.store_calls();
     let mirror = Mirror::new(platform.clone());
-    for token in ["token=store", "token=memory"] {
-        platform.will_answer([manifest()]);
-        ask(&mirror, get(MANIFEST)).await;
-        assert_eq!(
-            platform.asked(),
-            [format!("GET {HUB}{MANIFEST} Bearer one")]
-        );
+    for token in ["token_source=store", "token_source=memory"] {
+        platform.add_answers([manifest()]);
+        send(&mirror, get(MANIFEST)).await;
+        assert_eq!(platform.sent(), [format!("GET {HUB}{MANIFEST} Bearer one")]);
         assert!(platform.log().last().unwrap().contains(token));
         assert_eq!(platform.store_calls(), store_calls + 1);
     }
@@ -93,10 +90,10 @@ async fn a_new_instance_finds_all_that_it_needs_in_one_key_of_the_store() {
 async fn moved() -> (Scripted, Mirror<Scripted>) {
     let (platform, mirror) = warm().await;
     let moved = || challenge_of("https://auth.example/token", "grafana/grafana");
-    platform.will_answer([token("other"), moved(), moved(), token("new"), manifest()]);
-    ask(&mirror, get("/v2/grafana/grafana/manifests/latest")).await;
-    platform.settle().await;
-    platform.asked();
+    platform.add_answers([token("other"), moved(), moved(), token("new"), manifest()]);
+    send(&mirror, get("/v2/grafana/grafana/manifests/latest")).await;
+    platform.run_deferred().await;
+    platform.sent();
     (platform, mirror)
 }
 
@@ -104,23 +101,23 @@ async fn moved() -> (Scripted, Mirror<Scripted>) {
 async fn a_stored_token_says_nothing_of_other_repositories() {
     let (platform, _) = moved().await;
     let mirror = Mirror::new(platform.clone());
-    platform.will_answer([manifest(), token("third"), manifest()]);
-    ask(&mirror, get(MANIFEST)).await;
-    ask(&mirror, get("/v2/library/debian/manifests/latest")).await;
+    platform.add_answers([manifest(), token("third"), manifest()]);
+    send(&mirror, get(MANIFEST)).await;
+    send(&mirror, get("/v2/library/debian/manifests/latest")).await;
     let realm = TOKEN_URL
         .replace("auth.docker.io", "auth.example")
         .replace("alpine", "debian");
-    assert_eq!(platform.asked()[1], format!("GET {realm}"));
+    assert_eq!(platform.sent()[1], format!("GET {realm}"));
 }
 
 #[tokio::test]
-async fn a_new_instance_refreshes_a_token_that_is_near_its_end() {
+async fn a_new_instance_refreshes_a_token_near_its_end() {
     let (platform, _) = warm().await;
-    platform.pass(Duration::from_secs(280));
-    platform.will_answer([token("two"), manifest()]);
-    ask(&Mirror::new(platform.clone()), get(MANIFEST)).await;
+    platform.advance(Duration::from_secs(280));
+    platform.add_answers([token("two"), manifest()]);
+    send(&Mirror::new(platform.clone()), get(MANIFEST)).await;
     assert_eq!(
-        platform.asked(),
+        platform.sent(),
         [
             format!("GET {TOKEN_URL}"),
             format!("GET {HUB}{MANIFEST} Bearer two")
@@ -129,21 +126,21 @@ async fn a_new_instance_refreshes_a_token_that_is_near_its_end() {
 }
 
 #[tokio::test]
-async fn a_token_of_the_former_token_server_is_not_used() {
+async fn does_not_use_a_token_of_a_former_token_server() {
     for is_new_instance in [false, true] {
         let (platform, mut mirror) = moved().await;
         if is_new_instance {
             // It has heard of the new one, and finds the old token in the store.
             mirror = Mirror::new(platform.clone());
-            platform.will_answer([token("three"), manifest()]);
-            ask(&mirror, get("/v2/library/debian/manifests/latest")).await;
-            platform.asked();
+            platform.add_answers([token("three"), manifest()]);
+            send(&mirror, get("/v2/library/debian/manifests/latest")).await;
+            platform.sent();
         }
-        platform.will_answer([token("two"), manifest()]);
-        ask(&mirror, get(MANIFEST)).await;
+        platform.add_answers([token("two"), manifest()]);
+        send(&mirror, get(MANIFEST)).await;
         let realm = TOKEN_URL.replace("auth.docker.io", "auth.example");
         assert_eq!(
-            platform.asked(),
+            platform.sent(),
             [
                 format!("GET {realm}"),
                 format!("GET {HUB}{MANIFEST} Bearer two")
@@ -153,7 +150,7 @@ async fn a_token_of_the_former_token_server_is_not_used() {
 }
 
 #[tokio::test]
-async fn what_a_catalog_asks_for_is_not_asked_for_repositories() {
+async fn the_challenge_of_a_catalog_says_nothing_of_repositories() {
     let asks_for = |scope: &str| {
         let challenge = format!(r#"Bearer realm="https://auth.example/token",scope="{scope}""#);
         answer(401, &[("www-authenticate", &challenge)], "")
@@ -166,37 +163,37 @@ async fn what_a_catalog_asks_for_is_not_asked_for_repositories() {
     ] {
         let platform = Scripted::new([asks_for("repository:a:pull"), token("one"), list()]);
         let mirror = Mirror::new(platform.clone());
-        assert_eq!(ask(&mirror, get(tags)).await.status(), 200);
-        platform.will_answer(catalogs);
+        assert_eq!(send(&mirror, get(tags)).await.status(), 200);
+        platform.add_answers(catalogs);
         assert_eq!(
-            ask(&mirror, get("/v2/_catalog?upstream=registry.example"))
+            send(&mirror, get("/v2/_catalog?upstream=registry.example"))
                 .await
                 .status(),
             200
         );
-        platform.pass(Duration::from_secs(301));
-        platform.asked();
+        platform.advance(Duration::from_secs(301));
+        platform.sent();
         for mirror in [mirror, Mirror::new(platform.clone())] {
-            platform.will_answer([token("two"), list()]);
-            assert_eq!(ask(&mirror, get(tags)).await.status(), 200);
+            platform.add_answers([token("two"), list()]);
+            assert_eq!(send(&mirror, get(tags)).await.status(), 200);
             assert_eq!(
-                platform.asked(),
+                platform.sent(),
                 [
                     "GET https://auth.example/token?scope=repository%3Aa%3Apull",
                     "GET https://registry.example/v2/a/tags/list Bearer two"
                 ]
             );
-            platform.pass(Duration::from_secs(301));
+            platform.advance(Duration::from_secs(301));
         }
     }
 }
 
 /// A registry that knows its repositories by other names than it is asked for.
 #[tokio::test]
-async fn a_new_token_for_a_scope_of_another_repository_is_not_the_last_word() {
+async fn fetches_a_token_for_the_scope_of_another_repository() {
     let other_name = |repository: &str| challenge_of("https://auth.example/token", repository);
     let (platform, mirror) = warm().await;
-    platform.will_answer([
+    platform.add_answers([
         token("a"),
         other_name("other/a"),
         other_name("other/a"),
@@ -204,21 +201,21 @@ async fn a_new_token_for_a_scope_of_another_repository_is_not_the_last_word() {
         manifest(),
     ]);
     assert_eq!(
-        ask(&mirror, get("/v2/library/a/manifests/latest"))
+        send(&mirror, get("/v2/library/a/manifests/latest"))
             .await
             .status(),
         200
     );
-    platform.pass(Duration::from_secs(301));
-    platform.asked();
-    platform.will_answer([
+    platform.advance(Duration::from_secs(301));
+    platform.sent();
+    platform.add_answers([
         token("old"),
         other_name("other/b"),
         token("new"),
         manifest(),
     ]);
     assert_eq!(
-        ask(&mirror, get("/v2/library/b/manifests/latest"))
+        send(&mirror, get("/v2/library/b/manifests/latest"))
             .await
             .status(),
         200
@@ -228,38 +225,35 @@ async fn a_new_token_for_a_scope_of_another_repository_is_not_the_last_word() {
             "GET https://auth.example/token?service=registry.docker.io&scope=repository%3Aother%2F{repository}%3Apull"
         )
     };
-    let asked = |token: &str| format!("GET {HUB}/v2/library/b/manifests/latest Bearer {token}");
+    let sent = |token: &str| format!("GET {HUB}/v2/library/b/manifests/latest Bearer {token}");
     assert_eq!(
-        platform.asked(),
-        [realm("a"), asked("old"), realm("b"), asked("new")]
+        platform.sent(),
+        [realm("a"), sent("old"), realm("b"), sent("new")]
     );
-    platform.pass(Duration::from_secs(301));
+    platform.advance(Duration::from_secs(301));
     // It is where the scope is the very one that was asked for.
-    platform.will_answer([token("newer"), other_name("other/b")]);
+    platform.add_answers([token("newer"), other_name("other/b")]);
     assert_eq!(
-        ask(&mirror, get("/v2/library/b/manifests/latest"))
+        send(&mirror, get("/v2/library/b/manifests/latest"))
             .await
             .status(),
         403
     );
-    assert_eq!(platform.asked(), [realm("b"), asked("newer")]);
+    assert_eq!(platform.sent(), [realm("b"), sent("newer")]);
 }
 
 #[tokio::test]
-async fn a_token_is_used_until_shortly_before_its_end() {
+async fn uses_a_token_until_shortly_before_its_end() {
     let (platform, mirror) = warm().await;
-    platform.pass(Duration::from_secs(269));
-    platform.will_answer([manifest()]);
-    ask(&mirror, get(MANIFEST)).await;
+    platform.advance(Duration::from_secs(269));
+    platform.add_answers([manifest()]);
+    send(&mirror, get(MANIFEST)).await;
+    assert_eq!(platform.sent(), [format!("GET {HUB}{MANIFEST} Bearer one")]);
+    platform.advance(Duration::from_secs(2));
+    platform.add_answers([token("two"), manifest()]);
+    send(&mirror, get(MANIFEST)).await;
     assert_eq!(
-        platform.asked(),
-        [format!("GET {HUB}{MANIFEST} Bearer one")]
-    );
-    platform.pass(Duration::from_secs(2));
-    platform.will_answer([token("two"), manifest()]);
-    ask(&mirror, get(MANIFEST)).await;
-    assert_eq!(
-        platform.asked(),
+        platform.sent(),
         [
             format!("GET {TOKEN_URL}"),
             format!("GET {HUB}{MANIFEST} Bearer two")
@@ -268,7 +262,7 @@ async fn a_token_is_used_until_shortly_before_its_end() {
 }
 
 #[tokio::test]
-async fn a_good_token_is_used_to_its_end_where_refreshing_fails() {
+async fn uses_a_valid_token_to_its_end_where_refreshing_fails() {
     for fault in [
         Err(TransportError::TimedOut),
         answer(429, &[], ""),
@@ -276,24 +270,24 @@ async fn a_good_token_is_used_to_its_end_where_refreshing_fails() {
         answer(200, &[], "garbage"),
     ] {
         let (platform, mirror) = warm().await;
-        platform.pass(Duration::from_secs(280));
-        platform.will_answer([fault, manifest()]);
-        assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 200);
+        platform.advance(Duration::from_secs(280));
+        platform.add_answers([fault, manifest()]);
+        assert_eq!(send(&mirror, get(MANIFEST)).await.status(), 200);
         assert_eq!(
-            platform.asked(),
+            platform.sent(),
             [
                 format!("GET {TOKEN_URL}"),
                 format!("GET {HUB}{MANIFEST} Bearer one")
             ]
         );
-        platform.pass(Duration::from_secs(20));
-        platform.will_answer([Err(TransportError::Connect)]);
-        assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 502);
+        platform.advance(Duration::from_secs(20));
+        platform.add_answers([Err(TransportError::Connect)]);
+        assert_eq!(send(&mirror, get(MANIFEST)).await.status(), 502);
     }
 }
 
 #[tokio::test]
-async fn clocks_may_differ_and_tokens_may_have_no_life() {
+async fn clocks_may_differ_and_tokens_may_be_expired_at_once() {
     for (life, issued, fetches) in [
         ("300", "1970-01-12T13:36:40Z", 1), // ten minutes behind this mirror's clock
         ("300", "1970-01-12T13:56:40Z", 1), // and before it
@@ -309,15 +303,12 @@ async fn clocks_may_differ_and_tokens_may_have_no_life() {
         };
         let platform = Scripted::new([challenge(), granted(), manifest()]);
         let mirror = Mirror::new(platform.clone());
-        assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 200);
-        platform.will_answer((1..fetches).map(|_| granted()).chain([manifest()]));
-        assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 200);
-        let asked = platform.asked();
+        assert_eq!(send(&mirror, get(MANIFEST)).await.status(), 200);
+        platform.add_answers((1..fetches).map(|_| granted()).chain([manifest()]));
+        assert_eq!(send(&mirror, get(MANIFEST)).await.status(), 200);
+        let sent = platform.sent();
         assert_eq!(
-            asked
-                .iter()
-                .filter(|asked| asked.contains("/token"))
-                .count(),
+            sent.iter().filter(|sent| sent.contains("/token")).count(),
             fetches,
             "{life} {issued}"
         );
@@ -331,11 +322,11 @@ async fn refreshes_a_dead_token_once() {
         if instance_is_new {
             mirror = Mirror::new(platform.clone());
         }
-        platform.will_answer([challenge(), token("two"), manifest(), manifest()]);
-        assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 200);
-        assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 200);
+        platform.add_answers([challenge(), token("two"), manifest(), manifest()]);
+        assert_eq!(send(&mirror, get(MANIFEST)).await.status(), 200);
+        assert_eq!(send(&mirror, get(MANIFEST)).await.status(), 200);
         assert_eq!(
-            platform.asked(),
+            platform.sent(),
             [
                 format!("GET {HUB}{MANIFEST} Bearer one"),
                 format!("GET {TOKEN_URL}"),
@@ -347,32 +338,35 @@ async fn refreshes_a_dead_token_once() {
 }
 
 #[tokio::test]
-async fn a_second_refusal_means_denied() {
+async fn a_second_401_means_denied() {
     let (platform, mirror) = warm().await;
-    platform.will_answer([challenge(), token("two"), challenge()]);
-    let seen = ask(&mirror, get(MANIFEST)).await;
-    assert_eq!((seen.status(), seen.code().as_str()), (403, "DENIED"));
-    assert_eq!(seen.header("www-authenticate"), None);
-    assert_eq!(seen.header("set-cookie"), None);
-    assert!(!seen.text().contains("secret words"));
-    assert_eq!(platform.asked().len(), 3);
+    platform.add_answers([challenge(), token("two"), challenge()]);
+    let received = send(&mirror, get(MANIFEST)).await;
+    assert_eq!(
+        (received.status(), received.code().as_str()),
+        (403, "DENIED")
+    );
+    assert_eq!(received.header("www-authenticate"), None);
+    assert_eq!(received.header("set-cookie"), None);
+    assert!(!received.text().contains("secret words"));
+    assert_eq!(platform.sent().len(), 3);
 }
 
 #[tokio::test]
-async fn an_upstream_may_change_its_mind() {
+async fn follows_an_upstream_that_changes_its_requirement() {
     // To another token server. What it answers to the old token may name one that has no anonymous users (nvcr.io).
     let (platform, mirror) = warm().await;
-    platform.will_answer([
+    platform.add_answers([
         challenge_of("https://private.example/token", "library/alpine"),
         challenge_of("https://new.example/token", "library/alpine"),
         token("new"),
         manifest(),
         manifest(),
     ]);
-    ask(&mirror, get(MANIFEST)).await;
-    ask(&mirror, get(MANIFEST)).await;
+    send(&mirror, get(MANIFEST)).await;
+    send(&mirror, get(MANIFEST)).await;
     assert_eq!(
-        platform.asked(),
+        platform.sent(),
         [
             format!("GET {HUB}{MANIFEST} Bearer one"),
             format!("GET {HUB}{MANIFEST}"),
@@ -384,27 +378,27 @@ async fn an_upstream_may_change_its_mind() {
 
     // To a token server that replaces one that is gone.
     let (platform, mirror) = warm().await;
-    platform.pass(Duration::from_secs(300));
-    platform.will_answer([Err(TransportError::Connect)]);
-    assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 502);
-    platform.asked();
-    platform.will_answer([
+    platform.advance(Duration::from_secs(300));
+    platform.add_answers([Err(TransportError::Connect)]);
+    assert_eq!(send(&mirror, get(MANIFEST)).await.status(), 502);
+    platform.sent();
+    platform.add_answers([
         challenge_of("https://new.example/token", "library/alpine"),
         token("new"),
         manifest(),
     ]);
     // Another instance knows it too.
     assert_eq!(
-        ask(&Mirror::new(platform.clone()), get(MANIFEST))
+        send(&Mirror::new(platform.clone()), get(MANIFEST))
             .await
             .status(),
         200
     );
-    assert_eq!(platform.asked()[0], format!("GET {HUB}{MANIFEST}"));
+    assert_eq!(platform.sent()[0], format!("GET {HUB}{MANIFEST}"));
 }
 
 #[tokio::test]
-async fn a_repository_that_is_closed_does_not_close_those_that_need_no_token() {
+async fn a_private_repository_does_not_close_public_ones() {
     let platform = Scripted::new([
         manifest(),
         challenge_of("https://auth.example/token", "closed/app"),
@@ -418,26 +412,26 @@ async fn a_repository_that_is_closed_does_not_close_those_that_need_no_token() {
         "/v2/closed/app/manifests/1?upstream=a.example",
     );
     for (path, status) in [(open, 200), (closed, 403), (open, 200)] {
-        assert_eq!(ask(&mirror, get(path)).await.status(), status, "{path}");
+        assert_eq!(send(&mirror, get(path)).await.status(), status, "{path}");
     }
     assert_eq!(
-        ask(&Mirror::new(platform.clone()), get(open))
+        send(&Mirror::new(platform.clone()), get(open))
             .await
             .status(),
         200
     );
     assert_eq!(
         platform
-            .asked()
+            .sent()
             .iter()
-            .filter(|asked| asked.contains("/token"))
+            .filter(|sent| sent.contains("/token"))
             .count(),
         1
     );
 }
 
 #[tokio::test]
-async fn the_same_scope_for_every_repository_is_one_token() {
+async fn one_scope_for_all_repositories_is_one_token() {
     let aws = || {
         answer(
             401,
@@ -450,10 +444,10 @@ async fn the_same_scope_for_every_repository_is_one_token() {
     };
     let platform = Scripted::new([aws(), token("one"), manifest(), manifest()]);
     let mirror = Mirror::new(platform.clone());
-    ask(&mirror, get("/v2/a/b/manifests/1?upstream=public.ecr.aws")).await;
-    ask(&mirror, get("/v2/c/d/manifests/1?upstream=public.ecr.aws")).await;
+    send(&mirror, get("/v2/a/b/manifests/1?upstream=public.ecr.aws")).await;
+    send(&mirror, get("/v2/c/d/manifests/1?upstream=public.ecr.aws")).await;
     assert_eq!(
-        platform.asked(),
+        platform.sent(),
         [
             "GET https://public.ecr.aws/v2/a/b/manifests/1",
             "GET https://public.ecr.aws/token/?scope=aws",
@@ -464,7 +458,7 @@ async fn the_same_scope_for_every_repository_is_one_token() {
 }
 
 #[tokio::test]
-async fn a_missing_challenge_is_looked_for_at_the_ping() {
+async fn looks_for_a_missing_challenge_at_the_ping() {
     let ping = answer(
         401,
         &[(
@@ -475,7 +469,7 @@ async fn a_missing_challenge_is_looked_for_at_the_ping() {
     );
     let platform = Scripted::new([answer(401, &[], ""), ping, token("one"), manifest()]);
     assert_eq!(
-        ask(
+        send(
             &Mirror::new(platform.clone()),
             get("/v2/p/i/manifests/1?upstream=gcr.io")
         )
@@ -484,7 +478,7 @@ async fn a_missing_challenge_is_looked_for_at_the_ping() {
         200
     );
     assert_eq!(
-        platform.asked(),
+        platform.sent(),
         [
             "GET https://gcr.io/v2/p/i/manifests/1",
             "GET https://gcr.io/v2/",
@@ -502,32 +496,31 @@ async fn simultaneous_first_requests_share_one_token() {
         .chain((0..40).map(|_| manifest()));
     let platform = Scripted::new(answers);
     let mirror = Mirror::new(platform.clone());
-    let seen = futures_util::future::join_all((0..40).map(|_| mirror.handle(get(MANIFEST)))).await;
-    assert!(seen.iter().all(|response| response.status() == 200));
-    let asked = platform.asked();
+    let received =
+        futures_util::future::join_all((0..40).map(|_| mirror.handle(get(MANIFEST)))).await;
+    assert!(received.iter().all(|response| response.status() == 200));
+    let sent = platform.sent();
     assert_eq!(
-        asked
-            .iter()
-            .filter(|asked| asked.contains("/token"))
-            .count(),
+        sent.iter().filter(|sent| sent.contains("/token")).count(),
         1
     );
-    assert_eq!(asked.len(), 81);
+    assert_eq!(sent.len(), 81);
 }
 
 #[tokio::test]
-async fn a_shared_fetch_that_fails_fails_all_and_the_next_request_tries_again() {
+async fn a_failed_shared_fetch_fails_all_and_the_next_request_tries_again() {
     let answers = (0..40).map(|_| challenge()).chain([answer(503, &[], "")]);
     let platform = Scripted::new(answers);
     let mirror = Mirror::new(platform.clone());
-    let seen = futures_util::future::join_all((0..40).map(|_| mirror.handle(get(MANIFEST)))).await;
-    assert!(seen.iter().all(|response| response.status() == 502));
-    platform.will_answer([challenge(), token("one"), manifest()]);
-    assert_eq!(ask(&mirror, get(MANIFEST)).await.status(), 200);
+    let received =
+        futures_util::future::join_all((0..40).map(|_| mirror.handle(get(MANIFEST)))).await;
+    assert!(received.iter().all(|response| response.status() == 502));
+    platform.add_answers([challenge(), token("one"), manifest()]);
+    assert_eq!(send(&mirror, get(MANIFEST)).await.status(), 200);
 }
 
 #[tokio::test]
-async fn each_fault_of_a_token_server_has_its_answer() {
+async fn each_fault_of_a_token_server_has_its_error() {
     let large = format!(r#"{{"token":"t","padding":"{}"}}"#, " ".repeat(1024 * 1024));
     for (fault, status, code) in [
         (Err(TransportError::Connect), 502, "UNAVAILABLE"),
@@ -550,16 +543,16 @@ async fn each_fault_of_a_token_server_has_its_answer() {
     ] {
         let described = format!("{fault:?}").chars().take(80).collect::<String>();
         let platform = Scripted::new([challenge(), fault]);
-        let seen = ask(&Mirror::new(platform.clone()), get(MANIFEST)).await;
+        let received = send(&Mirror::new(platform.clone()), get(MANIFEST)).await;
         assert_eq!(
-            (seen.status(), seen.code().as_str()),
+            (received.status(), received.code().as_str()),
             (status, code),
             "{described}"
         );
-        assert!(!seen.text().contains("secret words"));
+        assert!(!received.text().contains("secret words"));
         assert!(!platform.log()[0].contains("secret words"));
         assert_eq!(
-            seen.header("retry-after"),
+            received.header("retry-after"),
             (code == "TOOMANYREQUESTS").then_some("60")
         );
         assert!(platform.store().keys().all(|key| !key.starts_with("t-")));
@@ -568,19 +561,19 @@ async fn each_fault_of_a_token_server_has_its_answer() {
 
 #[tokio::test]
 async fn a_store_in_any_state_costs_speed_only() {
-    for state in [StoreIs::Broken, StoreIs::Hanging] {
+    for state in [StoreState::Failing, StoreState::Hanging] {
         let platform = Scripted::new([challenge(), token("one"), manifest(), manifest()]);
         platform.set_store(state);
         let mirror = Mirror::new(platform.clone());
         assert_eq!(mirror.handle(get(MANIFEST)).await.status(), 200);
         assert_eq!(platform.store_calls(), 1, "it is left alone after a fault");
         assert_eq!(mirror.handle(get(MANIFEST)).await.status(), 200);
-        assert!(platform.log()[0].starts_with("hammal store=failed reading="));
+        assert!(platform.log()[0].starts_with("app=hammal store=failed reading="));
     }
 }
 
 #[tokio::test]
-async fn what_the_store_holds_is_not_believed() {
+async fn does_not_trust_the_store() {
     let nonsense = |value: &mut Vec<u8>| *value = b"\xff{".to_vec();
     let another = |value: &mut Vec<u8>| {
         let text = String::from_utf8(value.clone()).unwrap();
@@ -599,22 +592,22 @@ async fn what_the_store_holds_is_not_believed() {
     for change in [&nonsense as &dyn Fn(&mut Vec<u8>), &another, &split] {
         let (platform, _) = warm().await;
         platform.change_store(change);
-        platform.will_answer([challenge(), token("two"), manifest()]);
-        let seen = ask(&Mirror::new(platform.clone()), get(MANIFEST)).await;
-        assert_eq!(seen.status(), 200);
+        platform.add_answers([challenge(), token("two"), manifest()]);
+        let received = send(&Mirror::new(platform.clone()), get(MANIFEST)).await;
+        assert_eq!(received.status(), 200);
         assert_eq!(
-            platform.asked().last().unwrap(),
+            platform.sent().last().unwrap(),
             &format!("GET {HUB}{MANIFEST} Bearer two")
         );
     }
 }
 
 #[tokio::test]
-async fn a_million_names_would_not_grow_the_store() {
+async fn the_store_does_not_grow_with_invented_names() {
     let (platform, mirror) = warm().await;
     for number in 0..3000 {
-        platform.will_answer([token("t"), answer(404, &[], "")]);
-        ask(
+        platform.add_answers([token("t"), answer(404, &[], "")]);
+        send(
             &mirror,
             get(&format!("/v2/invented/name-{number}/manifests/latest")),
         )
@@ -635,7 +628,7 @@ async fn a_million_names_would_not_grow_the_store() {
 }
 
 #[tokio::test]
-async fn a_realm_inside_is_not_contacted() {
+async fn does_not_contact_an_internal_realm() {
     for realm in [
         "http://auth.docker.io/token",
         "https://10.0.0.1/token",
@@ -643,13 +636,13 @@ async fn a_realm_inside_is_not_contacted() {
         "https://localhost/",
     ] {
         let platform = Scripted::new([challenge_of(realm, "library/alpine")]);
-        let seen = ask(&Mirror::new(platform.clone()), get(MANIFEST)).await;
+        let received = send(&Mirror::new(platform.clone()), get(MANIFEST)).await;
         assert_eq!(
-            (seen.status(), seen.code().as_str()),
+            (received.status(), received.code().as_str()),
             (502, "UNAVAILABLE"),
             "{realm}"
         );
-        assert_eq!(platform.asked().len(), 1);
+        assert_eq!(platform.sent().len(), 1);
     }
 }
 
@@ -657,9 +650,9 @@ async fn a_realm_inside_is_not_contacted() {
 async fn no_token_is_in_the_log() {
     let platform = Scripted::new([challenge(), token("token-one"), challenge()]);
     let mirror = Mirror::new(platform.clone());
-    ask(&mirror, get(MANIFEST)).await;
-    platform.will_answer([challenge(), token("token-two"), challenge()]);
-    ask(&mirror, get(MANIFEST)).await;
+    send(&mirror, get(MANIFEST)).await;
+    platform.add_answers([challenge(), token("token-two"), challenge()]);
+    send(&mirror, get(MANIFEST)).await;
     let log = platform.log().join("\n");
     assert!(
         !log.contains("token-one") && !log.contains("token-two"),

@@ -1,0 +1,207 @@
+//! Headers and media types of upstreams' responses.
+
+use super::*;
+
+#[tokio::test]
+async fn passes_on_only_the_headers_of_the_allow_list() {
+    let platform = Scripted::new([manifest()]);
+    let request = Request::get(format!("http://mirror.example{MANIFEST}"))
+        .header("authorization", "Basic c2VjcmV0")
+        .header("cookie", "a=b")
+        .header("x-forwarded-for", "192.0.2.1")
+        .header("spin-client-addr", "192.0.2.1")
+        .header("accept-encoding", "zstd")
+        .header("accept", "application/vnd.oci.image.index.v1+json")
+        .header(
+            "accept",
+            "application/vnd.docker.distribution.manifest.v2+json",
+        )
+        .header("if-none-match", "\"x\"")
+        .header("range", "bytes=5-")
+        .body(());
+    send(&Mirror::new(platform.clone()), request.unwrap()).await;
+    let requests = platform.requests();
+    let headers = requests[0].headers();
+    let mut names: Vec<_> = headers.keys().map(|name| name.as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(
+        names,
+        [
+            "accept",
+            "accept-encoding",
+            "cdn-loop",
+            "if-none-match",
+            "range",
+            "user-agent"
+        ]
+    );
+    assert_eq!(headers.get_all("accept").iter().count(), 2);
+    assert_eq!(headers["accept-encoding"], "identity");
+}
+
+#[tokio::test]
+async fn passes_on_only_media_types_of_registries() {
+    let blob = format!("/v2/library/alpine/blobs/{DIGEST}");
+    let referrers = format!("/v2/library/alpine/referrers/{DIGEST}");
+    for (path, sent, seen_type) in [
+        (
+            MANIFEST,
+            "application/vnd.docker.distribution.manifest.v1+prettyjws",
+            Some("application/vnd.docker.distribution.manifest.v1+prettyjws"),
+        ),
+        (
+            MANIFEST,
+            "application/json; charset=utf-8",
+            Some("application/json; charset=utf-8"),
+        ),
+        (MANIFEST, "text/html", None),
+        (MANIFEST, "application/vnd.evil", None),
+        (&blob, "text/html", Some("application/octet-stream")),
+        (
+            "/v2/library/alpine/tags/list",
+            "application/json",
+            Some("application/json"),
+        ),
+        (
+            "/v2/library/alpine/tags/list",
+            "text/plain; charset=utf-8",
+            Some("application/json"),
+        ),
+        ("/v2/library/alpine/tags/list", "text/html", None),
+        (
+            &referrers,
+            "application/vnd.oci.image.index.v1+json",
+            Some("application/vnd.oci.image.index.v1+json"),
+        ),
+    ] {
+        let platform = Scripted::new([answer(200, &[("content-type", sent)], "<script>")]);
+        let received = send(&Mirror::new(platform), get(path)).await;
+        assert_eq!(
+            received.header("content-type"),
+            Some(seen_type.unwrap_or("application/json")),
+            "{path} {sent}"
+        );
+        assert_eq!(
+            received.status(),
+            if seen_type.is_some() { 200 } else { 502 },
+            "{path} {sent}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn accepts_a_signed_manifest_by_the_digest_of_its_payload() {
+    let path = format!("/v2/library/alpine/manifests/{DIGEST}");
+    let signed = || {
+        answer(
+            200,
+            &[(
+                "content-type",
+                "application/vnd.docker.distribution.manifest.v1+prettyjws",
+            )],
+            "{}",
+        )
+    };
+    let platform = Scripted::new([signed(), signed()]);
+    let mirror = Mirror::new(platform.clone());
+    for _ in 0..2 {
+        let received = send(&mirror, get(&path)).await;
+        assert_eq!((received.status(), received.text()), (200, "{}".to_owned()));
+        assert_eq!(
+            platform.sent().len(),
+            1,
+            "it can't be verified, so it is not kept"
+        );
+    }
+}
+
+#[tokio::test]
+async fn passes_on_ranges_and_conditions() {
+    let path = format!("/v2/library/alpine/blobs/{DIGEST}");
+    for (status, headers) in [
+        (
+            206,
+            &[
+                ("content-range", "bytes 5-9/10"),
+                ("content-length", "5"),
+                ("accept-ranges", "bytes"),
+            ][..],
+        ),
+        (304, &[("etag", "\"x\"")]),
+        (416, &[("content-range", "bytes */10")]),
+        (412, &[]),
+    ] {
+        let platform = Scripted::new([answer(status, headers, "")]);
+        let received = send(&Mirror::new(platform), get(&path)).await;
+        assert_eq!(received.status(), status);
+        for (name, value) in headers {
+            assert_eq!(received.header(name), Some(*value));
+        }
+    }
+}
+
+#[tokio::test]
+async fn adds_the_digest_of_the_request_where_it_is_missing() {
+    let platform = Scripted::new([manifest(), manifest()]);
+    let mirror = Mirror::new(platform);
+    let received = send(
+        &mirror,
+        get(&format!("/v2/library/alpine/manifests/{DIGEST}")),
+    )
+    .await;
+    assert_eq!(received.header("docker-content-digest"), Some(DIGEST));
+    assert_eq!(
+        send(&mirror, get(MANIFEST))
+            .await
+            .header("docker-content-digest"),
+        None
+    );
+}
+
+#[tokio::test]
+async fn tells_containerd_that_its_namespace_was_understood() {
+    let platform = Scripted::new([manifest(), manifest()]);
+    let mirror = Mirror::new(platform.clone());
+    assert_eq!(
+        send(&mirror, get(&format!("{MANIFEST}?ns=docker.io")))
+            .await
+            .header("oci-namespace"),
+        Some("docker.io")
+    );
+    assert_eq!(
+        send(&mirror, get("/v2/a/b/manifests/1?ns=ghcr.io"))
+            .await
+            .header("oci-namespace"),
+        Some("ghcr.io")
+    );
+    assert_eq!(
+        platform.sent(),
+        [
+            format!("GET {HUB}{MANIFEST}"),
+            "GET https://ghcr.io/v2/a/b/manifests/1".to_owned()
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_head_has_the_length_of_the_get_and_no_body() {
+    let head = |path: &str| {
+        Request::head(format!("http://mirror.example{path}"))
+            .body(())
+            .unwrap()
+    };
+    let mirror = Mirror::new(Scripted::new([]));
+    for path in ["/", "/robots.txt", "/v2/", "/nothing"] {
+        let (received, got) = (
+            send(&mirror, head(path)).await,
+            send(&mirror, get(path)).await,
+        );
+        assert_eq!(received.text(), "");
+        assert_eq!(
+            received.header("content-length"),
+            Some(got.text().len().to_string().as_str()),
+            "{path}"
+        );
+        assert_eq!(got.status() == 200, path != "/nothing");
+    }
+}

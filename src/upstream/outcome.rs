@@ -1,0 +1,275 @@
+//! The meaning of an upstream's answer: the fault table of `docs/errors.md`.
+
+use super::UpstreamResponse;
+use super::error::{TokenError, UpstreamError};
+use crate::oci::error_code::ErrorCode;
+use crate::platform::TransportError;
+use crate::request::route::{Resource, Route};
+use http::StatusCode;
+use std::borrow::Cow;
+
+/// What follows from an answer where there are other candidates. In the order of which answer the client gets where none of
+/// the candidates has what it asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// The upstream does not have it, or does not show it. Another mirror says so of what it has not fetched yet: this does
+    /// not speak for an upstream that the operator put before it and that could not be asked.
+    Negative,
+    /// The next candidate may have it.
+    TryNext,
+    /// The next candidate may have it, and this one is asked last for a while.
+    Unavailable,
+    /// No other candidate is asked.
+    Final,
+}
+
+/// The meaning of an upstream's answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    pub verdict: Verdict,
+    /// The error that the client gets; `None` where the answer goes back to it.
+    pub client_error: Option<ClientError>,
+}
+
+/// A status, a code and a message for a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientError {
+    pub status: StatusCode,
+    pub code: ErrorCode,
+    pub message: Cow<'static, str>,
+}
+
+impl ClientError {
+    pub fn new(
+        status: StatusCode,
+        code: ErrorCode,
+        message: impl Into<Cow<'static, str>>,
+    ) -> ClientError {
+        ClientError {
+            status,
+            code,
+            message: message.into(),
+        }
+    }
+}
+
+impl Outcome {
+    /// Whether a cached copy may be served instead: the upstream failed, or its limit is reached.
+    pub fn allows_stale(&self) -> bool {
+        matches!(
+            self.code(),
+            Some(ErrorCode::Unavailable | ErrorCode::TooManyRequests)
+        )
+    }
+
+    /// Whether a cached copy has to be dropped: the upstream does not have the manifest any more, or does not show it.
+    pub fn forgets_copy(&self) -> bool {
+        matches!(
+            self.code(),
+            Some(ErrorCode::ManifestUnknown | ErrorCode::Denied)
+        )
+    }
+
+    fn code(&self) -> Option<ErrorCode> {
+        self.client_error.as_ref().map(|error| error.code)
+    }
+}
+
+/// Decides what an upstream's answer to a request for `route` means.
+pub fn classify<B>(route: &Route, answer: &Result<UpstreamResponse<B>, UpstreamError>) -> Outcome {
+    match answer {
+        Ok(_) => Outcome {
+            verdict: Verdict::Final,
+            client_error: None,
+        },
+        Err(error) => classify_error(route, error),
+    }
+}
+
+/// Decides what an upstream's error means.
+pub fn classify_error(route: &Route, error: &UpstreamError) -> Outcome {
+    let (verdict, client_error) = assess(route, error);
+    Outcome {
+        verdict,
+        client_error: Some(client_error),
+    }
+}
+
+/// Returns the error that the client gets for an upstream's.
+pub fn client_error(route: &Route, error: &UpstreamError) -> ClientError {
+    assess(route, error).1
+}
+
+fn assess(route: &Route, error: &UpstreamError) -> (Verdict, ClientError) {
+    use UpstreamError as E;
+    let fault = |verdict, status| (verdict, fault(route, status, error));
+    let bad_gateway = |verdict| fault(verdict, StatusCode::BAD_GATEWAY);
+    match error {
+        E::Transport(error) | E::Token(TokenError::Transport(error)) => {
+            fault(Verdict::Unavailable, status_of(*error))
+        }
+        E::Denied | E::Token(TokenError::Refused) => (Verdict::Negative, denied()),
+        E::Token(TokenError::TooManyRequests { .. }) => (Verdict::Unavailable, too_many_requests()),
+        // It is about what was asked for: the rest of the upstream may work.
+        E::Token(TokenError::Status(status)) | E::BlobHost(status) if status.is_client_error() => {
+            bad_gateway(Verdict::TryNext)
+        }
+        E::Token(_) | E::BlobHost(_) | E::Manifest(_) => bad_gateway(Verdict::Unavailable),
+        // registry.k8s.io redirects a request for referrers to a web page.
+        E::NotRegistryContent if route.is_referrers() => (Verdict::Final, referrers_unsupported()),
+        E::Redirect(_) | E::HeaderTooLong | E::NotRegistryContent => bad_gateway(Verdict::TryNext),
+        // stargz-snapshotter asks for one range at a time after a 400, and for nothing more after a 404.
+        E::SeveralRanges => (
+            Verdict::Final,
+            ClientError::new(
+                StatusCode::BAD_REQUEST,
+                ErrorCode::RangeInvalid,
+                error.to_string(),
+            ),
+        ),
+        E::RequestHeadersTooLong => (
+            Verdict::Final,
+            ClientError::new(
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                ErrorCode::Unsupported,
+                error.to_string(),
+            ),
+        ),
+        E::Status(status, _) => assess_status(route, *status, error),
+    }
+}
+
+fn assess_status(
+    route: &Route,
+    status: StatusCode,
+    error: &UpstreamError,
+) -> (Verdict, ClientError) {
+    let verdict = match status {
+        StatusCode::NOT_IMPLEMENTED => Verdict::TryNext,
+        StatusCode::TOO_MANY_REQUESTS => Verdict::Unavailable,
+        status if status.is_server_error() => Verdict::Unavailable,
+        // Without referrers clients look for the tag that stands for them, which this upstream has if it has the image.
+        _ if route.is_referrers() => Verdict::Final,
+        StatusCode::UNAUTHORIZED
+        | StatusCode::FORBIDDEN
+        | StatusCode::NOT_FOUND
+        | StatusCode::GONE
+        | StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS => Verdict::Negative,
+        // A redirect that the mirror follows, but without a usable `Location`.
+        status if status.is_redirection() => Verdict::TryNext,
+        _ => Verdict::Final,
+    };
+    let client_error = match status {
+        StatusCode::UNAUTHORIZED
+        | StatusCode::FORBIDDEN
+        | StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS => denied(),
+        StatusCode::NOT_FOUND | StatusCode::GONE => unknown(route),
+        // Artifactory answers 406, others whatever they answer to an endpoint that they don't have.
+        StatusCode::BAD_REQUEST
+        | StatusCode::METHOD_NOT_ALLOWED
+        | StatusCode::NOT_ACCEPTABLE
+        | StatusCode::NOT_IMPLEMENTED
+            if route.is_referrers() =>
+        {
+            referrers_unsupported()
+        }
+        StatusCode::TOO_MANY_REQUESTS => too_many_requests(),
+        StatusCode::RANGE_NOT_SATISFIABLE => ClientError::new(
+            status,
+            ErrorCode::RangeInvalid,
+            "the content has no bytes in this range",
+        ),
+        StatusCode::PRECONDITION_FAILED => ClientError::new(
+            status,
+            ErrorCode::Unsupported,
+            "the content is not the one that the request's conditions name",
+        ),
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+            fault(route, status, error)
+        }
+        _ => fault(route, StatusCode::BAD_GATEWAY, error),
+    };
+    (verdict, client_error)
+}
+
+/// Whether a `GET` has to tell, after this answer to the `HEAD` of a manifest: the registry has no `HEAD`, or says that the
+/// manifest is gone or private, which only a `GET` proves. To a client that asks by `HEAD`, the latter is the answer.
+pub fn needs_get(error: &UpstreamError, head_only: bool) -> bool {
+    match error {
+        UpstreamError::NotRegistryContent => true,
+        UpstreamError::Status(status, _) => match *status {
+            StatusCode::BAD_REQUEST
+            | StatusCode::METHOD_NOT_ALLOWED
+            | StatusCode::NOT_ACCEPTABLE
+            | StatusCode::NOT_IMPLEMENTED => true,
+            StatusCode::TOO_MANY_REQUESTS => false,
+            status => !head_only && status.is_client_error(),
+        },
+        UpstreamError::Denied | UpstreamError::Token(TokenError::Refused) => !head_only,
+        _ => false,
+    }
+}
+
+fn denied() -> ClientError {
+    let message = UpstreamError::Denied.to_string();
+    ClientError::new(StatusCode::FORBIDDEN, ErrorCode::Denied, message)
+}
+
+/// dockerd goes on to its next source at once after a 429; podman waits as long as `Retry-After` says before it does. It stays
+/// a 429 all the same: a client without another source has to know how long to wait.
+fn too_many_requests() -> ClientError {
+    ClientError::new(
+        StatusCode::TOO_MANY_REQUESTS,
+        ErrorCode::TooManyRequests,
+        "the upstream's limit for this mirror's address is reached",
+    )
+}
+
+fn unknown(route: &Route) -> ClientError {
+    let (code, message) = match route {
+        Route::Repository(_, Resource::Manifest(_)) => (
+            ErrorCode::ManifestUnknown,
+            "the upstream has no such manifest",
+        ),
+        Route::Repository(_, Resource::Blob(_)) => {
+            (ErrorCode::BlobUnknown, "the upstream has no such blob")
+        }
+        _ => (
+            ErrorCode::NameUnknown,
+            "the upstream has no such repository",
+        ),
+    };
+    ClientError::new(StatusCode::NOT_FOUND, code, message)
+}
+
+/// The upstream does not have the endpoint. After a 404 clients look for the tag that stands for the referrers (distribution
+/// specification 1.1, "Unavailable Referrers API"); after a 5xx they give up.
+fn referrers_unsupported() -> ClientError {
+    ClientError::new(
+        StatusCode::NOT_FOUND,
+        ErrorCode::Unsupported,
+        "the upstream does not support the referrers API",
+    )
+}
+
+/// dockerd up to 28 tries a layer again for 50 seconds after a 5xx, and goes on to Docker Hub at once after a 404; so do
+/// containerd and podman. For anything else a 5xx makes them go on at once.
+fn fault(route: &Route, status: StatusCode, error: &UpstreamError) -> ClientError {
+    let (status, code) = if route.is_blob() {
+        (StatusCode::NOT_FOUND, ErrorCode::BlobUnknown)
+    } else {
+        (status, ErrorCode::Unavailable)
+    };
+    ClientError::new(status, code, error.to_string())
+}
+
+fn status_of(error: TransportError) -> StatusCode {
+    match error {
+        TransportError::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+        TransportError::Dns
+        | TransportError::Connect
+        | TransportError::Tls
+        | TransportError::Forbidden
+        | TransportError::Broken => StatusCode::BAD_GATEWAY,
+    }
+}
