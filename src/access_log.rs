@@ -1,4 +1,5 @@
-//! The access log: one line per request, in logfmt. It holds no secret and no token, and of a request only what was parsed.
+//! The access log: one line per request, in logfmt. It holds no secret and no token, and of a
+//! request only what was parsed.
 
 use crate::cache::status::CacheStatus;
 use crate::context::{RequestStats, TokenSource};

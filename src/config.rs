@@ -67,7 +67,8 @@ pub enum BlobDelivery {
     Stream,
 }
 
-/// A setting whose value can't be used. It does not hold the value, which may be a secret in the wrong place.
+/// A setting whose value can't be used. It does not hold the value, which may be a secret in the
+/// wrong place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     pub variable: &'static str,
@@ -92,7 +93,8 @@ impl Config {
     pub async fn read(platform: &impl Platform) -> Result<Config, ConfigError> {
         let mut values = Vec::with_capacity(VARIABLES.len());
         for (name, default) in VARIABLES {
-            // A default instead of a value that can't be read might open what the operator has closed.
+            // A default instead of a value that can't be read might open what the operator has
+            // closed.
             let value = platform.variable(name).await.map_err(|_| ConfigError {
                 variable: name,
                 expected: "readable: its provider failed",
@@ -105,7 +107,8 @@ impl Config {
         })
     }
 
-    /// Returns the upstream that the mirror's own host name stands for. An entry without a port is for every port.
+    /// Returns the upstream that the mirror's own host name stands for. An entry without a port is
+    /// for every port.
     pub fn upstream_for_host(&self, host: &Authority) -> Option<&Upstream> {
         let matches = |own: &Authority| {
             own.host == host.host && (own.port.is_none() || own.port == host.port)

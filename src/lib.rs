@@ -1,7 +1,7 @@
 //! hammal: a registry mirror for people who can't reach Docker Hub well, as one Spin component.
 //!
-//! [`mirror`] takes a request from its first line to its answer; each module below is a stage of that, or what the stages
-//! share. A module names only modules that stand below it in this table.
+//! [`mirror`] takes a request from its first line to its answer; each module below is a stage of
+//! that, or what the stages share. A module names only modules that stand below it in this table.
 //!
 //! | module | what it does |
 //! | --- | --- |

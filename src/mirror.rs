@@ -1,4 +1,5 @@
-//! One request, from its first line to its answer: parse, admit, choose the candidates, answer, log.
+//! One request, from its first line to its answer: parse, admit, choose the candidates, answer,
+//! log.
 
 use crate::access::rate_limit::RateLimiter;
 use crate::access_log::Line;
@@ -61,8 +62,8 @@ impl<P: Platform> Mirror<P> {
         }
     }
 
-    /// Answers a request and logs it. The head of the response is complete when this returns; the body may be an upstream's
-    /// that has not been read.
+    /// Answers a request and logs it. The head of the response is complete when this returns; the
+    /// body may be an upstream's that has not been read.
     pub async fn handle(&self, request: Request<()>) -> Response<Body<P::Body>> {
         let start = self.platform.now();
         let mut record = RequestRecord::default();
@@ -197,8 +198,8 @@ impl<P: Platform> Mirror<P> {
         }
     }
 
-    /// Returns the settings. An instance reads them once; where one is wrong they are read again for each request, so that
-    /// each tells of it.
+    /// Returns the settings. An instance reads them once; where one is wrong they are read again
+    /// for each request, so that each tells of it.
     async fn config(&self) -> Result<Rc<Config>, ConfigError> {
         if let Some(config) = self.config.borrow().as_ref() {
             return Ok(config.clone());
@@ -210,8 +211,8 @@ impl<P: Platform> Mirror<P> {
     }
 }
 
-/// Returns the upstream that the request names, itself or by the mirror's host name that it came to; `None` where it names
-/// none.
+/// Returns the upstream that the request names, itself or by the mirror's host name that it came
+/// to; `None` where it names none.
 fn named_upstream(
     config: &Config,
     selector: &UpstreamSelector,

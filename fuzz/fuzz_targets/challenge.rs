@@ -1,5 +1,5 @@
-//! Whatever an upstream's `WWW-Authenticate` lines say (one a line of the input): only public hosts are asked, and the
-//! token that the realm grants goes to the upstream alone.
+//! Whatever an upstream's `WWW-Authenticate` lines say (one a line of the input): only public hosts
+//! are asked, and the token that the realm grants goes to the upstream alone.
 #![no_main]
 
 use hammal_fuzz::{MANIFEST, Scripted, World, answer, assert_public, get};

@@ -1,4 +1,5 @@
-//! Whatever an upstream's `Link` says: what comes back leads through this mirror to the same registry, or nowhere.
+//! Whatever an upstream's `Link` says: what comes back leads through this mirror to the same
+//! registry, or nowhere.
 #![no_main]
 
 use hammal::request::external_url::ExternalUrl;

@@ -1,5 +1,5 @@
-//! Whatever a redirect's `Location` says: what is followed here is public, and what a client is handed goes to https and
-//! not back here, however it is read.
+//! Whatever a redirect's `Location` says: what is followed here is public, and what a client is
+//! handed goes to https and not back here, however it is read.
 #![no_main]
 
 use hammal_fuzz::{BLOB, MANIFEST, Scripted, World, answer, assert_public, get};

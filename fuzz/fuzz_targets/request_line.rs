@@ -1,4 +1,5 @@
-//! Whatever path and query a client sends, with whatever method: what parses is clean, and only public hosts are asked.
+//! Whatever path and query a client sends, with whatever method: what parses is clean, and only
+//! public hosts are asked.
 #![no_main]
 
 use hammal::request::route::{RegistryRequest, Route};

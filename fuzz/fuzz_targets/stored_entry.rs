@@ -1,4 +1,5 @@
-//! Whatever the key-value store holds under every key: nothing of it is used for another upstream, and nothing panics.
+//! Whatever the key-value store holds under every key: nothing of it is used for another upstream,
+//! and nothing panics.
 #![no_main]
 
 use hammal_fuzz::{BLOB, MANIFEST, Scripted, World, answer, assert_public, get};

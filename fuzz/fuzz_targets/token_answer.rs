@@ -1,4 +1,5 @@
-//! Whatever a token server's answer holds: it never ends up in an answer or the log, and a token is a header's value.
+//! Whatever a token server's answer holds: it never ends up in an answer or the log, and a token is
+//! a header's value.
 #![no_main]
 
 use hammal::response::Body;
@@ -8,7 +9,8 @@ use std::sync::LazyLock;
 /// What is told of an answer whose token is a mere letter: the mirror's own words.
 static OWN_WORDS: LazyLock<String> = LazyLock::new(|| told(br#"{"token":"x"}"#));
 
-/// All that a client and the operator hear of a token server's answer, where the upstream refuses the token.
+/// All that a client and the operator hear of a token server's answer, where the upstream refuses
+/// the token.
 fn told(granted: &[u8]) -> String {
     let challenge: &[u8] =
         br#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io""#;

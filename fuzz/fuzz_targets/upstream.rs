@@ -1,4 +1,5 @@
-//! Whatever stands in `?upstream=`: what is asked is a public name on https, under the name that was permitted.
+//! Whatever stands in `?upstream=`: what is asked is a public name on https, under the name that
+//! was permitted.
 #![no_main]
 
 use hammal::registry::address::{RegistryAddress, UpstreamSelector};

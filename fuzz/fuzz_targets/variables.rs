@@ -1,4 +1,5 @@
-//! Whatever the operator's variables hold (`name=value`, one a line): a mistake is named, and its value not shown.
+//! Whatever the operator's variables hold (`name=value`, one a line): a mistake is named, and its
+//! value not shown.
 #![no_main]
 
 use futures_util::future::FutureExt;

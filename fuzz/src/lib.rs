@@ -1,4 +1,5 @@
-//! What the targets share: a platform whose every answer is given, so that one input runs one whole story.
+//! What the targets share: a platform whose every answer is given, so that one input runs one whole
+//! story.
 
 use futures_util::future::{self, FutureExt};
 use hammal::mirror::Mirror;

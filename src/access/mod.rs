@@ -1,5 +1,5 @@
-//! Access to the mirror, as the operator sets it: open by default, closed by a secret in front of every path, limited for
-//! each client.
+//! Access to the mirror, as the operator sets it: open by default, closed by a secret in front of
+//! every path, limited for each client.
 
 pub mod rate_limit;
 pub mod secret;
@@ -18,8 +18,8 @@ pub struct Access {
 }
 
 impl Access {
-    /// Takes the secret off a path. Returns the prefix (`/SECRET`, or nothing) and the path behind it; `None` where the
-    /// secret is missing.
+    /// Takes the secret off a path. Returns the prefix (`/SECRET`, or nothing) and the path behind
+    /// it; `None` where the secret is missing.
     pub fn strip_secret<'a>(&self, path: &'a str) -> Option<(&'a str, &'a str)> {
         let Some(secret) = &self.secret else {
             return Some(("", path));

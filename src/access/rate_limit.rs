@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-/// The header in which Spin tells the address of the client. A client's own copies of it come first: the last one is Spin's.
+/// The header in which Spin tells the address of the client. A client's own copies of it come
+/// first: the last one is Spin's.
 pub const CLIENT_ADDRESS: HeaderName = HeaderName::from_static("spin-client-addr");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// Seconds in which a client's requests are counted together.
@@ -19,13 +20,14 @@ const COUNTS: BucketLayout = BucketLayout {
     buckets: 64,
     entries: 32,
 };
-/// How many requests of a client an instance counts before it writes to the store: an instance of WASIp3 answers 128 of all
-/// clients, one of WASIp2 answers one.
+/// How many requests of a client an instance counts before it writes to the store: an instance of
+/// WASIp3 answers 128 of all clients, one of WASIp2 answers one.
 const MAX_UNWRITTEN: u32 = 16;
 
-/// Counts the requests that each client has made in this minute. Instances of the component live shortly, so counts are
-/// handed on through the store: by each instance with its first request of a client, then with every eighth part of the
-/// limit, or every 16th request. Counts of instances that run at the same time are not added up: the limit is approximate.
+/// Counts the requests that each client has made in this minute. Instances of the component live
+/// shortly, so counts are handed on through the store: by each instance with its first request of a
+/// client, then with every eighth part of the limit, or every 16th request. Counts of instances
+/// that run at the same time are not added up: the limit is approximate.
 pub struct RateLimiter<P: Platform>(Cache<P, Count>);
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -38,8 +40,8 @@ impl<P: Platform> Default for RateLimiter<P> {
 }
 
 impl<P: Platform> RateLimiter<P> {
-    /// Counts a request with these headers. Returns how long to wait where it exceeds the limit. Where the platform does not
-    /// tell the address of the client, there is no limit.
+    /// Counts a request with these headers. Returns how long to wait where it exceeds the limit.
+    /// Where the platform does not tell the address of the client, there is no limit.
     pub async fn check(
         &self,
         store: &Store<P>,
@@ -77,8 +79,9 @@ impl<P: Platform> RateLimiter<P> {
     }
 }
 
-/// Returns the address of the client: the one that Spin is connected to, or behind `trusted_proxies` the one that the
-/// outermost of them saw. An IPv6 address stands for its /64, which is what one user has.
+/// Returns the address of the client: the one that Spin is connected to, or behind
+/// `trusted_proxies` the one that the outermost of them saw. An IPv6 address stands for its /64,
+/// which is what one user has.
 fn client_address(headers: &HeaderMap, trusted_proxies: u32) -> Option<IpAddr> {
     let connected = headers.get_all(CLIENT_ADDRESS).iter().next_back()?;
     let connected = parse_address(connected.to_str().ok()?)?;

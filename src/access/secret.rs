@@ -3,7 +3,8 @@
 use sha2::{Digest as _, Sha256};
 use std::fmt;
 
-/// A shared secret, as its SHA-256: nothing can print it, and a comparison takes the same time for every guess.
+/// A shared secret, as its SHA-256: nothing can print it, and a comparison takes the same time for
+/// every guess.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret([u8; 32]);
 
@@ -21,7 +22,8 @@ impl Secret {
         }
     }
 
-    /// Whether `guess` is the secret. Compares every byte of both hashes, however early they differ.
+    /// Whether `guess` is the secret. Compares every byte of both hashes, however early they
+    /// differ.
     pub fn matches(&self, guess: &str) -> bool {
         let guess = Sha256::digest(guess);
         let differs = self

@@ -1,7 +1,9 @@
-//! A value of the key-value store: a few entries of the same kind, each with its key and its validity.
+//! A value of the key-value store: a few entries of the same kind, each with its key and its
+//! validity.
 //!
-//! No store here expires a key, and some allow 1,024 of them. So a store key is a bucket that an entry's own key is hashed
-//! into, and a full bucket drops its oldest entry: the store can't grow with traffic.
+//! No store here expires a key, and some allow 1,024 of them. So a store key is a bucket that an
+//! entry's own key is hashed into, and a full bucket drops its oldest entry: the store can't grow
+//! with traffic.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -12,11 +14,12 @@ use std::time::Duration;
 /// Bytes. Platforms allow values of 1 MB; an entry that does not fit is cached in memory only.
 pub const MAX_VALUE: usize = 900_000;
 
-/// By how much the clocks of hosts that share a store may differ. An entry that was stored later than this from now is
-/// not used: a clock was set back, and the entry's end may be hours away.
+/// By how much the clocks of hosts that share a store may differ. An entry that was stored later
+/// than this from now is not used: a clock was set back, and the entry's end may be hours away.
 pub const MAX_CLOCK_SKEW: Duration = Duration::from_secs(10 * 60);
 
-/// How many buckets a kind of entries has in the store, each under a key of its own, and how many entries a bucket holds.
+/// How many buckets a kind of entries has in the store, each under a key of its own, and how many
+/// entries a bucket holds.
 #[derive(Clone, Copy, Debug)]
 pub struct BucketLayout {
     pub buckets: u32,
@@ -97,7 +100,8 @@ impl<'a> Bucket<'a> {
         self.0.iter().find(is_wanted)
     }
 
-    /// Puts an entry first. Drops the entry with the same key, those that expired, and the oldest beyond `capacity`.
+    /// Puts an entry first. Drops the entry with the same key, those that expired, and the oldest
+    /// beyond `capacity`.
     pub fn put(&mut self, entry: Entry<'a>, now: Duration, capacity: usize) {
         self.0
             .retain(|held| held.key != entry.key && held.validity().includes(now));
@@ -109,8 +113,8 @@ impl<'a> Bucket<'a> {
         self.0.retain(|held| held.key != key);
     }
 
-    /// Writes a value of the store, without as many of the oldest entries as exceed [`MAX_VALUE`]. Returns `None` where
-    /// the newest entry alone exceeds it.
+    /// Writes a value of the store, without as many of the oldest entries as exceed [`MAX_VALUE`].
+    /// Returns `None` where the newest entry alone exceeds it.
     pub fn into_bytes(mut self) -> Option<Vec<u8>> {
         while !self.0.is_empty() {
             let bytes = serde_json::to_vec(&self).ok()?;

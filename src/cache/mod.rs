@@ -1,6 +1,8 @@
-//! Values cached from one request to the next: in this instance's memory, and behind it in the key-value store.
+//! Values cached from one request to the next: in this instance's memory, and behind it in the
+//! key-value store.
 //!
-//! Neither can grow: see [`bucket`]. A store that fails, or is slow, costs speed and nothing else: see [`store`].
+//! Neither can grow: see [`bucket`]. A store that fails, or is slow, costs speed and nothing else:
+//! see [`store`].
 
 pub mod bucket;
 pub mod single_flight;
@@ -19,7 +21,8 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// The format of what is stored, a part of every store key: another version of the mirror does not read it.
+/// The format of what is stored, a part of every store key: another version of the mirror does not
+/// read it.
 const FORMAT: u32 = 1;
 
 /// Entries of one kind, each with a key and an end. Memory holds as many as the store.
@@ -68,7 +71,8 @@ impl<P: Platform, T: Serialize + DeserializeOwned> Cache<P, T> {
         self.get_store_if(store, key, |_| true).await
     }
 
-    /// Returns the entry in the store if it passes `is_valid`. One that does not is not put into memory either.
+    /// Returns the entry in the store if it passes `is_valid`. One that does not is not put into
+    /// memory either.
     pub async fn get_store_if(
         &self,
         store: &Store<P>,
@@ -172,7 +176,8 @@ mod tests {
     };
     const TTL: Duration = Duration::from_secs(60);
 
-    /// What a new instance finds under `key` in a store whose bytes were changed after `mine` was kept there.
+    /// What a new instance finds under `key` in a store whose bytes were changed after `mine` was
+    /// kept there.
     fn found(key: &str, change: impl Fn(&mut Vec<u8>)) -> Option<String> {
         let platform = Scripted::default();
         let store = Store::new(platform.clone());

@@ -21,8 +21,9 @@ impl<P: Platform, T> Default for SingleFlight<P, T> {
 }
 
 impl<P: Platform, T: Clone> SingleFlight<P, T> {
-    /// Runs `work`, or waits for the call with the same key that is running. All that waited get its result, good or bad.
-    /// Where the request that runs it is cancelled, one of those that wait runs its own.
+    /// Runs `work`, or waits for the call with the same key that is running. All that waited get
+    /// its result, good or bad. Where the request that runs it is cancelled, one of those that wait
+    /// runs its own.
     pub async fn run(&self, platform: &P, key: &str, work: impl AsyncFn() -> T) -> T {
         loop {
             let joined = self.0.borrow_mut().get_mut(key).map(|call| {

@@ -1,4 +1,5 @@
-//! How the cache took part in an answer: the `Cache-Status` header (RFC 9211), and the field `cache` of the log.
+//! How the cache took part in an answer: the `Cache-Status` header (RFC 9211), and the field
+//! `cache` of the log.
 
 use http::{HeaderName, HeaderValue};
 
@@ -10,12 +11,13 @@ pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 pub enum CacheStatus {
     /// Answered from the cache; no upstream was asked.
     Hit,
-    /// Answered from the cache; the upstream confirmed by `HEAD` that it still has the content, or that the tag still
-    /// points to it.
+    /// Answered from the cache; the upstream confirmed by `HEAD` that it still has the content, or
+    /// that the tag still points to it.
     Revalidated,
     /// Answered with what another request fetched while this one waited.
     Collapsed,
-    /// Answered from the cache although it is stale: every upstream failed lately and was not asked.
+    /// Answered from the cache although it is stale: every upstream failed lately and was not
+    /// asked.
     Stale,
     /// Answered from the cache although it is stale: the upstream was asked, and failed.
     StaleIfError,

@@ -7,11 +7,12 @@ use std::time::Duration;
 /// A read that takes longer is given up, and the store is not used for [`STORE_BACKOFF`].
 const STORE_READ_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How long a store is not used after a read took too long. After an error it is only not read: a value that can't be read
-/// can still be overwritten.
+/// How long a store is not used after a read took too long. After an error it is only not read: a
+/// value that can't be read can still be overwritten.
 pub const STORE_BACKOFF: Duration = Duration::from_secs(5);
 
-/// A key-value store that is not read for a while after it failed, and not used for a while after it was slow.
+/// A key-value store that is not read for a while after it failed, and not used for a while after
+/// it was slow.
 #[derive(Debug)]
 pub struct Store<P> {
     platform: P,
@@ -53,8 +54,9 @@ impl<P: Platform> Store<P> {
         None
     }
 
-    /// Changes the value of `key` after the answer has been sent. A change that another instance makes at the same time
-    /// may be lost, and a value that can't be read is overwritten: what it held costs speed only.
+    /// Changes the value of `key` after the answer has been sent. A change that another instance
+    /// makes at the same time may be lost, and a value that can't be read is overwritten: what it
+    /// held costs speed only.
     pub fn update(
         &self,
         key: String,
@@ -79,7 +81,8 @@ impl<P: Platform> Store<P> {
     }
 }
 
-/// Whether `until` is ahead, and not further than a back-off is long: a clock may have been set back.
+/// Whether `until` is ahead, and not further than a back-off is long: a clock may have been set
+/// back.
 fn is_backing_off(until: Duration, now: Duration) -> bool {
     now < until && until <= now.saturating_add(STORE_BACKOFF)
 }

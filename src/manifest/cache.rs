@@ -1,5 +1,5 @@
-//! The cache of manifests. The content of a digest never changes, so it is kept once it was verified; a tag only points to
-//! a digest, and is asked for again once it is older than `tag_ttl`.
+//! The cache of manifests. The content of a digest never changes, so it is kept once it was
+//! verified; a tag only points to a digest, and is asked for again once it is older than `tag_ttl`.
 
 use super::entry::{CONTENT_TTL, CachedManifest, ManifestEntry, ManifestKey, TagEntry};
 use crate::cache::Cache;
@@ -21,7 +21,8 @@ use std::time::Duration;
 pub const MAX_MANIFEST: usize = 4 * 1024 * 1024;
 /// Bytes. A larger manifest is passed on, but not cached.
 const MAX_CACHED_MANIFEST: usize = 256 * 1024;
-/// How long the store is not told that a tag still points to the same digest: it would be written to with every pull.
+/// How long the store is not told that a tag still points to the same digest: it would be written
+/// to with every pull.
 const TAG_WRITE_INTERVAL: Duration = Duration::from_secs(60);
 const MANIFESTS: BucketLayout = BucketLayout {
     buckets: 256,
@@ -79,7 +80,8 @@ impl<P: Platform> ManifestCache<P> {
         }
     }
 
-    /// Returns a manifest by its digest, if the client accepts its media type. The store's content is verified.
+    /// Returns a manifest by its digest, if the client accepts its media type. The store's content
+    /// is verified.
     async fn manifest(
         &self,
         context: &Context<'_, P>,
@@ -101,9 +103,10 @@ impl<P: Platform> ManifestCache<P> {
         key.accept.accepts(&manifest.media_type).then_some(manifest)
     }
 
-    /// Returns what the upstream has now, by the headers of its answer to a `HEAD`; `None` where they don't tell, or it is
-    /// not cached. `has_content` says whether there was a cached manifest before: then the tag moves only once the new
-    /// manifest is cached too, since the old one may have to be served until then.
+    /// Returns what the upstream has now, by the headers of its answer to a `HEAD`; `None` where
+    /// they don't tell, or it is not cached. `has_content` says whether there was a cached manifest
+    /// before: then the tag moves only once the new manifest is cached too, since the old one may
+    /// have to be served until then.
     pub async fn on_revalidated(
         &self,
         context: &Context<'_, P>,
@@ -149,8 +152,9 @@ impl<P: Platform> ManifestCache<P> {
         }
     }
 
-    /// Removes what the upstream does not have any more, or does not show any more. Some registries say that of content
-    /// whose media type is not in `Accept`; a manifest by its digest is kept then, since it serves other clients too.
+    /// Removes what the upstream does not have any more, or does not show any more. Some registries
+    /// say that of content whose media type is not in `Accept`; a manifest by its digest is kept
+    /// then, since it serves other clients too.
     pub fn remove(&self, context: &Context<'_, P>, key: &ManifestKey, cached: &CachedManifest) {
         match (&key.reference, &cached.manifest) {
             (Reference::Tag(_), _) => self.tags.remove(context.store, &key.cache_key()),
@@ -164,8 +168,8 @@ impl<P: Platform> ManifestCache<P> {
         }
     }
 
-    /// Reads the manifest that an upstream sent, checks it against its digest, and caches it. Returns the response with the
-    /// manifest in memory.
+    /// Reads the manifest that an upstream sent, checks it against its digest, and caches it.
+    /// Returns the response with the manifest in memory.
     pub async fn verify_and_store(
         &self,
         context: &Context<'_, P>,
@@ -204,7 +208,8 @@ impl<P: Platform> ManifestCache<P> {
             {
                 return Err(ManifestError::DigestMismatch.into());
             }
-            // The client judges what an upstream says of its own tag, or what has no SHA-2 digest. It is not cached.
+            // The client judges what an upstream says of its own tag, or what has no SHA-2 digest.
+            // It is not cached.
             _ => {}
         }
         let length = HeaderValue::from(body.len());
@@ -243,7 +248,8 @@ impl<P: Platform> ManifestCache<P> {
         }
     }
 
-    /// Puts a tag into memory; into the store too if it moved, or was not written for [`TAG_WRITE_INTERVAL`].
+    /// Puts a tag into memory; into the store too if it moved, or was not written for
+    /// [`TAG_WRITE_INTERVAL`].
     fn update_tag(&self, context: &Context<'_, P>, key: &ManifestKey, tag: Rc<TagEntry>) {
         // As long as there may be a manifest that the tag can be revalidated for.
         let ttl = retention(context).max(context.config.tag_ttl);
@@ -268,7 +274,8 @@ pub fn content_digest(headers: &HeaderMap) -> Option<Digest> {
     Digest::parse(header(headers, CONTENT_DIGEST)?).ok()
 }
 
-/// How long a manifest is kept: `max_stale` longer than it is served by its digest without asking the upstream.
+/// How long a manifest is kept: `max_stale` longer than it is served by its digest without asking
+/// the upstream.
 fn retention<P: Platform>(context: &Context<'_, P>) -> Duration {
     CONTENT_TTL.saturating_add(context.config.max_stale)
 }
@@ -281,7 +288,8 @@ fn content_length(headers: &HeaderMap) -> Option<usize> {
     header(headers, CONTENT_LENGTH)?.parse().ok()
 }
 
-/// Whether the digest is that of what the manifest signs: the client removes the signatures before it verifies.
+/// Whether the digest is that of what the manifest signs: the client removes the signatures before
+/// it verifies.
 fn is_signed(headers: &HeaderMap) -> bool {
     headers
         .get(CONTENT_TYPE)

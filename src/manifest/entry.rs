@@ -17,22 +17,23 @@ use serde::{Deserialize, Serialize};
 use std::rc::Rc;
 use std::time::Duration;
 
-/// How long a manifest is served by its digest without asking the upstream. It can't be outdated, but it may have become
-/// private.
+/// How long a manifest is served by its digest without asking the upstream. It can't be outdated,
+/// but it may have become private.
 pub const CONTENT_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A request for a manifest that the cache may answer.
 #[derive(Clone, Debug)]
 pub struct ManifestKey {
-    /// The upstreams that may answer, and the repository: nothing that one of them sent is ever served for another.
+    /// The upstreams that may answer, and the repository: nothing that one of them sent is ever
+    /// served for another.
     repository: String,
     pub reference: Reference,
     pub accept: Accept,
 }
 
 impl ManifestKey {
-    /// Returns `None` for a request with conditions or a range: those are for the upstream to judge. `headers` are the
-    /// client's headers that go upstream.
+    /// Returns `None` for a request with conditions or a range: those are for the upstream to
+    /// judge. `headers` are the client's headers that go upstream.
     pub fn new(
         candidates: &Candidates,
         name: &Name,
@@ -60,8 +61,8 @@ impl ManifestKey {
         [self.repository.as_str(), "\n", digest.as_str()].concat()
     }
 
-    /// Returns the key of the request: the reference, and the media types that the client accepts, since by those a tag
-    /// stands for an index or for the manifest of one platform.
+    /// Returns the key of the request: the reference, and the media types that the client accepts,
+    /// since by those a tag stands for an index or for the manifest of one platform.
     pub fn cache_key(&self) -> String {
         let accept = Digest::of(self.accept.to_string().as_bytes());
         format!("{}\n{}\n{accept}", self.repository, self.reference)
@@ -144,14 +145,16 @@ impl CachedManifest {
         }
     }
 
-    /// Whether it may be served where the upstream fails (stale-if-error, RFC 5861). A manifest by its digest always may.
+    /// Whether it may be served where the upstream fails (stale-if-error, RFC 5861). A manifest by
+    /// its digest always may.
     pub fn usable_if_error<P: Platform>(&self, context: &Context<'_, P>) -> bool {
         let now = context.platform.now();
         let tag = self.tag.as_ref();
         tag.is_none_or(|tag| tag.age(now) < context.config.max_stale)
     }
 
-    /// Makes the response; `None` where the manifest is not cached, or an entry of the store is not valid in a header.
+    /// Makes the response; `None` where the manifest is not cached, or an entry of the store is not
+    /// valid in a header.
     pub fn respond<P: Platform>(
         &self,
         context: &Context<'_, P>,

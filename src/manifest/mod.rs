@@ -1,5 +1,5 @@
-//! Requests for manifests: from the cache as far as it may answer, else from an upstream, and from the cache all the same
-//! where every upstream fails.
+//! Requests for manifests: from the cache as far as it may answer, else from an upstream, and from
+//! the cache all the same where every upstream fails.
 
 pub mod cache;
 pub mod entry;
@@ -101,8 +101,8 @@ impl<P: Platform> Manifests<P> {
         Err(error)
     }
 
-    /// Asks by `HEAD` whether the cached manifest is still the upstream's, which Docker Hub does not count, and by `GET` where
-    /// it is not, or none is cached.
+    /// Asks by `HEAD` whether the cached manifest is still the upstream's, which Docker Hub does
+    /// not count, and by `GET` where it is not, or none is cached.
     async fn revalidate_or_fetch(
         &self,
         manifest: &ManifestRequest<'_, P>,
@@ -161,10 +161,12 @@ impl<P: Platform> Manifests<P> {
         })
     }
 
-    /// Fetches a manifest by one `GET` for all who ask for it at the same time: Docker Hub counts each.
+    /// Fetches a manifest by one `GET` for all who ask for it at the same time: Docker Hub counts
+    /// each.
     async fn fetch_collapsed(&self, manifest: &ManifestRequest<'_, P>) -> ManifestResponse<P> {
         let context = manifest.proxy.context;
-        // A request that came through another mirror may come from a `GET` of this one, and would wait for itself.
+        // A request that came through another mirror may come from a `GET` of this one, and would
+        // wait for itself.
         if !context.cdn_loop.is_direct() {
             return self.fetch_verified(manifest).await;
         }
@@ -215,7 +217,8 @@ impl<P: Platform> Manifests<P> {
             };
             let upstream = upstreams.send(&proxy_of_remaining, request).await;
             let upstream = upstream.map_err(|error| match failed.take() {
-                // As in `Upstreams::send`: it does not speak for one that the operator put before it.
+                // As in `Upstreams::send`: it does not speak for one that the operator put before
+                // it.
                 Some((before, failure))
                     if !allows_stale(&error) && precedes_last_attempt(proxy, &before) =>
                 {

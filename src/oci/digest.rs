@@ -6,8 +6,9 @@ use std::fmt;
 /// Characters. Longer digests are refused; SHA-512 needs half of it.
 const MAX_LENGTH: usize = 256;
 
-/// A digest such as `sha256:4bcf…`: an algorithm, a colon, the encoded hash (image specification 1.1, "Digests").
-/// SHA-256 and SHA-512 have exactly the lower-case hexadecimal digits that they need; other algorithms pass by their grammar.
+/// A digest such as `sha256:4bcf…`: an algorithm, a colon, the encoded hash (image specification
+/// 1.1, "Digests"). SHA-256 and SHA-512 have exactly the lower-case hexadecimal digits that they
+/// need; other algorithms pass by their grammar.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Digest(String);

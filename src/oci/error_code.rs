@@ -1,6 +1,7 @@
 //! Error codes of the distribution specification ("Error Codes").
 
-/// A code of the specification, or one of the reference implementation where the specification has none.
+/// A code of the specification, or one of the reference implementation where the specification has
+/// none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorCode {
     BlobUnknown,

@@ -5,8 +5,9 @@ use std::fmt;
 /// Characters. Clients accept no longer name (distribution specification 1.1, "Pulling manifests").
 pub const MAX_LENGTH: usize = 255;
 
-/// A repository name such as `library/alpine`: lower-case components of letters and digits, joined inside by `.`, `_`,
-/// `__` or hyphens, separated by `/` (distribution specification 1.1, `<name>`).
+/// A repository name such as `library/alpine`: lower-case components of letters and digits, joined
+/// inside by `.`, `_`, `__` or hyphens, separated by `/` (distribution specification 1.1,
+/// `<name>`).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Name(String);
 

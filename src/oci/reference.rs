@@ -3,8 +3,8 @@
 use crate::oci::digest::{Digest, InvalidDigest};
 use std::fmt;
 
-/// A tag such as `latest` or `3.20`: up to 128 letters, digits, `_`, `.` and `-`, the first of them neither `.` nor `-`
-/// (distribution specification 1.1, `<reference>`).
+/// A tag such as `latest` or `3.20`: up to 128 letters, digits, `_`, `.` and `-`, the first of them
+/// neither `.` nor `-` (distribution specification 1.1, `<reference>`).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tag(String);
 

@@ -10,7 +10,8 @@ const CHINESE: &str = include_str!("zh.html");
 /// A mirror has nothing for search engines.
 const ROBOTS: &str = "User-agent: *\nDisallow: /\n";
 
-/// Returns the manual, in Chinese for browsers that prefer it, with this mirror's own URL in its examples.
+/// Returns the manual, in Chinese for browsers that prefer it, with this mirror's own URL in its
+/// examples.
 pub fn manual<B>(
     headers: &HeaderMap,
     external_url: &ExternalUrl,
@@ -63,7 +64,8 @@ pub fn robots<B>(head_only: bool) -> Response<Body<B>> {
     response
 }
 
-/// Removes the example of `docker pull`: an image's name can't hold the path prefix of a closed mirror.
+/// Removes the example of `docker pull`: an image's name can't hold the path prefix of a closed
+/// mirror.
 fn without_docker_pull(page: &str) -> String {
     match (
         page.split_once("<!-- open -->"),

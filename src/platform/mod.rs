@@ -1,5 +1,5 @@
-//! The platform that the component runs on, as a trait: the Spin adapter implements it, and the scripted platform of the
-//! tests does.
+//! The platform that the component runs on, as a trait: the Spin adapter implements it, and the
+//! scripted platform of the tests does.
 
 #[cfg(any(test, feature = "test-util"))]
 pub mod scripted;
@@ -20,8 +20,8 @@ pub trait Platform: Clone + 'static {
     /// Wakes the future that was made with it when it is dropped: see [`Platform::alarm`].
     type Alarm;
 
-    /// Sends a request and returns the head of its response, with the body unread. Follows no redirect and decompresses
-    /// nothing.
+    /// Sends a request and returns the head of its response, with the body unread. Follows no
+    /// redirect and decompresses nothing.
     fn send(
         &self,
         request: http::Request<()>,
@@ -35,13 +35,15 @@ pub trait Platform: Clone + 'static {
         limit: usize,
     ) -> impl Future<Output = Result<Vec<u8>, ReadBodyError>>;
 
-    /// Reads the value of `key` (letters, digits and `-`, at most 255 bytes) from the key-value store.
+    /// Reads the value of `key` (letters, digits and `-`, at most 255 bytes) from the key-value
+    /// store.
     fn load(&self, key: &str) -> impl Future<Output = Result<Option<Vec<u8>>, StoreError>>;
 
     /// Writes a value to the key-value store.
     fn save(&self, key: &str, value: Vec<u8>) -> impl Future<Output = Result<(), StoreError>>;
 
-    /// Returns the value of a variable of the application; `None` where the manifest does not declare it.
+    /// Returns the value of a variable of the application; `None` where the manifest does not
+    /// declare it.
     fn variable(&self, name: &str) -> impl Future<Output = Result<Option<String>, VariableError>>;
 
     /// Returns the time since the Unix epoch.
@@ -49,8 +51,9 @@ pub trait Platform: Clone + 'static {
 
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()>;
 
-    /// Returns an alarm and a future that completes once the alarm is dropped. Requests that run at the same time are tasks
-    /// of their own, and a platform may have no other way for one to wake another.
+    /// Returns an alarm and a future that completes once the alarm is dropped. Requests that run at
+    /// the same time are tasks of their own, and a platform may have no other way for one to wake
+    /// another.
     fn alarm(&self) -> (Self::Alarm, impl Future<Output = ()> + 'static);
 
     /// Runs `work` after the answer has been sent.

@@ -52,7 +52,8 @@ pub enum StoreState {
 }
 
 impl Scripted {
-    /// Makes a platform with these answers, in order. The manifest cache is off: most tests are of single exchanges.
+    /// Makes a platform with these answers, in order. The manifest cache is off: most tests are of
+    /// single exchanges.
     pub fn new(answers: impl IntoIterator<Item = Answer>) -> Scripted {
         let scripted = Scripted::default();
         scripted.add_answers(answers);
@@ -110,7 +111,8 @@ impl Scripted {
         self.0.exchange_duration.set(time);
     }
 
-    /// Returns the requests that were sent since the last call: `METHOD URL`, and the credential where there was one.
+    /// Returns the requests that were sent since the last call: `METHOD URL`, and the credential
+    /// where there was one.
     pub fn sent(&self) -> Vec<String> {
         let describe = |request: Request<()>| {
             let credential = request.headers().get("authorization");

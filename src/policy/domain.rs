@@ -3,7 +3,8 @@
 use crate::registry::origin::Origin;
 use url::Host;
 
-/// Suffixes of names that never belong to the public internet: RFC 6761, RFC 6762, ICANN's `.internal`, Kubernetes, Spin.
+/// Suffixes of names that never belong to the public internet: RFC 6761, RFC 6762, ICANN's
+/// `.internal`, Kubernetes, Spin.
 const PRIVATE_SUFFIXES: [&str; 10] = [
     "localhost",
     "localdomain",
@@ -39,9 +40,9 @@ pub fn share_domain(one: &Origin, other: &Origin) -> bool {
     }
 }
 
-/// Returns the last two labels of a name; three where the second-last has three letters or fewer below a country's domain
-/// (`co.uk`, `com.cn`). A list of all public suffixes would be larger than the rest of the component, and a wrong guess
-/// gives a token server nothing that is not public.
+/// Returns the last two labels of a name; three where the second-last has three letters or fewer
+/// below a country's domain (`co.uk`, `com.cn`). A list of all public suffixes would be larger than
+/// the rest of the component, and a wrong guess gives a token server nothing that is not public.
 fn registrable_domain(name: &str) -> &str {
     let mut dots = name.rmatch_indices('.').map(|(at, _)| at);
     let (last, second) = (dots.next(), dots.next());

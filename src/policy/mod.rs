@@ -1,8 +1,8 @@
-//! Which hosts may be contacted, and which repositories asked for. The policy is asked for the upstream, for a challenge's
-//! realm, and for the target of each redirect that is followed here.
+//! Which hosts may be contacted, and which repositories asked for. The policy is asked for the
+//! upstream, for a challenge's realm, and for the target of each redirect that is followed here.
 //!
-//! What a name resolves to can't be seen from inside a component: the host closes private networks when it connects
-//! (`block_networks` in `runtime-config.toml`).
+//! What a name resolves to can't be seen from inside a component: the host closes private networks
+//! when it connects (`block_networks` in `runtime-config.toml`).
 
 pub mod candidates;
 pub mod domain;
@@ -17,26 +17,29 @@ use crate::registry::address::RegistryAddress;
 use crate::registry::origin::{Authority, Origin, Scheme};
 use url::Host;
 
-/// The operator's settings of who may be contacted. By default every public registry may, over https, and nothing else.
+/// The operator's settings of who may be contacted. By default every public registry may, over
+/// https, and nothing else.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// The registries that are asked where a request names none.
     pub defaults: Vec<Origin>,
     /// Hosts that are reached over plain http, and may be private.
     pub plain_http: Vec<Origin>,
-    /// The registries of `upstream` and `host_upstreams`. They may lead to the hosts in `plain_http`.
+    /// The registries of `upstream` and `host_upstreams`. They may lead to the hosts in
+    /// `plain_http`.
     pub own: Vec<HostPattern>,
     pub allowed_upstreams: Vec<HostPattern>,
     pub denied_upstreams: Vec<HostPattern>,
-    /// Token servers that are allowed besides those of the upstream's own domain, where `allowed_upstreams` is closed.
+    /// Token servers that are allowed besides those of the upstream's own domain, where
+    /// `allowed_upstreams` is closed.
     pub token_services: Vec<HostPattern>,
     pub allowed_repositories: Vec<RepositoryPattern>,
     pub denied_repositories: Vec<RepositoryPattern>,
 }
 
 impl Policy {
-    /// May this registry be asked, because a request or a setting names it. One without a scheme is asked over https, unless
-    /// it is listed for plain http.
+    /// May this registry be asked, because a request or a setting names it. One without a scheme is
+    /// asked over https, unless it is listed for plain http.
     pub fn permit_registry(&self, registry: &RegistryAddress) -> Result<Upstream, Denied> {
         let authority = registry.authority();
         self.permit(match registry.scheme() {
@@ -64,8 +67,8 @@ impl Policy {
         }
     }
 
-    /// May tokens for `upstream` come from this realm. No credential ever goes there, so any public host may; an operator who
-    /// closes the list of upstreams closes the realms with it.
+    /// May tokens for `upstream` come from this realm. No credential ever goes there, so any public
+    /// host may; an operator who closes the list of upstreams closes the realms with it.
     pub fn permit_realm(&self, realm: Origin, upstream: &Origin) -> Result<Permitted, Denied> {
         let permitted = self.permit_content_host(realm, upstream)?;
         let is_open = self.allowed_upstreams.iter().any(HostPattern::is_all);
@@ -89,8 +92,8 @@ impl Policy {
         self.permit_host(origin)
     }
 
-    /// May `upstream` lead to this host, if only the operator can open it. Otherwise anybody who has a registry could read
-    /// what is there by letting the registry lead to it.
+    /// May `upstream` lead to this host, if only the operator can open it. Otherwise anybody who
+    /// has a registry could read what is there by letting the registry lead to it.
     pub fn permit_internal_target(&self, origin: &Origin, upstream: &Origin) -> Result<(), Denied> {
         if !self.is_listed(origin) || self.is_listed(upstream) || self.is_own(upstream) {
             Ok(())
@@ -99,8 +102,8 @@ impl Policy {
         }
     }
 
-    /// May `upstream` lead to a path that is no registry's: where repositories are denied, it may be one of those under
-    /// another path. The operator's own registries may, and each on itself.
+    /// May `upstream` lead to a path that is no registry's: where repositories are denied, it may
+    /// be one of those under another path. The operator's own registries may, and each on itself.
     pub fn permit_non_registry_path(
         &self,
         origin: &Origin,
@@ -126,8 +129,9 @@ impl Policy {
         self.permit_redirect_repository(upstream, name)
     }
 
-    /// May a redirect of a repository that may be asked for lead to this one. Registries have their own names for what the
-    /// operator allows (lscr.io redirects to ghcr.io), but what is denied stays denied.
+    /// May a redirect of a repository that may be asked for lead to this one. Registries have their
+    /// own names for what the operator allows (lscr.io redirects to ghcr.io), but what is denied
+    /// stays denied.
     pub fn permit_redirect_repository(&self, upstream: &Origin, name: &Name) -> Result<(), Denied> {
         if self.repository_matches(&self.denied_repositories, upstream, name) {
             Err(Denied::ClosedRepository)
@@ -136,7 +140,8 @@ impl Policy {
         }
     }
 
-    /// May an upstream's list of all its repositories be asked for: it names those too that the operator has closed.
+    /// May an upstream's list of all its repositories be asked for: it names those too that the
+    /// operator has closed.
     pub fn permit_catalog(&self) -> Result<(), Denied> {
         let allows_all = self
             .allowed_repositories
@@ -149,8 +154,8 @@ impl Policy {
         }
     }
 
-    /// May a client be sent there for content. The client connects by itself, so its own network decides whether it can; but
-    /// over plain http only to a host that the operator listed.
+    /// May a client be sent there for content. The client connects by itself, so its own network
+    /// decides whether it can; but over plain http only to a host that the operator listed.
     pub fn permits_client_redirect(&self, origin: &Origin) -> bool {
         origin.scheme == Scheme::Https || self.is_listed(origin)
     }

@@ -22,8 +22,9 @@ enum Hosts {
     One(Host),
 }
 
-/// Repositories of a registry: `docker.io/library/*`, `ghcr.io/owner/image`. `*` matches any run of characters. Without a
-/// registry in front the pattern is about the default upstream, and `*` alone matches every repository of every registry.
+/// Repositories of a registry: `docker.io/library/*`, `ghcr.io/owner/image`. `*` matches any run of
+/// characters. Without a registry in front the pattern is about the default upstream, and `*` alone
+/// matches every repository of every registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RepositoryPattern {
     registry: Registry,
@@ -147,7 +148,8 @@ impl RepositoryPattern {
 
     pub fn matches(&self, origin: &Origin, is_default: bool, name: &Name) -> bool {
         let matches = |name: &str| is_match(self.name.as_bytes(), name.as_bytes());
-        // On Docker Hub an operator may write a name as people pull it, or as the registry calls it.
+        // On Docker Hub an operator may write a name as people pull it, or as the registry calls
+        // it.
         let pulled_as =
             || docker_hub::short_name(name).filter(|_| docker_hub::is_docker_hub(origin));
         self.applies_to(origin, is_default)
@@ -155,8 +157,8 @@ impl RepositoryPattern {
     }
 }
 
-/// Whether `text` matches `pattern`, in which `*` matches any run of bytes. Takes time in proportion to the product of both
-/// lengths at most: it never goes back behind the last `*`.
+/// Whether `text` matches `pattern`, in which `*` matches any run of bytes. Takes time in
+/// proportion to the product of both lengths at most: it never goes back behind the last `*`.
 fn is_match(pattern: &[u8], text: &[u8]) -> bool {
     let (mut pattern, mut text) = (pattern, text);
     let mut last_star = None;

@@ -3,8 +3,8 @@
 use crate::registry::docker_hub::canonical_host;
 use crate::registry::origin::{Authority, InvalidAddress, Scheme};
 
-/// A registry as a request or a setting names it: a host, `host:port`, or an `http(s)` URL of one. The other names of
-/// Docker Hub have become that of its registry.
+/// A registry as a request or a setting names it: a host, `host:port`, or an `http(s)` URL of one.
+/// The other names of Docker Hub have become that of its registry.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RegistryAddress {
     scheme: Option<Scheme>,

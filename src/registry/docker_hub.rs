@@ -19,7 +19,8 @@ pub fn is_docker_hub(origin: &Origin) -> bool {
     matches!(&origin.host, Host::Domain(name) if name == DOCKER_HUB)
 }
 
-/// Whether two hosts are the same registry: the other names of Docker Hub answer for it too, where a redirect leads there.
+/// Whether two hosts are the same registry: the other names of Docker Hub answer for it too, where
+/// a redirect leads there.
 pub fn are_same_registry(one: &Host, other: &Host) -> bool {
     let is_of_docker_hub =
         |host: &Host| matches!(host, Host::Domain(name) if name == DOCKER_HUB || is_alias(name));

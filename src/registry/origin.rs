@@ -69,8 +69,9 @@ impl fmt::Display for InvalidAddress {
 impl std::error::Error for InvalidAddress {}
 
 impl Authority {
-    /// Parses a host with or without a port. Refuses what a URL parser would forgive (white space, `\`, user information, an
-    /// empty port). Numbers that resolvers take for addresses (`127.1`, `0x7f000001`) become the address that they mean.
+    /// Parses a host with or without a port. Refuses what a URL parser would forgive (white space,
+    /// `\`, user information, an empty port). Numbers that resolvers take for addresses (`127.1`,
+    /// `0x7f000001`) become the address that they mean.
     pub fn parse(text: &str) -> Result<Authority, InvalidAddress> {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte);
         if !text.bytes().all(plain) {
@@ -109,7 +110,8 @@ impl fmt::Display for Authority {
 }
 
 impl Origin {
-    /// Returns `host`, or `host:port` where the port is not the scheme's own: the value of a `Host` header.
+    /// Returns `host`, or `host:port` where the port is not the scheme's own: the value of a `Host`
+    /// header.
     pub fn authority(&self) -> String {
         match &self.host {
             host if self.port != self.scheme.default_port() => format!("{host}:{}", self.port),
@@ -131,7 +133,8 @@ impl HttpUrl {
         HttpUrl::from_url(Url::parse(text).map_err(|_| InvalidAddress)?)
     }
 
-    /// Resolves a reference, as a `Location` or `Link` header may hold it, against this URL (RFC 3986, section 5).
+    /// Resolves a reference, as a `Location` or `Link` header may hold it, against this URL (RFC
+    /// 3986, section 5).
     pub fn join(&self, reference: &str) -> Result<HttpUrl, InvalidAddress> {
         let base = Url::parse(&self.to_string()).map_err(|_| InvalidAddress)?;
         HttpUrl::from_url(base.join(reference).map_err(|_| InvalidAddress)?)
@@ -188,8 +191,9 @@ fn parse_host(text: &str) -> Result<Host, InvalidAddress> {
     }
 }
 
-/// Whether a URL parser surely leaves this host name as it is: no number, no letters of other scripts. It spares a WASIp2
-/// instance, which parses all settings for its one request, the slow way by the URL parser.
+/// Whether a URL parser surely leaves this host name as it is: no number, no letters of other
+/// scripts. It spares a WASIp2 instance, which parses all settings for its one request, the slow
+/// way by the URL parser.
 fn is_plain_name(name: &str) -> bool {
     let ends_in_a_number = name
         .rsplit('.')

@@ -37,8 +37,8 @@ impl Accept {
     }
 }
 
-/// Writes all media ranges with their parameters, since any of it may decide what an upstream sends; but sorted: dockerd
-/// sends them in a random order.
+/// Writes all media ranges with their parameters, since any of it may decide what an upstream
+/// sends; but sorted: dockerd sends them in a random order.
 impl fmt::Display for Accept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ranges = self

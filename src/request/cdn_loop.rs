@@ -1,12 +1,12 @@
-//! Loop detection (RFC 8586): an upstream, or a redirect that is followed here, may lead back to this mirror, and each
-//! request would cause the next for ever.
+//! Loop detection (RFC 8586): an upstream, or a redirect that is followed here, may lead back to
+//! this mirror, and each request would cause the next for ever.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// RFC 8586, section 2.
 pub const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
-/// A request that came through this many mirrors of this kind is refused. One mirror behind another is a sensible set-up,
-/// and so may be a third.
+/// A request that came through this many mirrors of this kind is refused. One mirror behind another
+/// is a sensible set-up, and so may be a third.
 pub const MAX_HOPS: usize = 3;
 /// The header of an upstream request, by the number of mirrors before this one.
 static HEADERS: [HeaderValue; MAX_HOPS] = [
@@ -26,7 +26,8 @@ pub struct CdnLoop {
 pub struct LoopDetected;
 
 impl CdnLoop {
-    /// Counts this kind of mirror in a request's headers. Other entries are not passed on: a client may have written them.
+    /// Counts this kind of mirror in a request's headers. Other entries are not passed on: a client
+    /// may have written them.
     pub fn from_headers(headers: &HeaderMap) -> Result<CdnLoop, LoopDetected> {
         let values = headers
             .get_all(CDN_LOOP)

@@ -6,8 +6,8 @@ use http::{HeaderMap, Request};
 
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// The URL that the client knows this mirror by. The grammar of its authority has no character that means something in
-/// HTML.
+/// The URL that the client knows this mirror by. The grammar of its authority has no character that
+/// means something in HTML.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExternalUrl {
     scheme: &'static str,
@@ -35,7 +35,8 @@ impl ExternalUrl {
         }
     }
 
-    /// Returns the mirror's own host; `None` where the request does not name one. It is parsed only when it is needed.
+    /// Returns the mirror's own host; `None` where the request does not name one. It is parsed only
+    /// when it is needed.
     pub fn authority(&self) -> Option<Authority> {
         Authority::parse(self.host.as_deref()?).ok()
     }
@@ -56,8 +57,8 @@ impl ExternalUrl {
     }
 }
 
-/// Returns `https` where a proxy in front of the mirror says that it took the request over TLS: a component always gets it
-/// over plain http. It is only shown.
+/// Returns `https` where a proxy in front of the mirror says that it took the request over TLS: a
+/// component always gets it over plain http. It is only shown.
 fn scheme(headers: &HeaderMap) -> &'static str {
     if headers
         .get(FORWARDED_PROTO)

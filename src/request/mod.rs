@@ -14,8 +14,9 @@ use crate::registry::docker_hub;
 use http::Method;
 use std::fmt;
 
-/// Bytes. A longer query is refused. It is the one part of a path on a registry that no grammar bounds; the longest thing in
-/// one is the cursor of the next page of a list. See [`crate::upstream::MAX_HEADER`] for what a longer one does.
+/// Bytes. A longer query is refused. It is the one part of a path on a registry that no grammar
+/// bounds; the longest thing in one is the cursor of the next page of a list. See
+/// [`crate::upstream::MAX_HEADER`] for what a longer one does.
 const MAX_QUERY: usize = 4 * 1024;
 
 /// A request for a resource of a registry.
@@ -68,8 +69,8 @@ impl RegistryRequest {
         path: &str,
         query: Option<&str>,
     ) -> Result<RegistryRequest, InvalidRequest> {
-        // Some clients escape the colon of a digest. A slash or dot that was escaped is judged like any other: the path
-        // that goes upstream is written from the parsed parts.
+        // Some clients escape the colon of a digest. A slash or dot that was escaped is judged like
+        // any other: the path that goes upstream is written from the parsed parts.
         let path = &*decode_percent(path);
         let head_only = match *method {
             Method::GET => false,
@@ -139,14 +140,15 @@ impl RegistryRequest {
     }
 }
 
-/// Whether the first component of an image's name is a registry: as in Docker's own references, it has a dot or a colon.
+/// Whether the first component of an image's name is a registry: as in Docker's own references, it
+/// has a dot or a colon.
 fn is_registry_host(component: &str) -> bool {
     component.contains(['.', ':'])
 }
 
-/// Whether `component`, which looks like a host, is the first component of a name at the registry `namespace`, where
-/// containerd says that it looks for it: `gcr.io/google.com/cloudsdktool/…`. Docker Hub has no such names, and no registry
-/// has one with a colon.
+/// Whether `component`, which looks like a host, is the first component of a name at the registry
+/// `namespace`, where containerd says that it looks for it: `gcr.io/google.com/cloudsdktool/…`.
+/// Docker Hub has no such names, and no registry has one with a colon.
 fn is_first_component(component: &str, namespace: &str) -> bool {
     !component.contains(':') && component != namespace && !docker_hub::is_alias(namespace)
 }

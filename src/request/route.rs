@@ -63,9 +63,9 @@ impl fmt::Display for InvalidRoute {
 impl std::error::Error for InvalidRoute {}
 
 impl Route {
-    /// Parses the part of a path behind `/v2`, from the right, since a name may hold `manifests` or `blobs` too. Returns
-    /// also the first component of the name if `is_host` says that it is a registry's host; it is not a part of the name
-    /// then.
+    /// Parses the part of a path behind `/v2`, from the right, since a name may hold `manifests` or
+    /// `blobs` too. Returns also the first component of the name if `is_host` says that it is a
+    /// registry's host; it is not a part of the name then.
     pub fn parse(
         path: &str,
         is_host: impl Fn(&str) -> bool,
@@ -124,7 +124,8 @@ impl Route {
         }
     }
 
-    /// Returns the same route as the registry at `origin` has it: on Docker Hub `alpine` is `library/alpine`.
+    /// Returns the same route as the registry at `origin` has it: on Docker Hub `alpine` is
+    /// `library/alpine`.
     pub fn at(&self, origin: &Origin) -> Cow<'_, Route> {
         match self {
             Route::Repository(name, resource) if docker_hub::is_docker_hub(origin) => {

@@ -20,8 +20,9 @@ pub enum UpstreamSelector {
 }
 
 impl UpstreamSelector {
-    /// Returns the registry that is named; `None` where the default upstream is meant. So is Docker Hub in `ns=`: every
-    /// containerd sends it, also to a mirror whose operator has put another source of Docker Hub's images in its place.
+    /// Returns the registry that is named; `None` where the default upstream is meant. So is Docker
+    /// Hub in `ns=`: every containerd sends it, also to a mirror whose operator has put another
+    /// source of Docker Hub's images in its place.
     pub fn registry(&self) -> Result<Option<RegistryAddress>, InvalidAddress> {
         match self {
             UpstreamSelector::Default => Ok(None),

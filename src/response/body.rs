@@ -19,8 +19,8 @@ impl<B> Body<B> {
         Body::Buffered(Vec::new())
     }
 
-    /// Makes a response of bytes in memory. It always has a `Content-Length`: a host sends a component's body without one
-    /// in chunks. To a `HEAD` it has no body.
+    /// Makes a response of bytes in memory. It always has a `Content-Length`: a host sends a
+    /// component's body without one in chunks. To a `HEAD` it has no body.
     pub fn respond(status: StatusCode, body: Vec<u8>, head_only: bool) -> Response<Body<B>> {
         let mut headers = HeaderMap::with_capacity(USUAL_HEADERS);
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));

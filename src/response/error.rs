@@ -1,7 +1,9 @@
-//! The errors that clients get: an error document of the distribution specification ("Error Codes"), with a status that makes
-//! a client go on to its next source at once, and a message that says what would be right.
+//! The errors that clients get: an error document of the distribution specification ("Error
+//! Codes"), with a status that makes a client go on to its next source at once, and a message that
+//! says what would be right.
 //!
-//! Nothing that an upstream or a token server said is repeated, nor which host it was: it may be an internal one.
+//! Nothing that an upstream or a token server said is repeated, nor which host it was: it may be an
+//! internal one.
 
 use super::body::Body;
 use crate::config::ConfigError;
@@ -116,7 +118,8 @@ impl From<InvalidRequest> for RegistryError {
             InvalidRequest::Route(
                 InvalidRoute::Digest(_) | InvalidRoute::Reference(InvalidReference::Digest(_)),
             ) => (StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid),
-            // Such a manifest can't exist: the specification's conformance tests ask for one, and expect a 404.
+            // Such a manifest can't exist: the specification's conformance tests ask for one, and
+            // expect a 404.
             InvalidRequest::Route(InvalidRoute::Reference(InvalidReference::Tag)) => {
                 (StatusCode::NOT_FOUND, ErrorCode::ManifestInvalid)
             }

@@ -1,5 +1,6 @@
 //! Paging: the `Link` header of tags, referrers and catalogs (RFC 8288; distribution specification,
-//! "Listing Tags"), rewritten so that the next page comes through this mirror, from the same upstream.
+//! "Listing Tags"), rewritten so that the next page comes through this mirror, from the same
+//! upstream.
 
 use crate::registry::origin::HttpUrl;
 use crate::request::external_url::ExternalUrl;
@@ -23,8 +24,8 @@ pub struct Page<'a> {
     pub pins_upstream: bool,
 }
 
-/// Returns the link to the next page, if it leads to the same upstream. Every other link would lead past the mirror, and is
-/// left out.
+/// Returns the link to the next page, if it leads to the same upstream. Every other link would lead
+/// past the mirror, and is left out.
 pub fn rewrite(page: Page<'_>, external_url: &ExternalUrl) -> Option<HeaderValue> {
     let links = page.links.iter().filter_map(|value| value.to_str().ok());
     let next = links
@@ -89,7 +90,8 @@ struct Link<'a> {
     is_next: bool,
 }
 
-/// Parses `<reference>; parameter; parameter="quoted, too", <reference>…`, up to the first part that is malformed.
+/// Parses `<reference>; parameter; parameter="quoted, too", <reference>…`, up to the first part
+/// that is malformed.
 fn parse(text: &str) -> impl Iterator<Item = Link<'_>> {
     let mut rest = text;
     std::iter::from_fn(move || {

@@ -79,8 +79,8 @@ pub fn from_upstream<P: Platform>(
     response
 }
 
-/// Adds the headers of every response below `/v2/`: the protocol's, and those that keep a browser from rendering what an
-/// upstream sent as a page of this mirror.
+/// Adds the headers of every response below `/v2/`: the protocol's, and those that keep a browser
+/// from rendering what an upstream sent as a page of this mirror.
 pub fn add_standard_headers(headers: &mut HeaderMap, selector: &UpstreamSelector) {
     headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

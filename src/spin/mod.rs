@@ -1,5 +1,5 @@
-//! Spin as the platform, and the entry point that it calls: WASIp3 for Spin 4.1 and later, WASIp2 for Spin 3.0 and later. A
-//! component is built for one of them; a Cargo feature says which.
+//! Spin as the platform, and the entry point that it calls: WASIp3 for Spin 4.1 and later, WASIp2
+//! for Spin 3.0 and later. A component is built for one of them; a Cargo feature says which.
 
 use crate::access::rate_limit::CLIENT_ADDRESS;
 use bytes::Bytes;
@@ -42,13 +42,15 @@ fn header_map(entries: Vec<(String, Vec<u8>)>) -> Option<HeaderMap> {
     Some(headers)
 }
 
-/// Parses the headers of a client's request. Of the headers that Spin adds only the client's address is used.
+/// Parses the headers of a client's request. Of the headers that Spin adds only the client's
+/// address is used.
 fn request_headers(mut entries: Vec<(String, Vec<u8>)>) -> Option<HeaderMap> {
     entries.retain(|(name, _)| !name.starts_with("spin-") || CLIENT_ADDRESS == name.as_str());
     header_map(entries)
 }
 
-/// Makes the URI of a client's request. The authority, another call of the host, is asked for only where there is no `Host`.
+/// Makes the URI of a client's request. The authority, another call of the host, is asked for only
+/// where there is no `Host`.
 fn request_uri(
     headers: &HeaderMap,
     path: Option<String>,
@@ -80,8 +82,8 @@ fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Defines the conversions that are alike for both previews of WASI: each has its own types of HTTP error codes, errors of
-/// the key-value store, and request options.
+/// Defines the conversions that are alike for both previews of WASI: each has its own types of HTTP
+/// error codes, errors of the key-value store, and request options.
 macro_rules! conversions {
     ($ErrorCode:ident, $StoreError:path, $RequestOptions:ident) => {
         fn options(timeouts: &Timeouts) -> $RequestOptions {

@@ -31,7 +31,8 @@ use wasi::io::streams::{OutputStream, StreamError};
 /// Bytes that are read of a body at a time.
 const READ_SIZE: u64 = 16 * 1024;
 
-/// Bytes that the host may move at a time from an upstream to the client. It moves what has arrived.
+/// Bytes that the host may move at a time from an upstream to the client. It moves what has
+/// arrived.
 const SPLICE_SIZE: u64 = 1024 * 1024;
 
 struct Component;
@@ -71,7 +72,8 @@ fn respond(
         Ok(response) => response,
         Err(code) => return ResponseOutparam::set(out, Err(code)),
     };
-    // Without a body, the host does not compare its length with the `Content-Length` of a HEAD or 304.
+    // Without a body, the host does not compare its length with the `Content-Length` of a HEAD or
+    // 304.
     let stream = match &body {
         Body::Buffered(bytes) if bytes.is_empty() => None,
         _ if head_only => None,
@@ -82,7 +84,8 @@ fn respond(
     else {
         return ResponseOutparam::set(out, Ok(response));
     };
-    // Called once the first bytes of the body are there, so that they go out in one packet with the head.
+    // Called once the first bytes of the body are there, so that they go out in one packet with the
+    // head.
     let send_head = || ResponseOutparam::set(out, Ok(response));
     let sent = match body {
         Body::Buffered(bytes) => write(&bytes, &output, send_head),
@@ -92,7 +95,8 @@ fn respond(
     match sent {
         // The host aborts the response where the body is shorter than its `Content-Length`.
         Ok(()) => drop(OutgoingBody::finish(sink, None)),
-        // Dropped without being finished, it is aborted: the client must not take a part for the whole.
+        // Dropped without being finished, it is aborted: the client must not take a part for the
+        // whole.
         Err(_) => drop(sink),
     }
 }
@@ -116,7 +120,8 @@ fn write_some<'a>(output: &OutputStream, bytes: &'a [u8]) -> Result<&'a [u8], St
     Ok(rest)
 }
 
-/// Passes an upstream's body on. The host moves its bytes as fast as the client takes them; they don't enter the component.
+/// Passes an upstream's body on. The host moves its bytes as fast as the client takes them; they
+/// don't enter the component.
 fn splice(
     upstream: &IncomingResponse,
     output: &OutputStream,

@@ -26,10 +26,11 @@ use std::time::Duration;
 /// Bytes that are read of a body at a time.
 const READ_SIZE: usize = 16 * 1024;
 
-/// How long a line of the log waits for lines of other requests. Writing many in one call takes a host hardly longer than
-/// writing one.
+/// How long a line of the log waits for lines of other requests. Writing many in one call takes a
+/// host hardly longer than writing one.
 const LOG_DELAY: Duration = Duration::from_millis(5);
-/// Bytes of lines that are written at a time: a host takes no more in one call, and would cut a line in two.
+/// Bytes of lines that are written at a time: a host takes no more in one call, and would cut a
+/// line in two.
 const MAX_LOG_WRITE: usize = 4096;
 
 thread_local! {
@@ -66,7 +67,8 @@ impl Guest for Component {
     }
 }
 
-/// Parses a client's request. The SDK's own conversion would make a stream of the body too, which nobody reads.
+/// Parses a client's request. The SDK's own conversion would make a stream of the body too, which
+/// nobody reads.
 fn client_request(request: &Request) -> Option<http::Request<()>> {
     let mut incoming = http::Request::new(());
     *incoming.method_mut() = request.get_method().try_into().ok()?;
@@ -78,8 +80,9 @@ fn client_request(request: &Request) -> Option<http::Request<()>> {
     Some(incoming)
 }
 
-/// Makes a response with a body in memory. The body is offered before the head leaves, so that both go out in one packet: in
-/// two, the second would wait 40 ms in Spin's server for the client's delayed acknowledgement of the first.
+/// Makes a response with a body in memory. The body is offered before the head leaves, so that both
+/// go out in one packet: in two, the second would wait 40 ms in Spin's server for the client's
+/// delayed acknowledgement of the first.
 async fn buffered(headers: HeaderMap, bytes: Vec<u8>) -> Result<Response, HeaderError> {
     let headers = fields(&headers)?;
     if bytes.is_empty() {
@@ -99,18 +102,21 @@ async fn buffered(headers: HeaderMap, bytes: Vec<u8>) -> Result<Response, Header
         .is_pending()
     {
         spawn(offered);
-        // Where all tasks of a request wait, their list (`FuturesUnordered`, futures-rs#2333) yields once more to the host,
-        // which has the head by then but not the body. It does not where the last task is done.
+        // Where all tasks of a request wait, their list (`FuturesUnordered`, futures-rs#2333)
+        // yields once more to the host, which has the head by then but not the body. It does not
+        // where the last task is done.
         spawn(ready(()));
     }
     Ok(response)
 }
 
-/// Makes a response with an upstream's unread body. The host moves its bytes; they don't enter the component.
+/// Makes a response with an upstream's unread body. The host moves its bytes; they don't enter the
+/// component.
 fn spliced(headers: HeaderMap, upstream: Response) -> Result<Response, HeaderError> {
     let (sent, received) = wit_future::new(|| Ok(()));
     let (body, trailers) = Response::consume_body(upstream, received);
-    // Sends the default once the host waits for it: sent before, it would wake this task when it is taken.
+    // Sends the default once the host waits for it: sent before, it would wake this task when it is
+    // taken.
     drop(sent);
     Ok(Response::new(fields(&headers)?, Some(body), trailers).0)
 }
@@ -189,7 +195,8 @@ impl Platform for Spin {
         monotonic_clock::wait_for(nanoseconds(duration)).await;
     }
 
-    /// The alarm is a stream that nothing is written to. It ends when the alarm is dropped, and the host wakes its reader.
+    /// The alarm is a stream that nothing is written to. It ends when the alarm is dropped, and the
+    /// host wakes its reader.
     fn alarm(&self) -> (StreamWriter<u8>, impl Future<Output = ()> + 'static) {
         let (alarm, mut woken) = wit_stream::new();
         (alarm, async move {
@@ -221,8 +228,8 @@ impl Platform for Spin {
     }
 }
 
-/// Writes the lines that are waiting when it is dropped, also because its request was cancelled: only the request of the
-/// first line has one.
+/// Writes the lines that are waiting when it is dropped, also because its request was cancelled:
+/// only the request of the first line has one.
 struct LogFlush;
 
 impl Drop for LogFlush {
@@ -245,8 +252,8 @@ fn upstream_request(request: http::Request<()>, timeouts: &Timeouts) -> Result<R
     Ok(request)
 }
 
-/// Returns the options of an upstream request: a copy of the first ones where the time-outs are the same, as they are for all
-/// the life of an instance. Setting each is a call of the host.
+/// Returns the options of an upstream request: a copy of the first ones where the time-outs are the
+/// same, as they are for all the life of an instance. Setting each is a call of the host.
 fn cached_options(timeouts: &Timeouts) -> RequestOptions {
     OPTIONS.with(|cached| {
         let (of, first) = cached.get_or_init(|| (timeouts.clone(), options(timeouts)));

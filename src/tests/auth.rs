@@ -86,7 +86,8 @@ async fn a_new_instance_reads_one_key_of_the_store() {
     }
 }
 
-/// Docker Hub's tokens come from elsewhere now, and the mirror has learnt it by asking for another repository.
+/// Docker Hub's tokens come from elsewhere now, and the mirror has learnt it by asking for another
+/// repository.
 async fn moved() -> (Scripted, Mirror<Scripted>) {
     let (platform, mirror) = warm().await;
     let moved = || challenge_of("https://auth.example/token", "grafana/grafana");
@@ -354,7 +355,8 @@ async fn a_second_401_means_denied() {
 
 #[tokio::test]
 async fn follows_an_upstream_that_changes_its_requirement() {
-    // To another token server. What it answers to the old token may name one that has no anonymous users (nvcr.io).
+    // To another token server. What it answers to the old token may name one that has no anonymous
+    // users (nvcr.io).
     let (platform, mirror) = warm().await;
     platform.add_answers([
         challenge_of("https://private.example/token", "library/alpine"),

@@ -1,5 +1,5 @@
-//! Tests of whole requests on the scripted platform, by behaviour: what is sent to whom, in which order, and what the client
-//! gets.
+//! Tests of whole requests on the scripted platform, by behaviour: what is sent to whom, in which
+//! order, and what the client gets.
 
 mod access;
 mod auth;

@@ -124,7 +124,8 @@ async fn a_redirect_does_not_reach_what_the_operator_closed() {
         assert_eq!(received.status(), 502, "{location}");
         assert_eq!(platform.sent().len(), 1, "{location}");
     }
-    // The operator's own registry leads to a listed host, and any to a repository there that is not closed.
+    // The operator's own registry leads to a listed host, and any to a repository there that is not
+    // closed.
     for (path, location) in [
         (MANIFEST.to_owned(), "http://registry.lan:5000/cache/1"),
         (

@@ -1,4 +1,5 @@
-//! Blobs that are streamed: where clients can't reach an upstream's delivery network, its redirect is followed here.
+//! Blobs that are streamed: where clients can't reach an upstream's delivery network, its redirect
+//! is followed here.
 
 use super::auth::Auth;
 use super::client::{self, OutboundRequest};
@@ -10,8 +11,8 @@ use crate::platform::Platform;
 use crate::policy::permitted::Upstream;
 use http::StatusCode;
 
-/// Asks an upstream for a blob, and follows its redirect to the bytes. A delivery network that does not send them gets one more
-/// chance with another redirect: signatures expire, and nodes fail.
+/// Asks an upstream for a blob, and follows its redirect to the bytes. A delivery network that does
+/// not send them gets one more chance with another redirect: signatures expire, and nodes fail.
 pub async fn stream<P: Platform>(
     context: &Context<'_, P>,
     auth: &Auth<P>,
@@ -34,8 +35,8 @@ pub async fn stream<P: Platform>(
     fetch(context, request, response).await
 }
 
-/// Follows redirects to a blob's bytes, with the client's range and conditions. No token goes along: delivery networks refuse
-/// one, and may not have it.
+/// Follows redirects to a blob's bytes, with the client's range and conditions. No token goes
+/// along: delivery networks refuse one, and may not have it.
 async fn fetch<P: Platform>(
     context: &Context<'_, P>,
     request: &UpstreamRequest<'_>,

@@ -14,9 +14,9 @@ use std::time::Duration;
 
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("hammal/", env!("CARGO_PKG_VERSION")));
 
-/// A connection that breaks within this time may have been one that the server was about to close: after so many requests
-/// (nginx: 1,000), or so long without one. No platform here sends such a request again, and every request here is safe to
-/// repeat.
+/// A connection that breaks within this time may have been one that the server was about to close:
+/// after so many requests (nginx: 1,000), or so long without one. No platform here sends such a
+/// request again, and every request here is safe to repeat.
 const RETRY_WITHIN: Duration = Duration::from_secs(2);
 
 /// A request to one host.
@@ -59,7 +59,8 @@ impl From<SendError> for UpstreamError {
     }
 }
 
-/// Sends a request with the headers that every request of the mirror has; a second time where the connection breaks at once.
+/// Sends a request with the headers that every request of the mirror has; a second time where the
+/// connection breaks at once.
 pub async fn send<P: Platform>(
     context: &Context<'_, P>,
     request: OutboundRequest<'_>,

@@ -5,9 +5,9 @@ use crate::request::route::{Resource, Route};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, StatusCode};
 
-/// Returns the media type that the client gets; `None` where the upstream's is no registry's. Manifests and lists have a media
-/// type of a registry; a list may lack one. Blobs have just one, unless several ranges of one come at once: then the type
-/// holds the boundary between them.
+/// Returns the media type that the client gets; `None` where the upstream's is no registry's.
+/// Manifests and lists have a media type of a registry; a list may lack one. Blobs have just one,
+/// unless several ranges of one come at once: then the type holds the boundary between them.
 pub fn for_client(route: &Route, status: StatusCode, headers: &HeaderMap) -> Option<HeaderValue> {
     match route {
         Route::Repository(_, Resource::Blob(_)) => {
@@ -33,7 +33,8 @@ pub fn for_client(route: &Route, status: StatusCode, headers: &HeaderMap) -> Opt
     }
 }
 
-/// Whether a manifest of this type holds its own signatures (Docker's schema 1): its digest is that of what is signed.
+/// Whether a manifest of this type holds its own signatures (Docker's schema 1): its digest is that
+/// of what is signed.
 pub fn is_signed(value: &HeaderValue) -> bool {
     essence(value).ends_with("+prettyjws")
 }

@@ -20,15 +20,16 @@ const ERROR_HEADERS: [HeaderName; 8] = [
     HeaderName::from_static("x-ratelimit-remaining"),
 ];
 
-/// Why an upstream has no answer for the client. Its words are for the client and the log: nothing that an upstream said is
-/// in them, nor which host it was, since it may be an internal one.
+/// Why an upstream has no answer for the client. Its words are for the client and the log: nothing
+/// that an upstream said is in them, nor which host it was, since it may be an internal one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UpstreamError {
     Transport(TransportError),
     Token(TokenError),
     /// 401 in spite of a new token, or without a challenge: the anonymous user is not admitted.
     Denied,
-    /// A status that is neither a success nor a redirect for the client, and the headers of it that the client gets.
+    /// A status that is neither a success nor a redirect for the client, and the headers of it that
+    /// the client gets.
     Status(StatusCode, HeaderMap),
     Redirect(RedirectError),
     /// A blob is streamed, and the host that the upstream redirects to answers with this status.
@@ -40,7 +41,8 @@ pub enum UpstreamError {
     Manifest(ManifestError),
     /// The client's headers are longer than [`MAX_HEADER`] together.
     RequestHeadersTooLong,
-    /// The client asks for several ranges of a blob, which this upstream sends one at a time (Google's storage).
+    /// The client asks for several ranges of a blob, which this upstream sends one at a time
+    /// (Google's storage).
     SeveralRanges,
 }
 
@@ -65,7 +67,8 @@ pub enum RedirectError {
     ClientTarget,
 }
 
-/// Why there is no token. Of what the token server said there is only the status: it may be an internal host.
+/// Why there is no token. Of what the token server said there is only the status: it may be an
+/// internal host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenError {
     /// The realm is a host that may not be contacted.
@@ -112,8 +115,8 @@ impl UpstreamError {
 }
 
 impl TokenError {
-    /// Whether the realm that is remembered may be out of date, so that the next request should ask the upstream without a
-    /// token first.
+    /// Whether the realm that is remembered may be out of date, so that the next request should ask
+    /// the upstream without a token first.
     pub fn may_be_of_an_old_realm(&self) -> bool {
         !matches!(
             self,
@@ -231,7 +234,8 @@ impl Error for ManifestError {}
 impl Error for RedirectError {}
 impl Error for TokenError {}
 
-/// Whether a `Retry-After` is seconds or a date (RFC 9110, section 10.2.3). Anything else may be an internal server's words.
+/// Whether a `Retry-After` is seconds or a date (RFC 9110, section 10.2.3). Anything else may be an
+/// internal server's words.
 fn is_retry_after(value: &HeaderValue) -> bool {
     let bytes = value.as_bytes();
     let is_seconds = (1..=10).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_digit);

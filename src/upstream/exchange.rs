@@ -1,4 +1,5 @@
-//! A request to one upstream, with what it takes: its token, and redirects that clients don't follow.
+//! A request to one upstream, with what it takes: its token, and redirects that clients don't
+//! follow.
 
 use super::auth::challenge::Challenge;
 use super::auth::{Auth, Credential, TokenTarget};
@@ -12,13 +13,14 @@ use crate::policy::permitted::Upstream;
 use crate::request::route::Route;
 use http::{HeaderMap, Method, Response, StatusCode};
 
-/// How often one registry is asked for one thing, not counting what a broken connection repeats: with a token that is no
-/// longer good, without one, with a new one, once more where the store held another old one, and once more where a `HEAD`
-/// becomes a `GET`.
+/// How often one registry is asked for one thing, not counting what a broken connection repeats:
+/// with a token that is no longer good, without one, with a new one, once more where the store held
+/// another old one, and once more where a `HEAD` becomes a `GET`.
 const MAX_ATTEMPTS: usize = 5;
 
-/// Sends a request to an upstream. A redirect of a blob to a delivery network is an answer. Every other redirect is followed
-/// here: clients expect manifests, tags and referrers where they asked for them.
+/// Sends a request to an upstream. A redirect of a blob to a delivery network is an answer. Every
+/// other redirect is followed here: clients expect manifests, tags and referrers where they asked
+/// for them.
 pub async fn send<P: Platform>(
     context: &Context<'_, P>,
     auth: &Auth<P>,
@@ -74,7 +76,8 @@ async fn send_authorized<P: Platform>(
             auth.on_accepted(context, &target, &credential);
             return Ok(response);
         }
-        // public.ecr.aws has no HEAD of blobs for tokens that GET them. The body of the GET is not read.
+        // public.ecr.aws has no HEAD of blobs for tokens that GET them. The body of the GET is not
+        // read.
         let has_token = matches!(credential, Credential::Token { .. });
         if method == Method::HEAD && request.route.is_blob() && has_token {
             method = Method::GET;

@@ -44,8 +44,8 @@ struct Attempt<B> {
 }
 
 impl<P: Platform> Upstreams<P> {
-    /// Asks the candidates until one has an answer. Where none has, the client gets the error that matters most, and of two
-    /// that matter alike the last.
+    /// Asks the candidates until one has an answer. Where none has, the client gets the error that
+    /// matters most, and of two that matter alike the last.
     pub async fn send(
         &self,
         proxy: &ProxyRequest<'_, P>,
@@ -93,7 +93,8 @@ impl<P: Platform> Upstreams<P> {
         let verdict = classify(request.route, &answer).verdict;
         let is_final = match verdict {
             Verdict::Final => true,
-            // Any of the candidates may have a blob. For the rest, all that the operator put before this one decide.
+            // Any of the candidates may have a blob. For the rest, all that the operator put before
+            // this one decide.
             Verdict::Negative => {
                 let mut before = proxy.candidates.iter().take_while(|one| *one != upstream);
                 !request.route.is_blob() && before.all(|one| negative.contains(one))

@@ -1,4 +1,5 @@
-//! Which upstreams failed lately. They are asked last for a while, or not at all where there is a cached copy.
+//! Which upstreams failed lately. They are asked last for a while, or not at all where there is a
+//! cached copy.
 
 use crate::cache::Cache;
 use crate::cache::bucket::BucketLayout;
@@ -54,7 +55,8 @@ impl<P: Platform> Health<P> {
         self.0.put(context.store, upstream.as_str(), true, COOLDOWN);
     }
 
-    /// Returns the candidates in the order in which they are asked: those that failed lately last, else the operator's.
+    /// Returns the candidates in the order in which they are asked: those that failed lately last,
+    /// else the operator's.
     pub async fn order(&self, context: &Context<'_, P>, candidates: &Candidates) -> Candidates {
         if candidates.is_single() {
             return candidates.clone();

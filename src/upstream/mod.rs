@@ -1,8 +1,8 @@
 //! Requests to upstream registries, and their responses.
 //!
-//! [`failover`] asks the candidates one after the other. [`exchange`] asks one of them, with the token that [`auth`] has, and
-//! follows redirects ([`redirect`]); [`blob`] follows those of blobs that are streamed. [`client`] sends one request.
-//! [`outcome`] decides what an answer means.
+//! [`failover`] asks the candidates one after the other. [`exchange`] asks one of them, with the
+//! token that [`auth`] has, and follows redirects ([`redirect`]); [`blob`] follows those of blobs
+//! that are streamed. [`client`] sends one request. [`outcome`] decides what an answer means.
 
 pub mod auth;
 pub mod blob;
@@ -24,14 +24,16 @@ use crate::request::route::Route;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
-/// Bytes. A longer header of an upstream is refused, and so are a client's headers that are longer together. Over HTTP/2 an
-/// upstream may end the connection for a longer one (nginx does), and with it every other exchange there.
+/// Bytes. A longer header of an upstream is refused, and so are a client's headers that are longer
+/// together. Over HTTP/2 an upstream may end the connection for a longer one (nginx does), and with
+/// it every other exchange there.
 pub const MAX_HEADER: usize = 8 * 1024;
 
 /// The digest of a manifest or blob (distribution specification 1.1, "Pulling manifests").
 pub const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
-/// The client's headers that go upstream; `Accept` as often as it was sent. No other header does, credentials above all.
+/// The client's headers that go upstream; `Accept` as often as it was sent. No other header does,
+/// credentials above all.
 static REQUEST_HEADERS: [HeaderName; 7] = [
     header::ACCEPT,
     header::RANGE,
@@ -42,7 +44,8 @@ static REQUEST_HEADERS: [HeaderName; 7] = [
     header::IF_UNMODIFIED_SINCE,
 ];
 
-/// The upstream's headers that go back to the client. `Location`, `Link` and `Content-Type` go back changed.
+/// The upstream's headers that go back to the client. `Location`, `Link` and `Content-Type` go back
+/// changed.
 static RESPONSE_HEADERS: [HeaderName; 21] = [
     header::ACCEPT_RANGES,
     header::AGE,
@@ -79,7 +82,8 @@ pub struct UpstreamRequest<'a> {
 }
 
 impl<'a> UpstreamRequest<'a> {
-    /// Makes the upstream request for a client's request, with those of its headers that an upstream may see.
+    /// Makes the upstream request for a client's request, with those of its headers that an
+    /// upstream may see.
     pub fn new(
         request: &'a RegistryRequest,
         client_headers: &HeaderMap,
@@ -102,7 +106,8 @@ impl<'a> UpstreamRequest<'a> {
         })
     }
 
-    /// Whether this status says that the upstream does not take several ranges of a blob at once (Google's storage).
+    /// Whether this status says that the upstream does not take several ranges of a blob at once
+    /// (Google's storage).
     fn refuses_several_ranges(&self, status: StatusCode) -> bool {
         let is_several = |ranges: &HeaderValue| ranges.as_bytes().contains(&b',');
         status == StatusCode::BAD_REQUEST
@@ -111,7 +116,8 @@ impl<'a> UpstreamRequest<'a> {
     }
 }
 
-/// A response as a registry or a delivery network sent it, and the URL that it came from in the end.
+/// A response as a registry or a delivery network sent it, and the URL that it came from in the
+/// end.
 #[derive(Debug)]
 pub struct RawResponse<B> {
     pub response: Response<B>,
@@ -124,14 +130,15 @@ pub struct RawResponse<B> {
 #[derive(Debug)]
 pub struct UpstreamResponse<B> {
     pub status: StatusCode,
-    /// The allowed headers, with a checked `Content-Type` and, on a redirect, the `Location` for the client.
+    /// The allowed headers, with a checked `Content-Type` and, on a redirect, the `Location` for
+    /// the client.
     pub headers: HeaderMap,
     /// The `Link` headers as they came.
     pub links: Vec<HeaderValue>,
     pub body: B,
     pub url: HttpUrl,
-    /// Whether a link to the next page has to name the registry: another one than the client asked answered, or one of
-    /// several, and only this one knows the cursor.
+    /// Whether a link to the next page has to name the registry: another one than the client asked
+    /// answered, or one of several, and only this one knows the cursor.
     pub pins_next_page: bool,
 }
 

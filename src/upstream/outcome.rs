@@ -8,12 +8,13 @@ use crate::request::route::{Resource, Route};
 use http::StatusCode;
 use std::borrow::Cow;
 
-/// What follows from an answer where there are other candidates. In the order of which answer the client gets where none of
-/// the candidates has what it asked for.
+/// What follows from an answer where there are other candidates. In the order of which answer the
+/// client gets where none of the candidates has what it asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
-    /// The upstream does not have it, or does not show it. Another mirror says so of what it has not fetched yet: this does
-    /// not speak for an upstream that the operator put before it and that could not be asked.
+    /// The upstream does not have it, or does not show it. Another mirror says so of what it has
+    /// not fetched yet: this does not speak for an upstream that the operator put before it and
+    /// that could not be asked.
     Negative,
     /// The next candidate may have it.
     TryNext,
@@ -62,7 +63,8 @@ impl Outcome {
         )
     }
 
-    /// Whether a cached copy has to be dropped: the upstream does not have the manifest any more, or does not show it.
+    /// Whether a cached copy has to be dropped: the upstream does not have the manifest any more,
+    /// or does not show it.
     pub fn forgets_copy(&self) -> bool {
         matches!(
             self.code(),
@@ -118,7 +120,8 @@ fn assess(route: &Route, error: &UpstreamError) -> (Verdict, ClientError) {
         // registry.k8s.io redirects a request for referrers to a web page.
         E::NotRegistryContent if route.is_referrers() => (Verdict::Final, referrers_unsupported()),
         E::Redirect(_) | E::HeaderTooLong | E::NotRegistryContent => bad_gateway(Verdict::TryNext),
-        // stargz-snapshotter asks for one range at a time after a 400, and for nothing more after a 404.
+        // stargz-snapshotter asks for one range at a time after a 400, and for nothing more after a
+        // 404.
         E::SeveralRanges => (
             Verdict::Final,
             ClientError::new(
@@ -148,7 +151,8 @@ fn assess_status(
         StatusCode::NOT_IMPLEMENTED => Verdict::TryNext,
         StatusCode::TOO_MANY_REQUESTS => Verdict::Unavailable,
         status if status.is_server_error() => Verdict::Unavailable,
-        // Without referrers clients look for the tag that stands for them, which this upstream has if it has the image.
+        // Without referrers clients look for the tag that stands for them, which this upstream has
+        // if it has the image.
         _ if route.is_referrers() => Verdict::Final,
         StatusCode::UNAUTHORIZED
         | StatusCode::FORBIDDEN
@@ -192,8 +196,9 @@ fn assess_status(
     (verdict, client_error)
 }
 
-/// Whether a `GET` has to tell, after this answer to the `HEAD` of a manifest: the registry has no `HEAD`, or says that the
-/// manifest is gone or private, which only a `GET` proves. To a client that asks by `HEAD`, the latter is the answer.
+/// Whether a `GET` has to tell, after this answer to the `HEAD` of a manifest: the registry has no
+/// `HEAD`, or says that the manifest is gone or private, which only a `GET` proves. To a client
+/// that asks by `HEAD`, the latter is the answer.
 pub fn needs_get(error: &UpstreamError, head_only: bool) -> bool {
     match error {
         UpstreamError::NotRegistryContent => true,
@@ -215,8 +220,9 @@ fn denied() -> ClientError {
     ClientError::new(StatusCode::FORBIDDEN, ErrorCode::Denied, message)
 }
 
-/// dockerd goes on to its next source at once after a 429; podman waits as long as `Retry-After` says before it does. It stays
-/// a 429 all the same: a client without another source has to know how long to wait.
+/// dockerd goes on to its next source at once after a 429; podman waits as long as `Retry-After`
+/// says before it does. It stays a 429 all the same: a client without another source has to know
+/// how long to wait.
 fn too_many_requests() -> ClientError {
     ClientError::new(
         StatusCode::TOO_MANY_REQUESTS,
@@ -242,8 +248,9 @@ fn unknown(route: &Route) -> ClientError {
     ClientError::new(StatusCode::NOT_FOUND, code, message)
 }
 
-/// The upstream does not have the endpoint. After a 404 clients look for the tag that stands for the referrers (distribution
-/// specification 1.1, "Unavailable Referrers API"); after a 5xx they give up.
+/// The upstream does not have the endpoint. After a 404 clients look for the tag that stands for
+/// the referrers (distribution specification 1.1, "Unavailable Referrers API"); after a 5xx they
+/// give up.
 fn referrers_unsupported() -> ClientError {
     ClientError::new(
         StatusCode::NOT_FOUND,
@@ -252,8 +259,8 @@ fn referrers_unsupported() -> ClientError {
     )
 }
 
-/// dockerd up to 28 tries a layer again for 50 seconds after a 5xx, and goes on to Docker Hub at once after a 404; so do
-/// containerd and podman. For anything else a 5xx makes them go on at once.
+/// dockerd up to 28 tries a layer again for 50 seconds after a 5xx, and goes on to Docker Hub at
+/// once after a 404; so do containerd and podman. For anything else a 5xx makes them go on at once.
 fn fault(route: &Route, status: StatusCode, error: &UpstreamError) -> ClientError {
     let (status, code) = if route.is_blob() {
         (StatusCode::NOT_FOUND, ErrorCode::BlobUnknown)

@@ -1,4 +1,5 @@
-//! Redirects of upstreams: those that are followed here, and those of blobs that go back to the client.
+//! Redirects of upstreams: those that are followed here, and those of blobs that go back to the
+//! client.
 
 use super::MAX_HEADER;
 use super::error::RedirectError;
@@ -69,16 +70,16 @@ impl Hop {
     }
 }
 
-/// Returns the URL that a redirect from `from` leads to. Other names of Docker Hub become that of its registry, so that the
-/// operator's settings for it hold for all of them.
+/// Returns the URL that a redirect from `from` leads to. Other names of Docker Hub become that of
+/// its registry, so that the operator's settings for it hold for all of them.
 pub fn resolve_location(from: &HttpUrl, location: &str) -> Result<HttpUrl, RedirectError> {
     let mut target = from.join(location).map_err(|_| RedirectError::Malformed)?;
     target.origin.host = docker_hub::canonical_host(target.origin.host);
     Ok(target)
 }
 
-/// May a redirect lead to this path: a repository that the operator has closed is not reached by way of another registry
-/// either. Returns the route, if it is a registry's path.
+/// May a redirect lead to this path: a repository that the operator has closed is not reached by
+/// way of another registry either. Returns the route, if it is a registry's path.
 pub fn permit_path<P: Platform>(
     context: &Context<'_, P>,
     target: &HttpUrl,
@@ -95,8 +96,9 @@ pub fn permit_path<P: Platform>(
     Ok(route)
 }
 
-/// Returns the `Location` of a response that has to be followed here. That of a blob has to be if it is a registry's path
-/// again (lscr.io, registry.k8s.io): a client would go there without the token that this registry asks for.
+/// Returns the `Location` of a response that has to be followed here. That of a blob has to be if
+/// it is a registry's path again (lscr.io, registry.k8s.io): a client would go there without the
+/// token that this registry asks for.
 pub fn location_to_follow<'r, B>(
     route: &Route,
     hop: &Hop,
@@ -125,9 +127,10 @@ pub fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
-/// Returns the `Location` that a client gets for a blob: the upstream's untouched if it is plainly absolute (a signature may
-/// cover its every character), else the URL that it means. `None` where the client may not be sent: over plain http to a
-/// host that the operator did not list, or back to this mirror.
+/// Returns the `Location` that a client gets for a blob: the upstream's untouched if it is plainly
+/// absolute (a signature may cover its every character), else the URL that it means. `None` where
+/// the client may not be sent: over plain http to a host that the operator did not list, or back to
+/// this mirror.
 pub fn client_location<P: Platform>(
     context: &Context<'_, P>,
     from: &HttpUrl,
@@ -156,8 +159,8 @@ fn permitted_location(
     HeaderValue::try_from(location).ok()
 }
 
-/// Whether `location` is an absolute URL that no client's parser can take for one of another host than `target`: some parsers
-/// see a `\` as a slash, some as a part of a user's name.
+/// Whether `location` is an absolute URL that no client's parser can take for one of another host
+/// than `target`: some parsers see a `\` as a slash, some as a part of a user's name.
 fn is_plainly_absolute(location: &str, target: &HttpUrl) -> bool {
     let (scheme, rest) = location.split_once("://").unwrap_or_default();
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();

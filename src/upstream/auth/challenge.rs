@@ -1,5 +1,5 @@
-//! Challenges: the `WWW-Authenticate` headers of a 401 (RFC 9110, section 11.6.1; distribution's token authentication
-//! specification).
+//! Challenges: the `WWW-Authenticate` headers of a 401 (RFC 9110, section 11.6.1; distribution's
+//! token authentication specification).
 
 use super::scope::Scope;
 use crate::registry::origin::HttpUrl;
@@ -20,8 +20,9 @@ pub struct Challenge {
 }
 
 impl Challenge {
-    /// Returns the first usable Bearer challenge. A response may have several, in one header or in several, Basic ones among
-    /// them. A challenge that can't be parsed is skipped, with the rest of its header.
+    /// Returns the first usable Bearer challenge. A response may have several, in one header or in
+    /// several, Basic ones among them. A challenge that can't be parsed is skipped, with the rest
+    /// of its header.
     pub fn find(headers: &HeaderMap) -> Option<Challenge> {
         let parsed = |text| ChallengeParser::new(text).map_while(Result::ok);
         let headers = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(text);

@@ -1,7 +1,9 @@
-//! Anonymous authorisation (distribution's token authentication): what each upstream requires, and the tokens for it.
+//! Anonymous authorisation (distribution's token authentication): what each upstream requires, and
+//! the tokens for it.
 //!
-//! What an upstream requires is cached, so that from the second request on the token is fetched before the upstream is asked,
-//! and goes along with the first request. What is cached may be outdated; a 401 corrects it ([`Auth::on_unauthorized`]).
+//! What an upstream requires is cached, so that from the second request on the token is fetched
+//! before the upstream is asked, and goes along with the first request. What is cached may be
+//! outdated; a 401 corrects it ([`Auth::on_unauthorized`]).
 
 pub mod challenge;
 pub mod requirement;
@@ -44,9 +46,9 @@ pub struct Auth<P: Platform> {
     fetches: SingleFlight<P, Result<(Token, TokenSource), TokenError>>,
 }
 
-/// A token, and the token server that it came from. Where each repository has a scope of its own, a new instance finds under
-/// one key of the store all that it needs to ask for one again. In exchange it reads one key more where tokens are not a
-/// repository's own, or not needed.
+/// A token, and the token server that it came from. Where each repository has a scope of its own, a
+/// new instance finds under one key of the store all that it needs to ask for one again. In
+/// exchange it reads one key more where tokens are not a repository's own, or not needed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct CachedToken {
     token: Token,
@@ -67,7 +69,8 @@ pub struct TokenTarget<'a> {
 pub enum Credential {
     /// None; `refused` is the token that the upstream did not accept before that.
     None { refused: Option<Token> },
-    /// A token. `cached` tells whether the requirement was known before this request, and not from its own challenge.
+    /// A token. `cached` tells whether the requirement was known before this request, and not from
+    /// its own challenge.
     Token {
         token: Token,
         source: TokenSource,
@@ -142,8 +145,9 @@ impl<P: Platform> Auth<P> {
         credential
     }
 
-    /// Returns the cached token of this very repository, where this instance does not know the requirement of the upstream. It
-    /// says nothing of other repositories: what is known of those may be newer.
+    /// Returns the cached token of this very repository, where this instance does not know the
+    /// requirement of the upstream. It says nothing of other repositories: what is known of those
+    /// may be newer.
     async fn from_store(
         &self,
         context: &Context<'_, P>,
@@ -169,8 +173,8 @@ impl<P: Platform> Auth<P> {
         })
     }
 
-    /// Remembers that an upstream answered without a token. What it requires as a whole, as for its catalog, says nothing
-    /// about its repositories.
+    /// Remembers that an upstream answered without a token. What it requires as a whole, as for its
+    /// catalog, says nothing about its repositories.
     pub fn on_accepted(
         &self,
         context: &Context<'_, P>,
@@ -185,8 +189,8 @@ impl<P: Platform> Auth<P> {
         }
     }
 
-    /// Returns the credential for the next request after a 401 to `credential`; `None` where the upstream does not admit the
-    /// anonymous user.
+    /// Returns the credential for the next request after a 401 to `credential`; `None` where the
+    /// upstream does not admit the anonymous user.
     pub async fn on_unauthorized(
         &self,
         context: &Context<'_, P>,
@@ -208,7 +212,8 @@ impl<P: Platform> Auth<P> {
                 let credential = self
                     .token(context, target, Rc::clone(&requirement), refused, false)
                     .await?;
-                // Not before: a repository without a token for anonymous users must not close those that need none.
+                // Not before: a repository without a token for anonymous users must not close those
+                // that need none.
                 if target.name.is_some() {
                     let upstream = target.upstream.as_str();
                     self.requirements
@@ -219,8 +224,8 @@ impl<P: Platform> Auth<P> {
         }
     }
 
-    /// Returns a token from memory, the store or the token server, in this order, and not the refused one. One that is near
-    /// its end is used to its end where the token server fails.
+    /// Returns a token from memory, the store or the token server, in this order, and not the
+    /// refused one. One that is near its end is used to its end where the token server fails.
     async fn token(
         &self,
         context: &Context<'_, P>,
@@ -267,7 +272,8 @@ impl<P: Platform> Auth<P> {
                         .put(context.store, &key, cached, response.valid_for);
                     Ok((response.token, TokenSource::Fetched))
                 };
-                // A request whose token was refused does not share the fetch of one that just needs a token.
+                // A request whose token was refused does not share the fetch of one that just needs
+                // a token.
                 let anew = if refused.is_some() { "anew" } else { "" };
                 let flight = format!("{key}\n{}\n{anew}", server.key());
                 self.fetches.run(context.platform, &flight, fetch).await?
@@ -310,7 +316,8 @@ impl Step {
                 },
                 Some(required),
             ) if required.is_same_server(&requirement) => {
-                // A token that was just fetched is not replaced, unless the cached scopes that it is for are outdated.
+                // A token that was just fetched is not replaced, unless the cached scopes that it
+                // is for are outdated.
                 let is_outdated = cached && required.scopes(name) != requirement.scopes(name);
                 match source {
                     TokenSource::Fetched if !is_outdated => Step::GiveUp,
@@ -333,8 +340,8 @@ impl Step {
     }
 }
 
-/// Returns the key that a token is cached under. A token goes only to the upstream, and for the scopes, that it was granted
-/// for.
+/// Returns the key that a token is cached under. A token goes only to the upstream, and for the
+/// scopes, that it was granted for.
 fn cache_key(upstream: &Upstream, scopes: &[Scope]) -> String {
     let scopes = scopes.iter().flat_map(|scope| ["\n", scope.as_str()]);
     std::iter::once(upstream.as_str()).chain(scopes).collect()

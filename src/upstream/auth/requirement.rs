@@ -21,7 +21,8 @@ pub struct TokenServer {
     #[serde(with = "url_text")]
     pub realm: HttpUrl,
     pub service: Option<String>,
-    /// Scopes that are the same for every repository (public.ecr.aws: `aws`); `None` where each repository has its own.
+    /// Scopes that are the same for every repository (public.ecr.aws: `aws`); `None` where each
+    /// repository has its own.
     common_scopes: Option<Vec<Scope>>,
 }
 
@@ -59,8 +60,8 @@ impl AuthRequirement {
 }
 
 impl TokenServer {
-    /// Returns the scopes of a token for `name`. A challenge without a scope is for what was asked for: clients read it so
-    /// too.
+    /// Returns the scopes of a token for `name`. A challenge without a scope is for what was asked
+    /// for: clients read it so too.
     pub fn scopes(&self, name: Option<&Name>) -> Vec<Scope> {
         let common = self.common_scopes.clone();
         common.unwrap_or_else(|| own_scopes(name))

@@ -6,9 +6,10 @@ use crate::oci::name::Name;
 const MAX_LENGTH: usize = 512;
 const MAX_SCOPES: usize = 8;
 
-/// A scope of distribution's token specification, `type:name:actions`, or another text that a registry uses as one (`aws`):
-/// printable ASCII without spaces and quotes. The actions on a repository become `pull`: more is never needed, and some
-/// token servers refuse an anonymous user who asks for more.
+/// A scope of distribution's token specification, `type:name:actions`, or another text that a
+/// registry uses as one (`aws`): printable ASCII without spaces and quotes. The actions on a
+/// repository become `pull`: more is never needed, and some token servers refuse an anonymous user
+/// who asks for more.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Scope(String);

@@ -9,15 +9,17 @@ use std::time::Duration;
 pub const MAX_RESPONSE: usize = 1024 * 1024;
 /// Bytes. Registries refuse a longer header.
 const MAX_TOKEN: usize = 8 * 1024;
-/// How long a token is valid if the response has no `expires_in` (distribution's token specification).
+/// How long a token is valid if the response has no `expires_in` (distribution's token
+/// specification).
 const DEFAULT_TTL: Duration = Duration::from_secs(60);
 /// A token is replaced after this time, even if the token server says that it is valid longer.
 const MAX_TTL: Duration = Duration::from_secs(24 * 60 * 60);
-/// A token is replaced this long before its end, or in the last tenth of its validity if that is shorter: it has to arrive,
-/// and to be valid for the request that it goes with.
+/// A token is replaced this long before its end, or in the last tenth of its validity if that is
+/// shorter: it has to arrive, and to be valid for the request that it goes with.
 const MARGIN: Duration = Duration::from_secs(30);
 
-/// An anonymous Bearer token, as the `Authorization` header that it is sent in. `Debug` does not print it.
+/// An anonymous Bearer token, as the `Authorization` header that it is sent in. `Debug` does not
+/// print it.
 #[derive(Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Token(HeaderValue);

@@ -51,7 +51,8 @@ async fn exchange<P: Platform>(
         })?;
     match response.status() {
         StatusCode::OK => {}
-        // quay.io answers 400 to a name that it can't have, and 405 to a repository that is not one of images.
+        // quay.io answers 400 to a name that it can't have, and 405 to a repository that is not one
+        // of images.
         StatusCode::UNAUTHORIZED
         | StatusCode::FORBIDDEN
         | StatusCode::BAD_REQUEST
