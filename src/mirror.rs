@@ -239,18 +239,9 @@ fn permitted_candidates(
     candidates: &Candidates,
     route: &Route,
 ) -> Result<Candidates, Denied> {
-    let permit = |upstream: &Upstream| match &*route.at(upstream.origin()) {
-        Route::Repository(name, _) => policy.permit_repository(upstream.origin(), name),
-        Route::Catalog => policy.permit_catalog(),
-        _ => Ok(()),
-    };
+    let denied = policy.permit_route(candidates.first(), route).err();
     let permitted = candidates
         .iter()
-        .filter(|upstream| permit(upstream).is_ok());
-    match Candidates::new(permitted.cloned()) {
-        Some(permitted) => Ok(permitted),
-        None => Err(permit(candidates.first())
-            .err()
-            .unwrap_or(Denied::ClosedRepository)),
-    }
+        .filter(|one| policy.permit_route(one, route).is_ok());
+    Candidates::new(permitted.cloned()).ok_or(denied.unwrap_or(Denied::ClosedRepository))
 }

@@ -1,24 +1,27 @@
-//! Whatever an upstream's `Link` says: what comes back leads through this mirror to the same
-//! registry, or nowhere.
+//! A `Link` of an upstream: the client's link leads through this mirror to the same registry, or
+//! there is none.
 #![no_main]
 
-use hammal::request::external_url::ExternalUrl;
-use hammal::response::link;
 use hammal::registry::origin::HttpUrl;
-use hammal::request::route::RegistryRequest;
-use hammal::registry::address::UpstreamSelector;
-use http::header::LINK;
-use http::{HeaderMap, HeaderValue, Method, Request, Uri};
+use hammal::request::RegistryRequest;
+use hammal::request::external_url::ExternalUrl;
+use hammal::request::selector::UpstreamSelector;
+use hammal::response::link::{self, Page};
+use http::{HeaderValue, Method, Request, Uri};
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let Ok(value) = HeaderValue::from_bytes(data) else {
         return;
     };
-    let headers = HeaderMap::from_iter([(LINK, value)]);
-    let from = HttpUrl::parse("https://registry.example/v2/a/b/tags/list?n=2").expect("a URL");
-    let here = ExternalUrl::of(&Request::new(()), "");
-    let naming = UpstreamSelector::Query("registry.example".into());
-    let Some(next) = link::rewrite(&headers, &from, &naming, &here, true) else {
+    let selector = UpstreamSelector::Query("registry.example".into());
+    let page = Page {
+        links: &[value],
+        url: &HttpUrl::parse("https://registry.example/v2/a/b/tags/list?n=2").expect("a URL"),
+        selector: &selector,
+        pins_upstream: false,
+    };
+    let external_url = ExternalUrl::from_request(&Request::new(()), "");
+    let Some(next) = link::rewrite(page, &external_url) else {
         return;
     };
     let next = next.to_str().expect("text");
@@ -28,6 +31,10 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         .expect("one link");
     assert!(path.starts_with("/v2/"), "{next}");
     let uri: Uri = path.parse().expect("a path");
-    let asked = RegistryRequest::parse(&Method::GET, uri.path(), uri.query()).expect("a route of ours");
-    assert_eq!(asked.naming, naming, "{next}");
+    let request = RegistryRequest::parse(&Method::GET, uri.path(), uri.query());
+    assert_eq!(
+        request.expect("a valid request").selector,
+        selector,
+        "{next}"
+    );
 });

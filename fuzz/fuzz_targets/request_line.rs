@@ -1,30 +1,30 @@
-//! Whatever path and query a client sends, with whatever method: what parses is clean, and only
-//! public hosts are asked.
+//! A path and query of a client: what parses is normal, and requests go to public hosts only.
 #![no_main]
 
-use hammal::request::route::{RegistryRequest, Route};
-use hammal_fuzz::{Scripted, World, answer, assert_public};
+use hammal::request::RegistryRequest;
+use hammal::request::route::Route;
+use hammal_fuzz::{answer, assert_public, handle, scripted};
 use http::{Method, Request, Uri};
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
     };
-    // As raw text first, with more in it than a host lets through.
+    // First as raw text, with more in it than a host lets through.
     let (path, query) = text
         .split_once('?')
         .map_or((text, None), |(path, query)| (path, Some(query)));
-    if let Ok(asked) = RegistryRequest::parse(&Method::GET, path, query) {
-        let upstream = asked.route.path();
+    if let Ok(parsed) = RegistryRequest::parse(&Method::GET, path, query) {
+        let upstream = parsed.route.path();
         // A tag may have two dots in it.
         let mut segments = upstream.split('/').skip(1);
         assert!(
             !segments.any(|segment| matches!(segment, "." | "..")) && !upstream.contains('%'),
             "{upstream}"
         );
-        let again = Route::of_upstream(&upstream.parse::<Uri>().expect("a path"));
-        let page = matches!(asked.route, Route::Page | Route::Robots);
-        assert!(page || again == Some(asked.route), "{upstream}");
+        let again = Route::from_registry_path(&upstream.parse::<Uri>().expect("a path"));
+        let page = matches!(parsed.route, Route::Page | Route::Robots);
+        assert!(page || again == Some(parsed.route), "{upstream}");
     }
     // Then as a request that arrives.
     let Ok(uri) = format!("http://mirror.example/{text}").parse::<Uri>() else {
@@ -36,17 +36,13 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         "content-type",
         b"application/vnd.oci.image.index.v1+json".as_slice(),
     )];
-    let world = World {
-        answers: vec![answer(200, &headers, b"{}")],
-        ..World::default()
-    };
-    let platform = Scripted::new(world);
-    platform.handle(request);
-    assert_public(&platform.asked());
+    let platform = scripted([answer(200, &headers, b"{}")]);
+    handle(&platform, request);
+    assert_public(&platform.requests());
     let log = platform.log();
     assert!(
         log.iter()
-            .all(|line| line.starts_with("hammal ") && !line.contains(char::is_control)),
+            .all(|line| line.starts_with("app=hammal ") && !line.contains(char::is_control)),
         "{log:?}"
     );
 });

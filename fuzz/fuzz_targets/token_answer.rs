@@ -1,38 +1,34 @@
-//! Whatever a token server's answer holds: it never ends up in an answer or the log, and a token is
-//! a header's value.
+//! A token server's answer: nothing of it gets into a response or the log.
 #![no_main]
 
-use hammal::response::Body;
-use hammal_fuzz::{MANIFEST, Scripted, World, answer, get};
+use hammal::response::body::Body;
+use hammal_fuzz::{MANIFEST, answer, get, handle, scripted};
 use std::sync::LazyLock;
 
-/// What is told of an answer whose token is a mere letter: the mirror's own words.
+/// What is told where the token is a single letter: the mirror's own words.
 static OWN_WORDS: LazyLock<String> = LazyLock::new(|| told(br#"{"token":"x"}"#));
 
-/// All that a client and the operator hear of a token server's answer, where the upstream refuses
-/// the token.
+/// Returns all that a client and the log are told where the upstream refuses the token of this
+/// answer.
 fn told(granted: &[u8]) -> String {
     let challenge: &[u8] =
         br#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io""#;
-    let asks = || answer(401, &[("www-authenticate", challenge)], b"");
+    let challenged = || answer(401, &[("www-authenticate", challenge)], b"");
     let answers = [
-        asks(),
+        challenged(),
         answer(200, &[], granted),
-        asks(),
+        challenged(),
         answer(200, &[], granted),
     ];
-    let platform = Scripted::new(World {
-        answers: answers.into(),
-        ..World::default()
-    });
-    let response = platform.handle(get(MANIFEST));
+    let platform = scripted(answers);
+    let response = handle(&platform, get(MANIFEST));
     assert!(
         matches!(response.status().as_u16(), 403 | 502),
         "{}",
         response.status()
     );
-    let Body::Own(body) = response.body() else {
-        panic!("a refusal has a body of its own")
+    let Body::Buffered(body) = response.body() else {
+        panic!("an error has a document")
     };
     format!(
         "{:?} {} {:?}",

@@ -1,10 +1,9 @@
-//! Whatever the operator's variables hold (`name=value`, one a line): a mistake is named, and its
-//! value not shown.
+//! The operator's variables, `name=value` one a line: the error names the variable that is wrong.
 #![no_main]
 
-use futures_util::future::FutureExt;
+use futures_executor::block_on;
 use hammal::config::{Config, VARIABLES};
-use hammal_fuzz::{MANIFEST, Scripted, World, get};
+use hammal_fuzz::{MANIFEST, get, handle, scripted};
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let Ok(text) = std::str::from_utf8(data) else {
@@ -15,16 +14,14 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         let (name, _) = VARIABLES.iter().find(|(known, _)| *known == name)?;
         Some((*name, value.to_owned()))
     });
-    let platform = Scripted::new(World {
-        variables: set.collect(),
-        ..World::default()
-    });
-    let read = Config::read(&platform)
-        .now_or_never()
-        .expect("nothing waits");
-    if let Err(mistake) = &read {
-        assert!(VARIABLES.iter().any(|(name, _)| *name == mistake.variable));
+    let platform = scripted([]);
+    for (name, value) in set {
+        platform.set_variable(name, &value);
     }
-    let response = platform.handle(get(MANIFEST));
+    let read = block_on(Config::read(&platform));
+    if let Err(error) = &read {
+        assert!(VARIABLES.iter().any(|(name, _)| *name == error.variable));
+    }
+    let response = handle(&platform, get(MANIFEST));
     assert_eq!(response.status() == 500, read.is_err());
 });

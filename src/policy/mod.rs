@@ -15,6 +15,7 @@ use self::permitted::{Denied, Permitted, Upstream};
 use crate::oci::name::Name;
 use crate::registry::address::RegistryAddress;
 use crate::registry::origin::{Authority, Origin, Scheme};
+use crate::request::route::Route;
 use url::Host;
 
 /// The operator's settings of who may be contacted. By default every public registry may, over
@@ -118,6 +119,15 @@ impl Policy {
             Ok(())
         } else {
             Err(Denied::ClosedRepository)
+        }
+    }
+
+    /// May an upstream be asked for this route.
+    pub fn permit_route(&self, upstream: &Upstream, route: &Route) -> Result<(), Denied> {
+        match &*route.at(upstream.origin()) {
+            Route::Repository(name, _) => self.permit_repository(upstream.origin(), name),
+            Route::Catalog => self.permit_catalog(),
+            _ => Ok(()),
         }
     }
 

@@ -17,7 +17,7 @@ use crate::request::route::{InvalidRoute, Route};
 use crate::upstream::error::UpstreamError;
 use crate::upstream::outcome::{self, ClientError};
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
 use std::fmt;
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ pub struct RegistryError {
     pub code: ErrorCode,
     pub message: String,
     /// Headers of the response besides those that describe its body.
-    pub headers: HeaderMap,
+    pub headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl RegistryError {
@@ -37,12 +37,12 @@ impl RegistryError {
             status,
             code,
             message: message.into(),
-            headers: HeaderMap::new(),
+            headers: Vec::new(),
         }
     }
 
     fn with_header(mut self, name: HeaderName, value: HeaderValue) -> RegistryError {
-        self.headers.insert(name, value);
+        self.headers.push((name, value));
         self
     }
 
@@ -78,8 +78,12 @@ impl RegistryError {
             code,
             message,
         } = outcome::client_error(route, error);
+        let headers = error.client_headers();
         RegistryError {
-            headers: error.client_headers(),
+            headers: headers
+                .iter()
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect(),
             ..RegistryError::new(status, code, message)
         }
     }

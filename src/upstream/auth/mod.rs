@@ -123,7 +123,7 @@ impl<P: Platform> Auth<P> {
         let upstream = target.upstream.as_str();
         let now = context.platform.now();
         let known = match self.requirements.get_memory(upstream, now) {
-            None => match self.from_store(context, target).await {
+            None => match self.stored_credential(context, target).await {
                 Some(credential) => return Ok(credential),
                 None => self.requirements.get(context.store, upstream).await,
             },
@@ -148,7 +148,7 @@ impl<P: Platform> Auth<P> {
     /// Returns the cached token of this very repository, where this instance does not know the
     /// requirement of the upstream. It says nothing of other repositories: what is known of those
     /// may be newer.
-    async fn from_store(
+    async fn stored_credential(
         &self,
         context: &Context<'_, P>,
         target: &TokenTarget<'_>,
