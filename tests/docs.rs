@@ -1,5 +1,5 @@
-//! What the documents say that can be checked: settings, snippets, files, test names, links, and the Chinese pages beside the
-//! English ones.
+//! Checks the documents: settings, snippets, files, test names, links, and the Chinese pages
+//! against the English ones.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
@@ -216,7 +216,8 @@ fn pages() -> Vec<String> {
     pages
 }
 
-/// Returns the path that a link on a page leads to, from the root; `None` where it leads to another site.
+/// Returns the path that a link on a page leads to, from the root; `None` where it leads to another
+/// site.
 fn resolve(page: &str, target: &str) -> Option<PathBuf> {
     if target.contains("://") || target.starts_with("mailto:") {
         return None;
@@ -420,7 +421,7 @@ fn chinese_pages_have_the_structure_of_the_english_ones() {
     }
 }
 
-/// What of a cell is the same in every language: code, and a cell that is a number.
+/// Returns the parts of a cell that are the same in every language: code, and a number.
 fn facts(cell: &Cell) -> Vec<String> {
     let mut facts = cell.code.clone();
     facts.extend(cell.text.parse::<u32>().is_ok().then(|| cell.text.clone()));
@@ -456,7 +457,8 @@ fn contributing_says_where_at_least_thirty_behaviours_are() {
     assert!(missing.is_empty(), "not there: {missing:#?}");
 }
 
-/// Each row of the table of threats names files and functions that hold a threat off, and the tests of it.
+/// Each row of the table of threats names files and functions that hold a threat off, and the tests
+/// of it.
 #[test]
 fn security_names_files_functions_and_tests_that_exist() {
     let page = Page::read("SECURITY.md");

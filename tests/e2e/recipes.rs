@@ -1,5 +1,5 @@
-//! The configuration in `deploy/clients/` is what the tests of real clients use, and what docs/clients.md shows
-//! (tests/docs.rs).
+//! The configuration in `deploy/clients/` is what the tests of real clients use, and what
+//! docs/clients.md shows (tests/docs.rs).
 
 use std::collections::BTreeMap;
 
