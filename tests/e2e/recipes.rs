@@ -1,4 +1,5 @@
-//! The configuration in `deploy/clients/` is what the tests of real clients use, and what the README shows.
+//! The configuration in `deploy/clients/` is what the tests of real clients use, and what
+//! docs/clients.md shows (tests/docs.rs).
 
 use std::collections::BTreeMap;
 
@@ -14,18 +15,6 @@ fn recipes() -> BTreeMap<String, String> {
         (file.file_name().into_string().expect("a name"), text)
     };
     files.map(recipe).collect()
-}
-
-#[test]
-fn the_readme_quotes_recipes_word_for_word() {
-    let readme = std::fs::read_to_string(repository().join("README.md")).unwrap_or_default();
-    for (name, recipe) in recipes() {
-        assert!(
-            !readme.contains(&format!("deploy/clients/{name}"))
-                || readme.contains(recipe.trim_end()),
-            "README.md mentions deploy/clients/{name}, but quotes something else"
-        );
-    }
 }
 
 /// Those whose programs no test runs are held to be well-formed, at least.
