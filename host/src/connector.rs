@@ -1,7 +1,7 @@
 //! A connection to an upstream: resolved, judged by its addresses, connected, and TLS where the URL says https.
 
 use crate::blocked_networks::BlockedNetworks;
-use crate::output::note;
+use crate::stderr::note;
 use crate::tls::TlsConfigs;
 use http::Uri;
 use http::uri::Scheme;

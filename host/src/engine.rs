@@ -2,8 +2,8 @@
 
 use crate::guest::{Guest, Shared};
 use crate::interfaces;
-use crate::output::note;
 use crate::response;
+use crate::stderr::note;
 use anyhow::{Context as _, Result};
 use std::path::Path;
 use std::pin::Pin;

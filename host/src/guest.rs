@@ -1,8 +1,8 @@
 //! What one instance of the component owns, and what all its instances share.
 
 use crate::key_value::Stores;
-use crate::output::Lines;
 use crate::sender::Outbound;
+use crate::stderr::Lines;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use wasmtime::component::ResourceTable;

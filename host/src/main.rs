@@ -18,8 +18,8 @@
 //! | [`key_value`] | the stores, in SQLite |
 //! | [`allowed_hosts`], [`blocked_networks`] | where the component may connect to: by URL, by address |
 //! | [`sender`], [`connector`], [`tls`], [`timed_body`] | one outbound exchange, its connection, its time-outs |
-//! | [`serve`] | inbound HTTP, from accepting to draining |
-//! | [`output`] | stderr: remarks of the host, what the component prints |
+//! | [`server`] | inbound HTTP, from accepting to draining |
+//! | [`stderr`] | stderr: remarks of the host, what the component prints |
 
 mod allowed_hosts;
 mod blocked_networks;
@@ -31,12 +31,12 @@ mod guest;
 mod interfaces;
 mod key_value;
 mod manifest;
-mod output;
 mod response;
 mod route;
 mod runtime_config;
 mod sender;
-mod serve;
+mod server;
+mod stderr;
 mod timed_body;
 mod tls;
 mod up;

@@ -2,7 +2,7 @@
 
 use crate::allowed_hosts::AllowedHosts;
 use crate::connector::{CONNECT_TIMEOUT, ConnectError, Connector};
-use crate::output::note;
+use crate::stderr::note;
 use crate::timed_body::TimedBody;
 use http::uri::Authority;
 use http::{HeaderName, Method, Request, Response, header};

@@ -1,9 +1,9 @@
 //! Inbound HTTP: accept, hand each request to the component, drain at the end.
 
 use crate::engine::{ANSWER, Handler};
-use crate::output::note;
 use crate::route::Route;
 use crate::sender::INCOMING;
+use crate::stderr::note;
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use http::request::Parts;
