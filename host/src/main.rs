@@ -11,11 +11,11 @@
 //! | [`runtime_config`] | the runtime configuration file |
 //! | [`variables`] | names, templates, and where a value comes from |
 //! | [`build`] | the component's build command |
-//! | [`engine`] | Wasmtime: compiling, linking, the life of an instance |
-//! | [`guest`] | what one instance of the component owns |
-//! | [`response`] | how the component makes an answer |
-//! | [`interfaces`] | Spin's own interfaces: key-value, variables |
-//! | [`key_value`] | the stores, in SQLite |
+//! | [`component`] | Wasmtime: compiling, linking, the life of an instance |
+//! | [`component::guest`] | what one instance of the component owns |
+//! | [`component::early_body`] | how the component makes an answer |
+//! | [`component::spin_interfaces`] | Spin's own interfaces: key-value, variables |
+//! | [`component::key_value`] | the stores, in SQLite |
 //! | [`allowed_hosts`], [`blocked_networks`] | where the component may connect to: by URL, by address |
 //! | [`sender`], [`connector`], [`tls`], [`timed_body`] | one outbound exchange, its connection, its time-outs |
 //! | [`server`] | inbound HTTP, from accepting to draining |
@@ -25,13 +25,9 @@ mod allowed_hosts;
 mod blocked_networks;
 mod build;
 mod cli;
+mod component;
 mod connector;
-mod engine;
-mod guest;
-mod interfaces;
-mod key_value;
 mod manifest;
-mod response;
 mod route;
 mod runtime_config;
 mod sender;

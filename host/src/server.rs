@@ -1,6 +1,6 @@
 //! Inbound HTTP: accept, hand each request to the component, drain at the end.
 
-use crate::engine::{ANSWER, Handler};
+use crate::component::{ANSWER, Handler};
 use crate::route::Route;
 use crate::sender::INCOMING;
 use crate::stderr::note;

@@ -3,10 +3,10 @@
 use crate::allowed_hosts::AllowedHosts;
 use crate::build::build;
 use crate::cli::{Format, Up};
+use crate::component;
+use crate::component::guest::Shared;
+use crate::component::key_value::Stores;
 use crate::connector::Connector;
-use crate::engine;
-use crate::guest::Shared;
-use crate::key_value::Stores;
 use crate::manifest::Manifest;
 use crate::route::Route;
 use crate::runtime_config::{RuntimeConfig, StoreLocation};
@@ -48,7 +48,7 @@ pub fn up(flags: Up) -> Result<()> {
     let served = runtime.block_on(async {
         // Also before compiling, so that a taken port is known at once.
         let listener = listen(flags.listen).await?;
-        let handler = tokio::task::block_in_place(|| engine::load(&manifest.source(), shared))?;
+        let handler = tokio::task::block_in_place(|| component::load(&manifest.source(), shared))?;
         let stop = stop()?;
         announce(
             flags.format,

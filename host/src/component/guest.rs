@@ -1,6 +1,6 @@
 //! What one instance of the component owns, and what all its instances share.
 
-use crate::key_value::Stores;
+use crate::component::key_value::Stores;
 use crate::sender::Outbound;
 use crate::stderr::Lines;
 use std::collections::BTreeMap;

@@ -1,8 +1,8 @@
 //! Spin's own interfaces, as far as this host offers them: key-value and variables, in the versions of the SDKs for
 //! WASIp3 (`spin:...@3.0.0`, asynchronous) and WASIp2 (`fermyon:spin@2.0.0`).
 
-use crate::guest::Guest;
-use crate::key_value::Store;
+use crate::component::guest::Guest;
+use crate::component::key_value::Store;
 use crate::variables::check_name;
 use anyhow::Result;
 use std::sync::Arc;

@@ -1,8 +1,11 @@
 //! Wasmtime: the component compiled and linked, and how long an instance of it lives.
 
-use crate::guest::{Guest, Shared};
-use crate::interfaces;
-use crate::response;
+pub mod early_body;
+pub mod guest;
+pub mod key_value;
+pub mod spin_interfaces;
+
+use self::guest::{Guest, Shared};
 use crate::stderr::note;
 use anyhow::{Context as _, Result};
 use std::path::Path;
@@ -100,8 +103,8 @@ pub fn load(file: &Path, shared: Shared) -> Result<Handler> {
     wasmtime_wasi::p3::add_to_linker(&mut linker)?;
     p2::add_only_http_to_linker_async(&mut linker)?;
     p3::add_to_linker(&mut linker)?;
-    response::add_to_linker(&mut linker)?;
-    interfaces::add_to_linker(&mut linker)?;
+    early_body::add_to_linker(&mut linker)?;
+    spin_interfaces::add_to_linker(&mut linker)?;
     let instance = linker
         .instantiate_pre(&component)
         .map_err(anyhow::Error::from)

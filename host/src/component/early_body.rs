@@ -3,7 +3,7 @@
 //! That crate begins to take a body once the component has returned. One that has all of it at hand, as for a manifest from
 //! the cache, has to be entered once more then, which is an eighth of what such a request costs.
 
-use crate::guest::Guest;
+use crate::component::guest::Guest;
 use std::pin::Pin;
 use tokio::sync::oneshot;
 use wasmtime::component::{Access, FutureReader, Linker, Resource, StreamReader};
