@@ -1,6 +1,6 @@
 //! `--build`: the component's own build command.
 
-use crate::manifest::Manifest;
+use crate::config::manifest::Manifest;
 use anyhow::{Context as _, Result, bail};
 use std::process::{Command, Stdio};
 

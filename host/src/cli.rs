@@ -1,6 +1,6 @@
 //! The command line: the flags of `spin up` that matter here, under the same names and environment variables.
 
-use crate::variables;
+use crate::config::variables;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;

@@ -7,9 +7,9 @@
 //! | --- | --- |
 //! | [`cli`] | the command line |
 //! | [`up`] | the story of `hammal-host up`, one step after the other |
-//! | [`manifest`], [`route`] | `spin.toml`; the one route that leads to the component |
-//! | [`runtime_config`] | the runtime configuration file |
-//! | [`variables`] | names, templates, and where a value comes from |
+//! | [`config::manifest`], [`config::route`] | `spin.toml`; the one route that leads to the component |
+//! | [`config::runtime_config`] | the runtime configuration file |
+//! | [`config::variables`] | names, templates, and where a value comes from |
 //! | [`build`] | the component's build command |
 //! | [`component`] | Wasmtime: compiling, linking, the life of an instance |
 //! | [`component::guest`] | what one instance of the component owns |
@@ -26,17 +26,14 @@ mod blocked_networks;
 mod build;
 mod cli;
 mod component;
+mod config;
 mod connector;
-mod manifest;
-mod route;
-mod runtime_config;
 mod sender;
 mod server;
 mod stderr;
 mod timed_body;
 mod tls;
 mod up;
-mod variables;
 
 use clap::Parser as _;
 use mimalloc::MiMalloc;

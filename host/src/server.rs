@@ -1,7 +1,7 @@
 //! Inbound HTTP: accept, hand each request to the component, drain at the end.
 
 use crate::component::{ANSWER, Handler};
-use crate::route::Route;
+use crate::config::route::Route;
 use crate::sender::INCOMING;
 use crate::stderr::note;
 use anyhow::{Context as _, Result};

@@ -1,6 +1,6 @@
 //! TLS towards upstreams: the usual roots, and `[[client_tls]]` for the hosts that it names.
 
-use crate::runtime_config::ClientTls;
+use crate::config::runtime_config::ClientTls;
 use anyhow::{Context as _, Result, ensure};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;

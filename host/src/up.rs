@@ -7,14 +7,14 @@ use crate::component;
 use crate::component::guest::Shared;
 use crate::component::key_value::Stores;
 use crate::connector::Connector;
-use crate::manifest::Manifest;
-use crate::route::Route;
-use crate::runtime_config::{RuntimeConfig, StoreLocation};
+use crate::config::manifest::Manifest;
+use crate::config::route::Route;
+use crate::config::runtime_config::{RuntimeConfig, StoreLocation};
 use crate::sender::Outbound;
 use crate::server::Server;
 use crate::stderr::note;
 use crate::tls::TlsConfigs;
-use crate::variables::Variables;
+use crate::config::variables::Variables;
 use anyhow::{Context as _, Result, anyhow};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::collections::BTreeMap;
@@ -91,7 +91,7 @@ fn share(
     let component = &manifest.component;
     let mut own = BTreeMap::new();
     for (name, template) in &component.variables {
-        crate::variables::check_name(name)
+        crate::config::variables::check_name(name)
             .with_context(|| format!("component variable {name:?}"))?;
         own.insert(
             name.clone(),

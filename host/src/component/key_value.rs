@@ -3,7 +3,7 @@
 //! Reads run where they are asked: they take microseconds. Writes go through one thread per file, which commits all
 //! that wait in one transaction.
 
-use crate::runtime_config::StoreLocation;
+use crate::config::runtime_config::StoreLocation;
 use crate::stderr::note;
 use anyhow::{Context as _, Result, anyhow, bail};
 use rusqlite::{Connection, OptionalExtension as _, params};

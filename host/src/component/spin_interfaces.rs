@@ -3,7 +3,7 @@
 
 use crate::component::guest::Guest;
 use crate::component::key_value::Store;
-use crate::variables::check_name;
+use crate::config::variables::check_name;
 use anyhow::Result;
 use std::sync::Arc;
 use wasmtime::component::{Accessor, FutureReader, HasData, Linker, Resource, StreamReader};

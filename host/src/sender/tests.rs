@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::blocked_networks::BlockedNetworks;
-use crate::runtime_config::ClientTls;
+use crate::config::runtime_config::ClientTls;
 use crate::tls::TlsConfigs;
 use bytes::Bytes;
 use http_body::{Body as _, Frame};

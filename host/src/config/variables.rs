@@ -1,7 +1,7 @@
 //! Variables: names, `{{ templates }}`, and which source of a value comes first.
 
-use crate::manifest::Variable;
-use crate::runtime_config::VariablesProvider;
+use crate::config::manifest::Variable;
+use crate::config::runtime_config::VariablesProvider;
 use anyhow::{Context as _, Result, bail, ensure};
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
 //! `spin.toml`, manifest version 2: one http trigger, one component built from local sources.
 
-use crate::route::Route;
-use crate::variables;
+use crate::config::route::Route;
+use crate::config::variables;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 use std::collections::BTreeMap;
