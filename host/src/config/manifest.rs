@@ -1,7 +1,7 @@
 //! `spin.toml`, manifest version 2: one http trigger, one component built from local sources.
 
 use crate::config::route::Route;
-use crate::config::variables;
+use crate::config::variables::{self, Variable};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -17,20 +17,6 @@ pub struct Manifest {
     pub component_id: String,
     pub component: Component,
     pub route: Route,
-}
-
-/// An application variable: it has a default or is required.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[allow(dead_code, reason = "keys that are known and have no effect here")]
-pub struct Variable {
-    pub default: Option<String>,
-    #[serde(default)]
-    pub required: bool,
-    /// Accepted and without effect: this host prints no values.
-    #[serde(default)]
-    secret: bool,
-    description: Option<String>,
 }
 
 /// `[component.<id>]`.

@@ -1,9 +1,23 @@
 //! Variables: names, `{{ templates }}`, and which source of a value comes first.
 
-use crate::config::manifest::Variable;
 use crate::config::runtime_config::VariablesProvider;
 use anyhow::{Context as _, Result, bail, ensure};
+use serde::Deserialize;
 use std::collections::BTreeMap;
+
+/// An application variable: it has a default or is required.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "keys that are known and have no effect here")]
+pub struct Variable {
+    pub default: Option<String>,
+    #[serde(default)]
+    pub required: bool,
+    /// Accepted and without effect: this host prints no values.
+    #[serde(default)]
+    secret: bool,
+    description: Option<String>,
+}
 
 /// Checks a variable's name: lower case, digits, single underscores between.
 pub fn check_name(name: &str) -> Result<()> {
