@@ -1,6 +1,6 @@
 //! A connection to an upstream: resolved, judged by its addresses, connected, and TLS where the URL says https.
 
-use crate::blocked_networks::BlockedNetworks;
+use crate::egress::blocked_networks::BlockedNetworks;
 use crate::stderr::note;
 use crate::tls::TlsConfigs;
 use http::Uri;

@@ -16,18 +16,17 @@
 //! | [`component::early_body`] | how the component makes an answer |
 //! | [`component::spin_interfaces`] | Spin's own interfaces: key-value, variables |
 //! | [`component::key_value`] | the stores, in SQLite |
-//! | [`allowed_hosts`], [`blocked_networks`] | where the component may connect to: by URL, by address |
+//! | [`egress::allowed_hosts`], [`egress::blocked_networks`] | where the component may connect to: by URL, by address |
 //! | [`sender`], [`connector`], [`tls`], [`timed_body`] | one outbound exchange, its connection, its time-outs |
 //! | [`server`] | inbound HTTP, from accepting to draining |
 //! | [`stderr`] | stderr: remarks of the host, what the component prints |
 
-mod allowed_hosts;
-mod blocked_networks;
 mod build;
 mod cli;
 mod component;
 mod config;
 mod connector;
+mod egress;
 mod sender;
 mod server;
 mod stderr;

@@ -1,7 +1,7 @@
 //! One outbound exchange: may it be asked, send it, wait no longer than the component said.
 
-use crate::allowed_hosts::AllowedHosts;
 use crate::connector::{CONNECT_TIMEOUT, ConnectError, Connector};
+use crate::egress::allowed_hosts::AllowedHosts;
 use crate::stderr::note;
 use crate::timed_body::TimedBody;
 use http::uri::Authority;

@@ -1,6 +1,5 @@
 //! `hammal-host up`, from the files to the last request.
 
-use crate::allowed_hosts::AllowedHosts;
 use crate::build::build;
 use crate::cli::{Format, Up};
 use crate::component;
@@ -11,6 +10,7 @@ use crate::config::route::Route;
 use crate::config::runtime_config::{RuntimeConfig, StoreLocation};
 use crate::config::variables::Variables;
 use crate::connector::Connector;
+use crate::egress::allowed_hosts::AllowedHosts;
 use crate::sender::Outbound;
 use crate::server::Server;
 use crate::stderr::note;

@@ -1,7 +1,7 @@
 //! The runtime configuration file, read as Spin reads it. An unknown key aborts the start: a misspelt guard that is
 //! silently off is worse than none.
 
-use crate::blocked_networks::BlockedNetworks;
+use crate::egress::blocked_networks::BlockedNetworks;
 use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 use std::collections::BTreeMap;

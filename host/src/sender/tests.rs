@@ -1,8 +1,8 @@
 //! Outbound exchanges with upstreams on this machine that misbehave in every way that has a code of its own.
 
 use super::*;
-use crate::blocked_networks::BlockedNetworks;
 use crate::config::runtime_config::ClientTls;
+use crate::egress::blocked_networks::BlockedNetworks;
 use crate::tls::TlsConfigs;
 use bytes::Bytes;
 use http_body::{Body as _, Frame};

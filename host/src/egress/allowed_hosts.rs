@@ -1,5 +1,5 @@
 //! `allowed_outbound_hosts`: the URLs that the component may ask for, judged by what they say, not where they lead
-//! (that is [`crate::blocked_networks`]).
+//! (that is [`crate::egress::blocked_networks`]).
 
 use anyhow::{Context as _, Result, bail, ensure};
 use http::Uri;
