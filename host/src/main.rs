@@ -17,7 +17,7 @@
 //! | [`component::spin_interfaces`] | Spin's own interfaces: key-value, variables |
 //! | [`component::key_value`] | the stores, in SQLite |
 //! | [`egress::allowed_hosts`], [`egress::blocked_networks`] | where the component may connect to: by URL, by address |
-//! | [`sender`], [`connector`], [`tls`], [`timed_body`] | one outbound exchange, its connection, its time-outs |
+//! | [`outbound`] | one outbound exchange, its connection, its time-outs |
 //! | [`server`] | inbound HTTP, from accepting to draining |
 //! | [`stderr`] | stderr: remarks of the host, what the component prints |
 
@@ -25,13 +25,10 @@ mod build;
 mod cli;
 mod component;
 mod config;
-mod connector;
 mod egress;
-mod sender;
+mod outbound;
 mod server;
 mod stderr;
-mod timed_body;
-mod tls;
 mod up;
 
 use clap::Parser as _;

@@ -2,7 +2,7 @@
 
 use crate::component::{ANSWER, Handler};
 use crate::config::route::Route;
-use crate::sender::INCOMING;
+use crate::outbound::INCOMING;
 use crate::stderr::note;
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
@@ -215,7 +215,7 @@ fn prepare(parts: &mut Parts, route: &Route, client: HeaderValue) -> Result<bool
     // headers more, which a mirror has no use for, and each has to be copied into the component.
     parts.headers.append(CLIENT_ADDRESS, client);
     parts.headers.remove(header::CONNECTION);
-    // The marker right before `host`: see `sender::Outbound`.
+    // The marker right before `host`: see `outbound::Outbound`.
     parts.headers.remove(header::HOST);
     parts
         .headers

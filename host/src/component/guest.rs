@@ -1,7 +1,7 @@
 //! What one instance of the component owns, and what all its instances share.
 
 use crate::component::key_value::Stores;
-use crate::sender::Outbound;
+use crate::outbound::Outbound;
 use crate::stderr::Lines;
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 use super::*;
 use crate::config::runtime_config::ClientTls;
 use crate::egress::blocked_networks::BlockedNetworks;
-use crate::tls::TlsConfigs;
+use crate::outbound::tls::TlsConfigs;
 use bytes::Bytes;
 use http_body::{Body as _, Frame};
 use http_body_util::StreamBody;

@@ -1,9 +1,13 @@
 //! One outbound exchange: may it be asked, send it, wait no longer than the component said.
 
-use crate::connector::{CONNECT_TIMEOUT, ConnectError, Connector};
+use self::connector::{CONNECT_TIMEOUT, ConnectError, Connector, DEFAULT_TIMEOUT};
+pub mod connector;
+mod idle_timeout;
+pub mod tls;
+
+use self::idle_timeout::TimedBody;
 use crate::egress::allowed_hosts::AllowedHosts;
 use crate::stderr::note;
-use crate::timed_body::TimedBody;
 use http::uri::Authority;
 use http::{HeaderName, Method, Request, Response, header};
 use http_body_util::{BodyExt as _, Empty};
@@ -17,9 +21,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime_wasi_http::{
     DEFAULT_FORBIDDEN_HEADERS, Error, RequestOptions, WasiBody, WasiHttpHooks,
 };
-
-/// For each of the three time-outs that the component doesn't set, as in Spin.
-pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// How many exchanges with an upstream may share one HTTP/2 connection. Upstreams let 100 (the least that RFC 9113, section
 /// 6.5.2, recommends) to 250 be, and hyper's client leaves what is beyond that waiting until another one ends, which a

@@ -1,8 +1,8 @@
 //! A connection to an upstream: resolved, judged by its addresses, connected, and TLS where the URL says https.
 
 use crate::egress::blocked_networks::BlockedNetworks;
+use crate::outbound::tls::TlsConfigs;
 use crate::stderr::note;
-use crate::tls::TlsConfigs;
 use http::Uri;
 use http::uri::Scheme;
 use hyper_util::client::legacy::connect::dns::Name;
@@ -28,6 +28,9 @@ tokio::task_local! {
     /// connection from the pool needs none.
     pub static CONNECT_TIMEOUT: Duration;
 }
+
+/// For each of the three time-outs that the component doesn't set, as in Spin.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// How long one address family is tried alone before the other joins (RFC 8305, section 8).
 const HAPPY_EYEBALLS: Duration = Duration::from_millis(250);
@@ -100,7 +103,7 @@ impl Service<Uri> for Connector {
         // Read here: the future may finish in a task of its own, for the pool, when another connection came first.
         let limit = CONNECT_TIMEOUT
             .try_with(Clone::clone)
-            .unwrap_or(crate::sender::DEFAULT_TIMEOUT);
+            .unwrap_or(DEFAULT_TIMEOUT);
         Box::pin(async move {
             let connected =
                 tokio::time::timeout(limit, shared.connect(&uri, limit, http1_only)).await;
