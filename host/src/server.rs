@@ -3,7 +3,7 @@
 use crate::component::{ANSWER, Handler};
 use crate::config::route::Route;
 use crate::outbound::INCOMING;
-use crate::stderr::note;
+use crate::stderr::warn;
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use http::request::Parts;
@@ -83,7 +83,7 @@ impl Server {
                     Ok(accepted) => accepted,
                     Err(error) => {
                         // Out of file descriptors, mostly: let some connections end.
-                        note(&format!("can't accept a connection: {error}"));
+                        warn(&format!("can't accept a connection: {error}"));
                         tokio::time::sleep(Duration::from_millis(50)).await;
                         continue;
                     }
@@ -138,14 +138,14 @@ impl Server {
         match tokio::time::timeout(ANSWER, self.handler.handle((), request)).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) if error.is::<InstantiationError<()>>() => {
-                note(&format!("the component can't be instantiated: {error:#}"));
+                warn(&format!("the component can't be instantiated: {error:#}"));
                 plain(
                     StatusCode::SERVICE_UNAVAILABLE,
                     "no instance of the component can be made now\n",
                 )
             }
             Ok(Err(error)) if !error.is::<ExpirationError>() => {
-                note(&format!("the component failed to answer: {error:#}"));
+                warn(&format!("the component failed to answer: {error:#}"));
                 plain(StatusCode::INTERNAL_SERVER_ERROR, "")
             }
             Ok(Err(_)) | Err(_) => plain(

@@ -14,7 +14,7 @@ use crate::outbound::Outbound;
 use crate::outbound::connector::Connector;
 use crate::outbound::tls::TlsConfigs;
 use crate::server::Server;
-use crate::stderr::note;
+use crate::stderr::warn;
 use anyhow::{Context as _, Result, anyhow};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::collections::BTreeMap;
@@ -77,7 +77,7 @@ fn raise_limit_of_files() {
             ..limit
         },
     ) {
-        note(&format!("the limit of open files stays as it is: {error}"));
+        warn(&format!("the limit of open files stays as it is: {error}"));
     }
 }
 

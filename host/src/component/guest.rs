@@ -2,7 +2,7 @@
 
 use crate::component::key_value::Stores;
 use crate::outbound::Outbound;
-use crate::stderr::Lines;
+use crate::stderr::LineWriter;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use wasmtime::component::ResourceTable;
@@ -42,7 +42,8 @@ impl Guest {
         let mut wasi = WasiCtxBuilder::new();
         wasi.envs(&shared.environment);
         if !shared.quiet {
-            wasi.stdout(Lines::to_stderr()).stderr(Lines::to_stderr());
+            wasi.stdout(LineWriter::stderr())
+                .stderr(LineWriter::stderr());
         }
         Self {
             table: ResourceTable::new(),

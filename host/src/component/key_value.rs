@@ -4,7 +4,7 @@
 //! that wait in one transaction.
 
 use crate::config::runtime_config::StoreLocation;
-use crate::stderr::note;
+use crate::stderr::warn;
 use anyhow::{Context as _, Result, anyhow, bail};
 use rusqlite::{Connection, OptionalExtension as _, params};
 use std::collections::BTreeMap;
@@ -167,7 +167,7 @@ impl Store {
             }),
         };
         let (connection, reader) = opened.inspect_err(|error| {
-            note(&format!(
+            warn(&format!(
                 "the key-value store {:?} can't be opened: {error:#}",
                 self.label
             ));

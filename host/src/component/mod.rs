@@ -6,7 +6,7 @@ pub mod key_value;
 pub mod spin_interfaces;
 
 use self::guest::{Guest, Shared};
-use crate::stderr::note;
+use crate::stderr::warn;
 use anyhow::{Context as _, Result};
 use std::path::Path;
 use std::pin::Pin;
@@ -76,7 +76,7 @@ pub fn load(file: &Path, shared: Shared) -> Result<Handler> {
         .epoch_interruption(true);
     match Cache::new(CacheConfig::new()) {
         Ok(cache) => drop(config.cache(Some(cache))),
-        Err(error) => note(&format!(
+        Err(error) => warn(&format!(
             "compiled code is not kept for the next start: {error:#}"
         )),
     }
@@ -84,7 +84,7 @@ pub fn load(file: &Path, shared: Shared) -> Result<Handler> {
     config.allocation_strategy(pool());
     let engine = Engine::new(&config).or_else(|error| {
         // A machine without address space enough for the pool.
-        note(&format!(
+        warn(&format!(
             "instances are made without a pool, which is slower: {error:#}"
         ));
         config.allocation_strategy(InstanceAllocationStrategy::OnDemand);
@@ -156,7 +156,7 @@ fn announced<T>(message: &'static str, work: impl FnOnce() -> T) -> T {
     let (done, waiting) = mpsc::channel::<()>();
     let announcer = std::thread::spawn(move || {
         if waiting.recv_timeout(ANNOUNCE) == Err(mpsc::RecvTimeoutError::Timeout) {
-            note(message);
+            warn(message);
         }
     });
     let result = work();
@@ -225,7 +225,7 @@ impl WorkerState for Life {
         // First, so that a panic message's last line comes before what is said about it.
         drop(store);
         if let Err(error) = result {
-            note(&format!("an instance of the component ended: {error:?}"));
+            warn(&format!("an instance of the component ended: {error:?}"));
         }
     }
 }

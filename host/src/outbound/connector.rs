@@ -2,7 +2,7 @@
 
 use crate::egress::blocked_networks::BlockedNetworks;
 use crate::outbound::tls::TlsConfigs;
-use crate::stderr::note;
+use crate::stderr::warn;
 use http::Uri;
 use http::uri::Scheme;
 use hyper_util::client::legacy::connect::dns::Name;
@@ -141,7 +141,7 @@ impl Shared {
             .connect(name, stream)
             .await
             .map_err(|error| {
-                note(&format!("TLS with {host}:{port} failed: {error}"));
+                warn(&format!("TLS with {host}:{port} failed: {error}"));
                 ConnectError::Tls
             })?;
         Ok(TokioIo::new(Box::new(stream)))
@@ -159,7 +159,7 @@ impl Shared {
             (true, None) => Err(ConnectError::Unresolved),
             (true, Some(address)) => {
                 let ip = address.ip();
-                note(&format!(
+                warn(&format!(
                     "{host} is at {ip}, which block_networks in the runtime configuration closes"
                 ));
                 Err(ConnectError::Prohibited)

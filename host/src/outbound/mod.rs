@@ -7,7 +7,7 @@ pub mod tls;
 
 use self::idle_timeout::TimedBody;
 use crate::egress::allowed_hosts::AllowedHosts;
-use crate::stderr::note;
+use crate::stderr::warn;
 use http::uri::Authority;
 use http::{HeaderName, Method, Request, Response, header};
 use http_body_util::{BodyExt as _, Empty};
@@ -149,7 +149,7 @@ impl Shared {
                 uri.scheme_str().unwrap_or_default(),
                 uri.authority().map_or("", |a| a.as_str()),
             );
-            note(&format!(
+            warn(&format!(
                 "{scheme}://{authority} is not in the component's allowed_outbound_hosts"
             ));
             return Err(Error::HttpRequestDenied);
