@@ -41,7 +41,7 @@ const IDLE: Duration = Duration::from_secs(1);
 
 /// How long the component may take until it answers. Spin sets no limit; without one, a component that loops keeps
 /// its instance, and a client its connection, for ever.
-pub const ANSWER: Duration = Duration::from_secs(120);
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How long a WASIp2 component may take until the client has its whole answer: it sends the body before it returns.
 const TRANSFER: Duration = Duration::from_secs(24 * 60 * 60);
@@ -178,7 +178,7 @@ impl HandlerState for Instances {
         store.epoch_deadline_async_yield_and_update(1);
         let proxy = self.pre.instantiate_async(&mut store).await?;
         let (reuse, limit) = match proxy {
-            Proxy::P3(_) => (REUSE, ANSWER),
+            Proxy::P3(_) => (REUSE, REQUEST_TIMEOUT),
             Proxy::P2(_) => (1, TRANSFER),
         };
         Ok(Instance {

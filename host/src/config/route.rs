@@ -44,7 +44,7 @@ impl Route {
     }
 
     /// Whether a request for `path` is the component's.
-    pub fn leads_to(&self, path: &str) -> bool {
+    pub fn matches(&self, path: &str) -> bool {
         path.strip_prefix(&*self.prefix)
             .is_some_and(|rest| match self.wildcard {
                 true => rest.is_empty() || rest.starts_with('/'),
@@ -73,7 +73,7 @@ mod tests {
         ];
         for (route, path, expected) in cases {
             assert_eq!(
-                Route::parse(route).unwrap().leads_to(path),
+                Route::parse(route).unwrap().matches(path),
                 expected,
                 "{route} {path}"
             );

@@ -43,7 +43,7 @@ const HOSTS: usize = 1024;
 const SILENCE: Duration = Duration::from_secs(5);
 
 /// Marks, for one moment, the headers of a request that is on its way to the component. See [`Outbound`].
-pub const INCOMING: HeaderName = HeaderName::from_static("hammal-host-incoming");
+pub const INCOMING_MARKER: HeaderName = HeaderName::from_static("hammal-host-incoming");
 
 /// The component's way out. Cloned for each instance; connections are shared by all.
 #[derive(Clone)]
@@ -105,7 +105,7 @@ type RequestOutcome = Box<dyn Future<Output = Result<(), Error>> + Send>;
 
 impl WasiHttpHooks for Outbound {
     fn is_forbidden_header(&mut self, name: &HeaderName) -> bool {
-        if name == INCOMING {
+        if name == INCOMING_MARKER {
             self.incoming = true;
             return true;
         }

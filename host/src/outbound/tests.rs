@@ -97,7 +97,7 @@ async fn upstream(answer: &'static str) -> (SocketAddr, Arc<AtomicUsize>) {
 async fn the_component_sees_the_host_of_a_request_and_cannot_set_one() {
     let mut outbound = outbound();
     assert!(outbound.is_forbidden_header(&header::HOST));
-    assert!(outbound.is_forbidden_header(&INCOMING));
+    assert!(outbound.is_forbidden_header(&INCOMING_MARKER));
     assert!(!outbound.is_forbidden_header(&header::HOST));
     assert!(outbound.is_forbidden_header(&header::HOST));
     assert!(!outbound.is_forbidden_header(&header::ACCEPT));
