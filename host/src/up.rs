@@ -3,7 +3,7 @@
 use crate::build::build;
 use crate::cli::{Format, Up};
 use crate::component;
-use crate::component::guest::Shared;
+use crate::component::guest::GuestConfig;
 use crate::component::key_value::Stores;
 use crate::config::manifest::Manifest;
 use crate::config::route::Route;
@@ -87,7 +87,7 @@ fn share(
     config: RuntimeConfig,
     variables: &Variables,
     quiet: bool,
-) -> Result<(Shared, Arc<Stores>)> {
+) -> Result<(GuestConfig, Arc<Stores>)> {
     let component = &manifest.component;
     let mut own = BTreeMap::new();
     for (name, template) in &component.variables {
@@ -120,7 +120,7 @@ fn share(
     }
     let tls = TlsConfigs::load(&config.client_tls, &manifest.component_id)?;
     let connector = Connector::new(config.blocked, tls);
-    let shared = Shared {
+    let shared = GuestConfig {
         variables: Arc::new(own),
         stores: Arc::clone(&stores),
         outbound: Outbound::new(allowed, connector, config.pooling),

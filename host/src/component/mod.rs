@@ -1,13 +1,13 @@
-//! Wasmtime: the component compiled and linked, and how long an instance of it lives.
+//! Runs the component on Wasmtime: compiles and links it, makes its instances and limits them.
 
 pub mod early_body;
 pub mod guest;
 pub mod key_value;
 pub mod spin_interfaces;
 
-use self::guest::{Guest, Shared};
+use self::guest::{Guest, GuestConfig};
 use crate::stderr::warn;
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::mpsc;
@@ -25,51 +25,78 @@ use wasmtime_wasi_http::handler::{
 };
 use wasmtime_wasi_http::{WasiHttpView as _, p2, p3};
 
-/// How many requests one instance of a WASIp3 component serves in its life, and at one time; as in Spin.
-const REUSE: usize = 128;
-const CONCURRENT: usize = 16;
+/// The most requests that one instance of a WASIp3 component handles in total, as in Spin.
+const MAX_REQUESTS_PER_INSTANCE: usize = 128;
 
-/// How many instances there may be at one time: a WASIp2 component has one for each download, until its end.
-const INSTANCES: u32 = 4_000;
+/// The most requests that one instance of a WASIp3 component handles at one time, as in Spin.
+const MAX_CONCURRENT_REQUESTS_PER_INSTANCE: usize = 16;
 
-/// How many bytes of an ended instance's memory, and of its tables, stay mapped for the next one, as in Spin.
-const KEPT_MEMORY: usize = 2 * 1024 * 1024;
-const KEPT_TABLE: usize = 512 * 1024;
+/// The most instances at one time. A WASIp2 component needs one for each download, until its end.
+const MAX_INSTANCES: u32 = 4_000;
 
-/// How long an idle instance is kept, as in Spin.
-const IDLE: Duration = Duration::from_secs(1);
+/// How many bytes of an ended instance's linear memory stay mapped for the next instance, as in Spin.
+const RESIDENT_MEMORY: usize = 2 * 1024 * 1024;
 
-/// How long the component may take until it answers. Spin sets no limit; without one, a component that loops keeps
-/// its instance, and a client its connection, for ever.
+/// How many bytes of an ended instance's tables stay mapped for the next instance, as in Spin.
+const RESIDENT_TABLE: usize = 512 * 1024;
+
+/// How long an instance without requests is kept, as in Spin.
+const INSTANCE_IDLE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long the component may take until it returns a response. Spin has no such limit; without one, a
+/// component in an endless loop occupies its instance, and the client's connection, for ever.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How long a WASIp2 component may take until the client has its whole answer: it sends the body before it returns.
-const TRANSFER: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long a WASIp2 component may take for a request, response body included: it returns only after it
+/// has sent the body.
+const P2_REQUEST_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How long the component may compute at a stretch before other tasks of the host have their turn.
-const TICK: Duration = Duration::from_millis(1);
+/// How long the component computes before it yields to other tasks of the host.
+const EPOCH_INTERVAL: Duration = Duration::from_millis(1);
 
-/// Compiling for longer than this is announced.
-const ANNOUNCE: Duration = Duration::from_millis(300);
+/// How long compiling may take before a message on stderr says so.
+const COMPILE_MESSAGE_DELAY: Duration = Duration::from_millis(300);
 
-/// The component, ready for requests.
-pub type Handler = ProxyHandler<Instances>;
+/// Passes requests to instances of the component.
+pub type Handler = ProxyHandler<InstanceFactory>;
 
-/// Makes instances.
-pub struct Instances {
+/// Makes instances of the component, for [`Handler`].
+pub struct InstanceFactory {
     engine: Engine,
     pre: ProxyPre<Guest>,
-    shared: Shared,
+    config: GuestConfig,
 }
 
-/// Compiles the component in `file`, or takes it from the cache, and links it.
-pub fn load(file: &Path, shared: Shared) -> Result<Handler> {
+/// Compiles the component in `file`, or takes the result from the cache, and links it. Every instance is
+/// made with `config`. Fails if the file can't be read, is no component, imports an interface that is
+/// not linked, or exports no HTTP handler.
+pub fn load(file: &Path, config: GuestConfig) -> Result<Handler> {
     let bytes = std::fs::read(file).with_context(|| {
         format!(
             "can't read the component {}; add --build to build it with the manifest's build command",
             file.display()
         )
     })?;
+    let engine = new_engine()?;
+    let component = with_progress_message(
+        "Compiling the component to machine code, once after each change of it...",
+        || Component::from_binary(&engine, &bytes),
+    );
+    let component = component
+        .map_err(anyhow::Error::from)
+        .with_context(|| format!("{} is not a WebAssembly component", file.display()))?;
+    let pre = link(&engine, &component)?;
+    increment_epoch_regularly(&engine);
+    Ok(ProxyHandler::new(InstanceFactory {
+        engine,
+        pre,
+        config,
+    }))
+}
+
+/// Configures Wasmtime. Without a cache for compiled code or address space for the pool it goes on, and
+/// writes a warning.
+fn new_engine() -> Result<Engine> {
     let mut config = Config::new();
     config
         .wasm_component_model_async(true)
@@ -77,28 +104,42 @@ pub fn load(file: &Path, shared: Shared) -> Result<Handler> {
     match Cache::new(CacheConfig::new()) {
         Ok(cache) => drop(config.cache(Some(cache))),
         Err(error) => warn(&format!(
-            "compiled code is not kept for the next start: {error:#}"
+            "compiled code is not cached for the next start: {error:#}"
         )),
     }
-    // As in Spin: mapping the memory of each new instance takes the kernel longer than many a request takes.
-    config.allocation_strategy(pool());
+    // As in Spin: to map an instance's memory takes the kernel longer than many a request takes.
+    config.allocation_strategy(instance_pool());
     let engine = Engine::new(&config).or_else(|error| {
-        // A machine without address space enough for the pool.
+        // The machine has too little address space for the pool.
         warn(&format!(
-            "instances are made without a pool, which is slower: {error:#}"
+            "instances are allocated without a pool, which is slower: {error:#}"
         ));
         config.allocation_strategy(InstanceAllocationStrategy::OnDemand);
         Engine::new(&config)
     })?;
-    let component = announced(
-        "Compiling the component to machine code, once after each change of it...",
-        || Component::from_binary(&engine, &bytes),
-    );
-    let component = component
-        .map_err(anyhow::Error::from)
-        .with_context(|| format!("{} is not a WebAssembly component", file.display()))?;
+    Ok(engine)
+}
 
-    let mut linker = Linker::new(&engine);
+/// The pooling allocator's limits. The pool reserves addresses; memory is allocated on first use.
+fn instance_pool() -> PoolingAllocationConfig {
+    let mut pool = PoolingAllocationConfig::default();
+    pool.total_component_instances(MAX_INSTANCES)
+        .total_core_instances(4 * MAX_INSTANCES)
+        .total_memories(MAX_INSTANCES)
+        .total_tables(2 * MAX_INSTANCES)
+        .total_stacks(MAX_INSTANCES)
+        .table_elements(100_000)
+        .max_component_instance_size(10 * 1024 * 1024)
+        .max_core_instance_size(10 * 1024 * 1024)
+        .linear_memory_keep_resident(RESIDENT_MEMORY)
+        .table_keep_resident(RESIDENT_TABLE);
+    pool
+}
+
+/// Links the component with every interface that this host provides, and finds the HTTP handler that it
+/// exports: WASIp3's if it has both.
+fn link(engine: &Engine, component: &Component) -> Result<ProxyPre<Guest>> {
+    let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     wasmtime_wasi::p3::add_to_linker(&mut linker)?;
     p2::add_only_http_to_linker_async(&mut linker)?;
@@ -106,106 +147,96 @@ pub fn load(file: &Path, shared: Shared) -> Result<Handler> {
     early_body::add_to_linker(&mut linker)?;
     spin_interfaces::add_to_linker(&mut linker)?;
     let instance = linker
-        .instantiate_pre(&component)
+        .instantiate_pre(component)
         .map_err(anyhow::Error::from)
         .context("the component imports something that this host doesn't provide")?;
-    let pre = match p3::bindings::ServicePre::new(instance.clone()) {
-        Ok(pre) => ProxyPre::P3(pre),
-        Err(p3_error) => {
-            ProxyPre::P2(p2::bindings::ProxyPre::new(instance).map_err(|p2_error| {
-                anyhow::anyhow!(
-                    "the component exports neither wasi:http/handler@0.3 ({p3_error}) nor \
+    match p3::bindings::ServicePre::new(instance.clone()) {
+        Ok(pre) => Ok(ProxyPre::P3(pre)),
+        Err(p3_error) => match p2::bindings::ProxyPre::new(instance) {
+            Ok(pre) => Ok(ProxyPre::P2(pre)),
+            Err(p2_error) => Err(anyhow!(
+                "the component exports neither wasi:http/handler@0.3 ({p3_error}) nor \
                  wasi:http/incoming-handler@0.2 ({p2_error})"
-                )
-            })?)
-        }
-    };
-    let ticking = engine.weak();
+            )),
+        },
+    }
+}
+
+/// Starts a thread that increments the engine's epoch every [`EPOCH_INTERVAL`], until the engine is dropped.
+fn increment_epoch_regularly(engine: &Engine) {
+    let engine = engine.weak();
     std::thread::spawn(move || {
-        while let Some(engine) = ticking.upgrade() {
+        while let Some(engine) = engine.upgrade() {
             engine.increment_epoch();
             drop(engine);
-            std::thread::sleep(TICK);
+            std::thread::sleep(EPOCH_INTERVAL);
         }
     });
-    Ok(ProxyHandler::new(Instances {
-        engine,
-        pre,
-        shared,
-    }))
 }
 
-/// Where instances are made. It reserves addresses; memory is taken when it is used.
-fn pool() -> PoolingAllocationConfig {
-    let mut pool = PoolingAllocationConfig::default();
-    pool.total_component_instances(INSTANCES)
-        .total_core_instances(4 * INSTANCES)
-        .total_memories(INSTANCES)
-        .total_tables(2 * INSTANCES)
-        .total_stacks(INSTANCES)
-        .table_elements(100_000)
-        .max_component_instance_size(10 * 1024 * 1024)
-        .max_core_instance_size(10 * 1024 * 1024)
-        .linear_memory_keep_resident(KEPT_MEMORY)
-        .table_keep_resident(KEPT_TABLE);
-    pool
-}
-
-/// Runs `work`; if that takes long, says on stderr what is going on.
-fn announced<T>(message: &'static str, work: impl FnOnce() -> T) -> T {
-    let (done, waiting) = mpsc::channel::<()>();
-    let announcer = std::thread::spawn(move || {
-        if waiting.recv_timeout(ANNOUNCE) == Err(mpsc::RecvTimeoutError::Timeout) {
+/// Runs `work`, and writes `message` to stderr if it takes longer than [`COMPILE_MESSAGE_DELAY`].
+fn with_progress_message<T>(message: &'static str, work: impl FnOnce() -> T) -> T {
+    let (done, is_done) = mpsc::channel::<()>();
+    let timer = std::thread::spawn(move || {
+        if is_done.recv_timeout(COMPILE_MESSAGE_DELAY) == Err(mpsc::RecvTimeoutError::Timeout) {
             warn(message);
         }
     });
     let result = work();
     drop(done);
-    // It only prints.
-    let _ = announcer.join();
+    // The thread can't fail in a way that matters: it only writes a message.
+    let _ = timer.join();
     result
 }
 
-impl HandlerState for Instances {
+impl HandlerState for InstanceFactory {
     type StoreData = Guest;
-    type WorkerExpiration = Expiration;
-    type WorkerState = Life;
+    type WorkerExpiration = InstanceExpiration;
+    type WorkerState = InstancePolicy;
 
-    async fn instantiate(&self) -> wasmtime::Result<Instance<Guest, Expiration, Life>> {
-        let mut store = Store::new(&self.engine, Guest::new(&self.shared));
+    async fn instantiate(
+        &self,
+    ) -> wasmtime::Result<Instance<Guest, InstanceExpiration, InstancePolicy>> {
+        let mut store = Store::new(&self.engine, Guest::new(&self.config));
         store.limiter(|guest| &mut guest.limits);
         store.set_epoch_deadline(1);
         store.epoch_deadline_async_yield_and_update(1);
         let proxy = self.pre.instantiate_async(&mut store).await?;
-        let (reuse, limit) = match proxy {
-            Proxy::P3(_) => (REUSE, REQUEST_TIMEOUT),
-            Proxy::P2(_) => (1, TRANSFER),
+        let (max_requests, request_timeout) = match proxy {
+            Proxy::P3(_) => (MAX_REQUESTS_PER_INSTANCE, REQUEST_TIMEOUT),
+            Proxy::P2(_) => (1, P2_REQUEST_TIMEOUT),
         };
         Ok(Instance {
             store,
             proxy,
             view: Guest::http,
-            expiration: Expiration {
-                limit,
-                at: Box::pin(tokio::time::sleep(IDLE)),
+            expiration: InstanceExpiration {
+                request_timeout,
+                timer: Box::pin(tokio::time::sleep(INSTANCE_IDLE_TIMEOUT)),
             },
-            state: Life { reuse, limit },
+            state: InstancePolicy {
+                max_requests,
+                request_timeout,
+            },
         })
     }
 }
 
-/// How many requests an instance takes, and for how long each.
-pub struct Life {
-    reuse: usize,
-    limit: Duration,
+/// Limits the requests of one instance: their number and the time of each.
+pub struct InstancePolicy {
+    max_requests: usize,
+    request_timeout: Duration,
 }
 
-impl WorkerState for Life {
+impl WorkerState for InstancePolicy {
     type StoreData = Guest;
     type RequestData = ();
 
     fn should_accept_request(&self, concurrent: usize, total: usize) -> ShouldAccept {
-        match (total >= self.reuse, concurrent >= CONCURRENT) {
+        match (
+            total >= self.max_requests,
+            concurrent >= MAX_CONCURRENT_REQUESTS_PER_INSTANCE,
+        ) {
             (true, _) => ShouldAccept::Never,
             (false, true) => ShouldAccept::No,
             (false, false) => ShouldAccept::Yes,
@@ -218,11 +249,11 @@ impl WorkerState for Life {
         (): (),
         _: GuestTaskId,
     ) -> Pin<Box<dyn Future<Output = ()> + Send + Sync>> {
-        Box::pin(tokio::time::sleep(self.limit))
+        Box::pin(tokio::time::sleep(self.request_timeout))
     }
 
     fn drop(&self, store: Store<Guest>, result: wasmtime::Result<()>) {
-        // First, so that a panic message's last line comes before what is said about it.
+        // Flushes the component's output first, so that the warning follows its panic message.
         drop(store);
         if let Err(error) = result {
             warn(&format!("an instance of the component ended: {error:?}"));
@@ -230,13 +261,13 @@ impl WorkerState for Life {
     }
 }
 
-/// When an instance goes that doesn't end by itself.
-pub struct Expiration {
-    limit: Duration,
-    at: Pin<Box<Sleep>>,
+/// Ends an instance that is idle, or that takes longer for a request than it may.
+pub struct InstanceExpiration {
+    request_timeout: Duration,
+    timer: Pin<Box<Sleep>>,
 }
 
-impl WorkerExpiration for Expiration {
+impl WorkerExpiration for InstanceExpiration {
     fn poll(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -244,15 +275,15 @@ impl WorkerExpiration for Expiration {
         since: Instant,
     ) -> Poll<()> {
         let limit = match status {
-            WorkerStatus::Idle => IDLE,
-            WorkerStatus::Requests => self.limit,
-            // A body that the component copies, or a write after the answer, takes as long as it takes.
+            WorkerStatus::Idle => INSTANCE_IDLE_TIMEOUT,
+            WorkerStatus::Requests => self.request_timeout,
+            // A response body that the component copies, or a store write after it, has no limit here.
             WorkerStatus::PostReturn => return Poll::Pending,
         };
         let deadline = tokio::time::Instant::from_std(since + limit);
-        if self.at.deadline() != deadline {
-            self.at.as_mut().reset(deadline);
+        if self.timer.deadline() != deadline {
+            self.timer.as_mut().reset(deadline);
         }
-        self.at.as_mut().poll(cx)
+        self.timer.as_mut().poll(cx)
     }
 }
