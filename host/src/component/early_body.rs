@@ -1,7 +1,8 @@
-//! How a WASIp3 component makes an answer: as in `wasmtime-wasi-http`, but its body is taken while it is made.
+//! Starts reading the body of a WASIp3 component's response when the component creates the response.
 //!
-//! That crate begins to take a body once the component has returned. One that has all of it at hand, as for a manifest from
-//! the cache, has to be entered once more then, which is an eighth of what such a request costs.
+//! `wasmtime-wasi-http` starts reading once the component has returned. A body that is complete by then,
+//! such as a manifest from the cache, makes it enter the component once more, which is an eighth of the
+//! cost of such a request.
 
 use crate::component::guest::Guest;
 use std::pin::Pin;
@@ -16,53 +17,53 @@ use wasmtime_wasi_http::{Error, WasiHttp, WasiHttpView as _};
 
 type Contents = Option<StreamReader<u8>>;
 type TrailersReader = FutureReader<Result<Option<Resource<Trailers>>, ErrorCode>>;
-type Sent = FutureReader<Result<(), ErrorCode>>;
+type SendResult = FutureReader<Result<(), ErrorCode>>;
 
-/// Replaces `response.new` of `wasi:http` in `linker`.
+/// Replaces `response.new` of `wasi:http/types` in `linker`.
 pub fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     linker.allow_shadowing(true);
     linker.instance("wasi:http/types@0.3.0")?.func_wrap(
         "[static]response.new",
         |store: StoreContextMut<'_, Guest>,
          (headers, contents, trailers): (Resource<Fields>, Contents, TrailersReader)| {
-            Ok((new(store, headers, contents, trailers)?,))
+            Ok((new_response(store, headers, contents, trailers)?,))
         },
     )?;
     linker.allow_shadowing(false);
     Ok(())
 }
 
-/// Makes an answer of which the body is piped to the host from now on: of what the crate makes, the body is turned into one
-/// of the host's, and the headers go on as they are.
-fn new(
+/// Creates a response whose body the host reads from now on: has the crate create it, turns its body into one
+/// of the host's, and keeps the headers as they are.
+fn new_response(
     mut store: StoreContextMut<'_, Guest>,
     headers: Resource<Fields>,
     contents: Contents,
     trailers: TrailersReader,
-) -> wasmtime::Result<(Resource<Response>, Sent)> {
+) -> wasmtime::Result<(Resource<Response>, SendResult)> {
     let has_body = contents.is_some();
     let access = Access::<_, WasiHttp>::new(store.as_context_mut(), Guest::http);
-    let (made, sent) = WasiHttp::new(access, headers, contents, trailers)?;
+    let (resource, send_result) = WasiHttp::new(access, headers, contents, trailers)?;
     if !has_body {
-        return Ok((made, sent));
+        return Ok((resource, send_result));
     }
-    let mut response = store.data_mut().table.delete(made)?;
-    // Without them the body is not held to its `Content-Length` here: it is when the answer leaves.
+    let mut response = store.data_mut().table.delete(resource)?;
+    // Without headers, `Content-Length` is not checked here. It is checked when the response is sent.
     let headers = std::mem::take(&mut response.headers);
-    let (tell, told) =
+    let (outcome_sender, outcome_receiver) =
         oneshot::channel::<Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>>();
-    // How it is transmitted is known of the answer that is made below.
+    // The outcome of sending is reported by the response that is created below.
     let outcome = async {
-        match told.await {
-            Ok(transmitted) => transmitted.await,
+        match outcome_receiver.await {
+            Ok(outcome) => outcome.await,
             Err(_) => Ok(()),
         }
     };
-    let piped = response.into_http(&mut store, outcome)?;
+    let host_response = response.into_http(&mut store, outcome)?;
     let guest = store.data_mut();
-    let (mut response, transmitted) = Response::from_http(guest.http().hooks, piped);
+    let (mut response, outcome) = Response::from_http(guest.http().hooks, host_response);
     response.headers = headers;
-    // The pipe holds the other end, unless it is gone already.
-    let _ = tell.send(Box::pin(transmitted));
-    Ok((guest.table.push(response)?, sent))
+    // Fails if the task that reads the body has ended already, and then nothing waits for the outcome.
+    let _ = outcome_sender.send(Box::pin(outcome));
+    Ok((guest.table.push(response)?, send_result))
 }

@@ -184,7 +184,7 @@ fn with_progress_message<T>(message: &'static str, work: impl FnOnce() -> T) -> 
     });
     let result = work();
     drop(done);
-    // The thread can't fail in a way that matters: it only writes a message.
+    // The thread only writes a message.
     let _ = timer.join();
     result
 }
