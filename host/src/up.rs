@@ -33,9 +33,12 @@ pub fn up(flags: Up) -> Result<()> {
         &manifest.folder,
     )?;
     let declared = &manifest.variables;
-    let variables = Variables::resolve(declared, &flags.variables, &config.providers, |name| {
-        std::env::var(name).ok()
-    })?;
+    let variables = Variables::resolve(
+        declared,
+        &flags.variables,
+        &config.variables_providers,
+        |name| std::env::var(name).ok(),
+    )?;
     let (shared, stores) = share(&manifest, config, &variables, flags.quiet)?;
     if flags.build {
         build(&manifest)?;
@@ -96,14 +99,14 @@ fn share(
         own.insert(
             name.clone(),
             variables
-                .fill(template)
+                .expand(template)
                 .with_context(|| format!("component variable {name:?}"))?,
         );
     }
     let patterns = component
         .allowed_outbound_hosts
         .iter()
-        .map(|pattern| variables.fill(pattern));
+        .map(|pattern| variables.expand(pattern));
     let allowed = AllowedHosts::parse(
         patterns
             .collect::<Result<Vec<_>>>()
@@ -119,11 +122,11 @@ fn share(
         }
     }
     let tls = TlsConfigs::load(&config.client_tls, &manifest.component_id)?;
-    let connector = Connector::new(config.blocked, tls);
+    let connector = Connector::new(config.blocked_networks, tls);
     let shared = GuestConfig {
         variables: Arc::new(own),
         stores: Arc::clone(&stores),
-        outbound: Outbound::new(allowed, connector, config.pooling),
+        outbound: Outbound::new(allowed, connector, config.connection_pooling),
         environment: component.environment.clone().into_iter().collect(),
         max_memory: config.max_instance_memory,
         quiet,

@@ -1,4 +1,4 @@
-//! The files and flags that say what to run and how, read and checked before anything starts.
+//! Reads and checks the host's input: manifest, runtime configuration, variables.
 
 pub mod manifest;
 pub mod route;
