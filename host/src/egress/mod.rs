@@ -1,4 +1,4 @@
-//! Where the component may connect to: by what the URL says, and by the address that its host name resolves to.
+//! Restricts the component's outbound requests: by URL, and by resolved address.
 
 pub mod allowed_hosts;
 pub mod blocked_networks;

@@ -144,7 +144,7 @@ impl Shared {
         options: RequestOptions,
     ) -> Result<Response<WasiBody>, Error> {
         let uri = request.uri();
-        if !self.allowed.allow(uri) {
+        if !self.allowed.allows(uri) {
             let (scheme, authority) = (
                 uri.scheme_str().unwrap_or_default(),
                 uri.authority().map_or("", |a| a.as_str()),
