@@ -1,11 +1,11 @@
-//! One outbound exchange: may it be asked, send it, wait no longer than the component said.
+//! Sends the component's outbound requests: checks them, sends them, and applies their time-outs.
 
-use self::connector::{CONNECT_TIMEOUT, ConnectError, Connector, DEFAULT_TIMEOUT};
 pub mod connector;
 mod idle_timeout;
 pub mod tls;
 
-use self::idle_timeout::TimedBody;
+use self::connector::{CONNECT_TIMEOUT, ConnectError, Connector, DEFAULT_TIMEOUT};
+use self::idle_timeout::IdleTimeoutBody;
 use crate::egress::allowed_hosts::AllowedHosts;
 use crate::stderr::warn;
 use http::uri::Authority;
@@ -22,58 +22,64 @@ use wasmtime_wasi_http::{
     DEFAULT_FORBIDDEN_HEADERS, Error, RequestOptions, WasiBody, WasiHttpHooks,
 };
 
-/// How many exchanges with an upstream may share one HTTP/2 connection. Upstreams let 100 (the least that RFC 9113, section
-/// 6.5.2, recommends) to 250 be, and hyper's client leaves what is beyond that waiting until another one ends, which a
-/// download takes minutes for. What is beyond this goes by HTTP/1.1, each exchange on a connection of its own.
-const STREAMS: usize = 64;
+/// The most concurrent requests to a host that share one HTTP/2 connection. Upstreams allow 100 (the least
+/// that RFC 9113, section 6.5.2, recommends) to 250 streams. hyper's client queues requests beyond that
+/// until a stream ends, which takes minutes for a download. Requests beyond this limit use HTTP/1.1, each on
+/// a connection of its own.
+const MAX_STREAMS: usize = 64;
 
-/// How many bytes of an HTTP/2 response wait here for who reads it, and of all responses of a connection: a download that
-/// nobody reads must leave the others room.
+/// Bytes of one HTTP/2 response that are buffered until the component, or its client, reads them.
 const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
-const CONNECTION_WINDOW: u32 = STREAMS as u32 * STREAM_WINDOW;
 
-/// How many idle connections are kept to a host: names of hosts come from clients, and each is a file descriptor.
-const IDLE: usize = 32;
+/// Bytes of all responses on one HTTP/2 connection that are buffered: enough for all streams, so that
+/// downloads that nobody reads don't block others.
+const CONNECTION_WINDOW: u32 = MAX_STREAMS as u32 * STREAM_WINDOW;
 
-/// How many hosts are remembered, at most, that nothing is under way with.
-const HOSTS: usize = 1024;
+/// The most idle connections to one host. Each costs a file descriptor, and clients choose the hosts.
+const MAX_IDLE_PER_HOST: usize = 32;
 
-/// How long an HTTP/2 connection is silent before it is tried, and how long it then has to answer. All requests to a host
-/// share it, so one on a path that went dead has to go before they reach their time-outs, 15 seconds here.
-const SILENCE: Duration = Duration::from_secs(5);
+/// The number of hosts beyond which those without requests in progress are removed from the table of free
+/// streams. Clients choose the hosts, so the table would grow without limit.
+const MAX_HOSTS: usize = 1024;
 
-/// Marks, for one moment, the headers of a request that is on its way to the component. See [`Outbound`].
+/// How long an HTTP/2 connection may be silent until a ping is sent, and how long the ping may remain
+/// unanswered. A dead connection, which all requests to a host share, has to be closed before they
+/// reach their time-outs, 15 seconds by default in hammal.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// A header that marks a request to the component, until its headers are checked. See [`Outbound`].
 pub const INCOMING_MARKER: HeaderName = HeaderName::from_static("hammal-host-incoming");
 
-/// The component's way out. Cloned for each instance; connections are shared by all.
+/// Sends the component's outbound requests. Each instance has a clone; all clones share their connections.
 #[derive(Clone)]
 pub struct Outbound {
     shared: Arc<Shared>,
-    /// Whether the header names that are asked about now belong to an incoming request: the component sees its `host`
-    /// but can't set one. Only the names tell the two apart, hence the marker, which goes right before `host`.
-    incoming: bool,
+    /// Whether the header that is checked next is the `Host` of an incoming request. The component may see
+    /// that one, and must not set its own. wasmtime-wasi-http checks both by name alone, so the server
+    /// inserts [`INCOMING_MARKER`] directly before the incoming one.
+    is_incoming: bool,
 }
 
 struct Shared {
     allowed: AllowedHosts,
     client: Client<Connector, WasiBody>,
-    /// By HTTP/1.1 alone.
-    overflow: Client<Connector, WasiBody>,
-    /// What is left of `STREAMS` at each host.
-    streams: Mutex<HashMap<Authority, Arc<Semaphore>>>,
+    /// For requests beyond [`MAX_STREAMS`].
+    http1_client: Client<Connector, WasiBody>,
+    /// The part of [`MAX_STREAMS`] that is free, by host and port.
+    free_streams: Mutex<HashMap<Authority, Arc<Semaphore>>>,
 }
 
 impl Outbound {
-    /// `pooling` keeps connections for the next request.
+    /// Sends to `allowed` hosts only. `pooling` says whether connections are reused.
     pub fn new(allowed: AllowedHosts, connector: Connector, pooling: bool) -> Self {
-        Self::with_silence(allowed, connector, pooling, SILENCE)
+        Self::with_keep_alive(allowed, connector, pooling, KEEP_ALIVE)
     }
 
-    fn with_silence(
+    fn with_keep_alive(
         allowed: AllowedHosts,
         connector: Connector,
         pooling: bool,
-        silence: Duration,
+        keep_alive: Duration,
     ) -> Self {
         let mut client = Client::builder(TokioExecutor::new());
         client
@@ -82,39 +88,40 @@ impl Outbound {
         client.http2_initial_stream_window_size(STREAM_WINDOW);
         client.http2_initial_connection_window_size(CONNECTION_WINDOW);
         client
-            .http2_keep_alive_interval(silence)
-            .http2_keep_alive_timeout(silence)
+            .http2_keep_alive_interval(keep_alive)
+            .http2_keep_alive_timeout(keep_alive)
             .http2_keep_alive_while_idle(true);
-        client.pool_max_idle_per_host(if pooling { IDLE } else { 0 });
-        let overflow = client.build(connector.clone().by_http1());
+        client.pool_max_idle_per_host(if pooling { MAX_IDLE_PER_HOST } else { 0 });
+        let http1_client = client.build(connector.clone().http1_only());
         let shared = Shared {
             allowed,
             client: client.build(connector),
-            overflow,
-            streams: Mutex::default(),
+            http1_client,
+            free_streams: Mutex::default(),
         };
         Self {
             shared: Arc::new(shared),
-            incoming: false,
+            is_incoming: false,
         }
     }
 }
 
-/// What became of sending the request, which hyper's client reports through the response instead.
-type RequestOutcome = Box<dyn Future<Output = Result<(), Error>> + Send>;
+/// The result of sending a request's body. hyper's client reports it with the response, so it is always `Ok`
+/// here.
+type BodyOutcome = Box<dyn Future<Output = Result<(), Error>> + Send>;
 
 impl WasiHttpHooks for Outbound {
     fn is_forbidden_header(&mut self, name: &HeaderName) -> bool {
         if name == INCOMING_MARKER {
-            self.incoming = true;
+            self.is_incoming = true;
             return true;
         }
-        let incoming_host = std::mem::take(&mut self.incoming) && name == header::HOST;
-        !incoming_host && DEFAULT_FORBIDDEN_HEADERS.contains(name)
+        let is_incoming_host = std::mem::take(&mut self.is_incoming) && name == header::HOST;
+        !is_incoming_host && DEFAULT_FORBIDDEN_HEADERS.contains(name)
     }
 
     fn set_host_header(&mut self) -> bool {
-        // HTTP/1.1 gets it from hyper's client; with HTTP/2 some servers refuse it beside `:authority`.
+        // hyper's client sets it for HTTP/1.1. For HTTP/2, some servers reject it beside `:authority`.
         false
     }
 
@@ -122,23 +129,22 @@ impl WasiHttpHooks for Outbound {
         &mut self,
         request: Request<WasiBody>,
         options: Option<RequestOptions>,
-        _: RequestOutcome,
-    ) -> Box<dyn Future<Output = Result<(Response<WasiBody>, RequestOutcome), Error>> + Send> {
+        _: BodyOutcome,
+    ) -> Box<dyn Future<Output = Result<(Response<WasiBody>, BodyOutcome), Error>> + Send> {
         let shared = Arc::clone(&self.shared);
         Box::new(async move {
-            let response = shared
-                .exchange(request, options.unwrap_or_default())
-                .await?;
+            let response = shared.send(request, options.unwrap_or_default()).await?;
             Ok((
                 response,
-                Box::new(std::future::ready(Ok(()))) as RequestOutcome,
+                Box::new(std::future::ready(Ok(()))) as BodyOutcome,
             ))
         })
     }
 }
 
 impl Shared {
-    async fn exchange(
+    /// Sends `request` and returns the head of the response, with a body that applies its own time-out.
+    async fn send(
         &self,
         mut request: Request<WasiBody>,
         options: RequestOptions,
@@ -150,48 +156,54 @@ impl Shared {
                 uri.authority().map_or("", |a| a.as_str()),
             );
             warn(&format!(
-                "{scheme}://{authority} is not in the component's allowed_outbound_hosts"
+                "the component's allowed_outbound_hosts don't include {scheme}://{authority}"
             ));
             return Err(Error::HttpRequestDenied);
         }
-        let stream = uri.authority().and_then(|authority| self.stream(authority));
+        let stream = uri
+            .authority()
+            .and_then(|authority| self.try_acquire_stream(authority));
         let client = if stream.is_some() {
             &self.client
         } else {
-            &self.overflow
+            &self.http1_client
         };
         request.headers_mut().remove(header::HOST);
-        let request = without_empty_body(request);
+        let request = without_undeclared_body(request);
 
-        let connect = options.connect_timeout.unwrap_or(DEFAULT_TIMEOUT);
-        let first_byte = options.first_byte_timeout.unwrap_or(DEFAULT_TIMEOUT);
-        let between_bytes = options.between_bytes_timeout.unwrap_or(DEFAULT_TIMEOUT);
-        let response = CONNECT_TIMEOUT.scope(connect, client.request(request));
-        let response = tokio::time::timeout(first_byte, response)
+        let connect_timeout = options.connect_timeout.unwrap_or(DEFAULT_TIMEOUT);
+        let first_byte_timeout = options.first_byte_timeout.unwrap_or(DEFAULT_TIMEOUT);
+        let between_bytes_timeout = options.between_bytes_timeout.unwrap_or(DEFAULT_TIMEOUT);
+        let response = CONNECT_TIMEOUT.scope(connect_timeout, client.request(request));
+        let response = tokio::time::timeout(first_byte_timeout, response)
             .await
             .map_err(|_| Error::ConnectionReadTimeout)?
-            .map_err(|error| code(&error))?;
-        Ok(response.map(|body| TimedBody::new(body, between_bytes, stream).boxed_unsync()))
+            .map_err(|error| error_code(&error))?;
+        Ok(response
+            .map(|body| IdleTimeoutBody::new(body, between_bytes_timeout, stream).boxed_unsync()))
     }
 
-    /// A place on the shared connection to this host; `None` where all are taken.
-    fn stream(&self, host: &Authority) -> Option<OwnedSemaphorePermit> {
-        // Nothing panics while it is locked.
-        let mut hosts = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        if hosts.len() >= HOSTS {
-            hosts.retain(|_, streams| streams.available_permits() < STREAMS);
+    /// Takes one of the [`MAX_STREAMS`] to `host`; `None` if all are in use.
+    fn try_acquire_stream(&self, host: &Authority) -> Option<OwnedSemaphorePermit> {
+        // No code panics while it holds the lock.
+        let mut hosts = self
+            .free_streams
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if hosts.len() >= MAX_HOSTS {
+            hosts.retain(|_, streams| streams.available_permits() < MAX_STREAMS);
         }
         let streams = hosts
             .entry(host.clone())
-            .or_insert_with(|| Arc::new(Semaphore::new(STREAMS)));
+            .or_insert_with(|| Arc::new(Semaphore::new(MAX_STREAMS)));
         Arc::clone(streams).try_acquire_owned().ok()
     }
 }
 
-/// Over HTTP/2 a body that may have trailers keeps its stream open until the component says that it has none. A server that
-/// has answered by then resets the stream, and one of hyper's ends the connection, with all that is under way there, once
-/// it has reset 1,024. A GET whose length nobody says has no body, as hyper takes it to be over HTTP/1.1.
-fn without_empty_body(request: Request<WasiBody>) -> Request<WasiBody> {
+/// Removes the body of a GET or HEAD without `Content-Length`, as hyper does for HTTP/1.1. For HTTP/2, a body
+/// that may have trailers keeps its stream open until the component ends it. A server that has responded by
+/// then resets the stream, and hyper's server closes a connection, with all its streams, after 1,024 resets.
+fn without_undeclared_body(request: Request<WasiBody>) -> Request<WasiBody> {
     if matches!(*request.method(), Method::GET | Method::HEAD)
         && !request.headers().contains_key(header::CONTENT_LENGTH)
     {
@@ -201,8 +213,8 @@ fn without_empty_body(request: Request<WasiBody>) -> Request<WasiBody> {
     }
 }
 
-/// The code that Spin gives the component for the same failure.
-fn code(error: &hyper_util::client::legacy::Error) -> Error {
+/// Returns the error code that Spin returns to a component for the same failure.
+fn error_code(error: &hyper_util::client::legacy::Error) -> Error {
     match error
         .source()
         .and_then(|source| source.downcast_ref::<ConnectError>())

@@ -1,4 +1,4 @@
-//! Outbound exchanges with upstreams on this machine that misbehave in every way that has a code of its own.
+//! Tests outbound requests with upstreams on loopback, each of which fails or misbehaves in one way.
 
 use super::*;
 use crate::config::runtime_config::ClientTls;
@@ -30,14 +30,13 @@ fn outbound() -> Outbound {
     outbound_with("*://*:*", &[], &[])
 }
 
-/// Connect, first byte and between bytes, in milliseconds.
-fn limits(connect: u64, first_byte: u64, between_bytes: u64) -> Option<RequestOptions> {
-    let limit = |milliseconds| Some(Duration::from_millis(milliseconds));
-    let (connect_timeout, first_byte_timeout) = (limit(connect), limit(first_byte));
+/// Time-outs in milliseconds: connect, first byte, between bytes.
+fn timeouts(connect: u64, first_byte: u64, between_bytes: u64) -> Option<RequestOptions> {
+    let timeout = |milliseconds| Some(Duration::from_millis(milliseconds));
     Some(RequestOptions {
-        connect_timeout,
-        first_byte_timeout,
-        between_bytes_timeout: limit(between_bytes),
+        connect_timeout: timeout(connect),
+        first_byte_timeout: timeout(first_byte),
+        between_bytes_timeout: timeout(between_bytes),
     })
 }
 
@@ -73,8 +72,9 @@ async fn send_body(
     sent.await.map(|(response, _)| response)
 }
 
-/// Answers every request on every connection with `answer` and then stays silent. Counts connections.
-async fn upstream(answer: &'static str) -> (SocketAddr, Arc<AtomicUsize>) {
+/// An upstream that sends `response` to each request and leaves the connection open. Returns its address and
+/// the number of its connections.
+async fn upstream(response: &'static str) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let connections = Arc::new(AtomicUsize::new(0));
@@ -85,7 +85,7 @@ async fn upstream(answer: &'static str) -> (SocketAddr, Arc<AtomicUsize>) {
             tokio::spawn(async move {
                 let mut request = [0; 4096];
                 while stream.read(&mut request).await.unwrap() > 0 {
-                    stream.write_all(answer.as_bytes()).await.unwrap();
+                    stream.write_all(response.as_bytes()).await.unwrap();
                 }
             });
         }
@@ -94,7 +94,7 @@ async fn upstream(answer: &'static str) -> (SocketAddr, Arc<AtomicUsize>) {
 }
 
 #[tokio::test]
-async fn the_component_sees_the_host_of_a_request_and_cannot_set_one() {
+async fn forbids_the_host_header_in_outgoing_requests_only() {
     let mut outbound = outbound();
     assert!(outbound.is_forbidden_header(&header::HOST));
     assert!(outbound.is_forbidden_header(&INCOMING_MARKER));
@@ -104,7 +104,7 @@ async fn the_component_sees_the_host_of_a_request_and_cannot_set_one() {
 }
 
 #[tokio::test]
-async fn each_failure_to_connect_has_the_code_that_spin_gives_it() {
+async fn reports_failures_to_connect_with_spins_error_codes() {
     let closed = TcpSocket::new_v4().unwrap();
     closed.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let closed = closed.local_addr().unwrap();
@@ -144,8 +144,8 @@ async fn each_failure_to_connect_has_the_code_that_spin_gives_it() {
 }
 
 #[tokio::test]
-async fn connecting_takes_no_longer_than_said() {
-    // A listener whose queue is full leaves further clients waiting.
+async fn applies_the_connect_timeout() {
+    // A listener whose backlog is full ignores further clients.
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let listener = socket.listen(1).unwrap();
@@ -159,7 +159,7 @@ async fn connecting_takes_no_longer_than_said() {
     let error = send(
         &mut outbound(),
         &format!("http://{address}/"),
-        limits(200, 60_000, 60_000),
+        timeouts(200, 60_000, 60_000),
     )
     .await
     .unwrap_err();
@@ -168,13 +168,13 @@ async fn connecting_takes_no_longer_than_said() {
 }
 
 #[tokio::test]
-async fn an_upstream_takes_no_longer_than_said_until_and_between_the_bytes() {
+async fn applies_the_timeouts_for_the_first_byte_and_between_bytes() {
     let mut outbound = outbound();
     let (silent, _) = upstream("").await;
     let error = send(
         &mut outbound,
         &format!("http://{silent}/"),
-        limits(60_000, 100, 60_000),
+        timeouts(60_000, 100, 60_000),
     )
     .await
     .unwrap_err();
@@ -184,7 +184,7 @@ async fn an_upstream_takes_no_longer_than_said_until_and_between_the_bytes() {
     let response = send(
         &mut outbound,
         &format!("http://{halting}/"),
-        limits(60_000, 60_000, 100),
+        timeouts(60_000, 60_000, 100),
     )
     .await
     .unwrap();
@@ -199,7 +199,7 @@ async fn an_upstream_takes_no_longer_than_said_until_and_between_the_bytes() {
 }
 
 #[tokio::test]
-async fn connections_are_reused_unless_pooling_is_off() {
+async fn reuses_connections_unless_pooling_is_off() {
     for (pooling, expected) in [(true, 1), (false, 3)] {
         let (address, connections) =
             upstream("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
@@ -220,7 +220,7 @@ async fn connections_are_reused_unless_pooling_is_off() {
                 response.into_body().collect().await.unwrap().to_bytes(),
                 "ok"
             );
-            // The connection goes back to the pool in a task of its own.
+            // A task of hyper's returns the connection to the pool.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         assert_eq!(
@@ -232,7 +232,7 @@ async fn connections_are_reused_unless_pooling_is_off() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_closes_before_it_answers_is_a_protocol_error() {
+async fn reports_a_connection_closed_without_a_response_as_a_protocol_error() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -246,8 +246,9 @@ async fn an_upstream_that_closes_before_it_answers_is_a_protocol_error() {
     assert!(matches!(error, Error::HttpProtocolError), "{error:?}");
 }
 
-/// An upstream that is `localhost` and `127.0.0.1`, speaks HTTP/2 and HTTP/1.1, and answers with what `body` makes of a
-/// request; to `/never`, nothing ever. It lets `STREAMS` exchanges be on a connection. Returns its port and the trust in it.
+/// An upstream with a certificate for `localhost` and `127.0.0.1`, HTTP/2 with `MAX_STREAMS` streams and
+/// HTTP/1.1. It responds with `body` of the request, and never to `/never`. Returns its port, the table
+/// that trusts its certificate for `localhost`, and the folder that the table refers to.
 async fn https_upstream(
     body: fn(Request<Incoming>) -> String,
 ) -> (u16, ClientTls, tempfile::TempDir) {
@@ -297,7 +298,7 @@ async fn https_upstream(
                 let mut server = Builder::new(TokioExecutor::new());
                 server
                     .http2()
-                    .max_concurrent_streams(u32::try_from(STREAMS).unwrap());
+                    .max_concurrent_streams(u32::try_from(MAX_STREAMS).unwrap());
                 let _ = server.serve_connection(TokioIo::new(stream), service).await;
             });
         }
@@ -306,7 +307,7 @@ async fn https_upstream(
 }
 
 #[tokio::test]
-async fn a_private_ca_is_trusted_for_its_hosts_alone_and_http2_is_taken_where_offered() {
+async fn trusts_a_private_ca_for_its_hosts_only_and_uses_http2() {
     let seen = |request: Request<Incoming>| {
         format!(
             "{:?} {} {:?}",
@@ -336,18 +337,23 @@ async fn a_private_ca_is_trusted_for_its_hosts_alone_and_http2_is_taken_where_of
 }
 
 #[tokio::test]
-async fn a_get_is_whole_before_the_component_says_that_it_has_no_trailers() {
+async fn ends_a_get_before_the_component_ends_its_body() {
     let (port, client_tls, _folder) = https_upstream(|request| {
         format!("{:?} {}", request.version(), request.body().is_end_stream())
     })
     .await;
     let mut outbound = outbound_with("https://*:*", &[], &[client_tls]);
-    let undecided =
+    let unfinished =
         StreamBody::new(futures::stream::pending::<Result<Frame<Bytes>, Error>>()).boxed_unsync();
     let uri = format!("https://localhost:{port}/");
-    let response = send_body(&mut outbound, &uri, undecided, limits(5_000, 5_000, 5_000))
-        .await
-        .unwrap();
+    let response = send_body(
+        &mut outbound,
+        &uri,
+        unfinished,
+        timeouts(5_000, 5_000, 5_000),
+    )
+    .await
+    .unwrap();
     assert_eq!(
         response.into_body().collect().await.unwrap().to_bytes(),
         "HTTP/2.0 true"
@@ -355,7 +361,7 @@ async fn a_get_is_whole_before_the_component_says_that_it_has_no_trailers() {
 }
 
 #[tokio::test]
-async fn downloads_that_nobody_reads_do_not_hold_up_others_of_the_same_upstream() {
+async fn unread_responses_do_not_block_others_on_the_connection() {
     let (port, client_tls, _folder) =
         https_upstream(|_| "a".repeat(3 * STREAM_WINDOW as usize)).await;
     let mut outbound = outbound_with("https://*:*", &[], &[client_tls]);
@@ -364,7 +370,7 @@ async fn downloads_that_nobody_reads_do_not_hold_up_others_of_the_same_upstream(
     for _ in 0..10 {
         unread.push(send(&mut outbound, &uri, None).await.unwrap());
     }
-    let response = send(&mut outbound, &uri, limits(5_000, 5_000, 5_000))
+    let response = send(&mut outbound, &uri, timeouts(5_000, 5_000, 5_000))
         .await
         .unwrap();
     let read = response.into_body().collect().await.unwrap().to_bytes();
@@ -372,20 +378,20 @@ async fn downloads_that_nobody_reads_do_not_hold_up_others_of_the_same_upstream(
 }
 
 #[tokio::test]
-async fn what_has_no_place_on_the_shared_connection_has_one_of_its_own() {
+async fn uses_http1_beyond_the_limit_of_streams() {
     let (port, client_tls, _folder) =
         https_upstream(|request| format!("{:?}", request.version())).await;
     let outbound = outbound_with("https://*:*", &[], &[client_tls]);
-    let ask = async |path: &str| {
+    let get = async |path: &str| {
         let (mut outbound, uri) = (outbound.clone(), format!("https://localhost:{port}{path}"));
-        let response = send(&mut outbound, &uri, limits(5_000, 5_000, 5_000))
+        let response = send(&mut outbound, &uri, timeouts(5_000, 5_000, 5_000))
             .await
             .unwrap();
         response.into_body().collect().await.unwrap().to_bytes()
     };
-    assert_eq!(ask("/").await, "HTTP/2.0");
+    assert_eq!(get("/").await, "HTTP/2.0");
     let mut waiting = tokio::task::JoinSet::new();
-    for _ in 0..STREAMS {
+    for _ in 0..MAX_STREAMS {
         let mut outbound = outbound.clone();
         waiting.spawn(async move {
             send(
@@ -399,7 +405,7 @@ async fn what_has_no_place_on_the_shared_connection_has_one_of_its_own() {
     tokio::task::yield_now().await;
     while outbound
         .shared
-        .streams
+        .free_streams
         .lock()
         .unwrap()
         .values()
@@ -407,53 +413,54 @@ async fn what_has_no_place_on_the_shared_connection_has_one_of_its_own() {
     {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    assert_eq!(ask("/").await, "HTTP/1.1");
+    assert_eq!(get("/").await, "HTTP/1.1");
     waiting.shutdown().await;
-    assert_eq!(ask("/").await, "HTTP/2.0");
+    assert_eq!(get("/").await, "HTTP/2.0");
 }
 
-/// Hands on what goes between clients and `port`; those that are connected when it is told to be silent get nothing more.
-/// Counts connections.
-async fn path_to(port: u16) -> (u16, Arc<AtomicUsize>, Arc<Notify>) {
+/// Forwards connections to `port`. When notified, it stops forwarding on those that are open. Returns its port,
+/// the number of its connections, and what to notify.
+async fn forwarder_to(port: u16) -> (u16, Arc<AtomicUsize>, Arc<Notify>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let here = listener.local_addr().unwrap().port();
+    let own_port = listener.local_addr().unwrap().port();
     let connections = Arc::new(AtomicUsize::new(0));
-    let silence = Arc::new(Notify::new());
-    let (count, silent) = (Arc::clone(&connections), Arc::clone(&silence));
+    let stop = Arc::new(Notify::new());
+    let (count, stopped) = (Arc::clone(&connections), Arc::clone(&stop));
     tokio::spawn(async move {
         while let Ok((mut client, _)) = listener.accept().await {
             count.fetch_add(1, Ordering::Relaxed);
-            let silent = Arc::clone(&silent);
+            let stopped = Arc::clone(&stopped);
             tokio::spawn(async move {
                 let mut upstream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
                 tokio::select! {
                     _ = tokio::io::copy_bidirectional(&mut client, &mut upstream) => {}
-                    () = silent.notified() => std::future::pending().await,
+                    () = stopped.notified() => std::future::pending().await,
                 }
             });
         }
     });
-    (here, connections, silence)
+    (own_port, connections, stop)
 }
 
 #[tokio::test]
-async fn a_connection_whose_path_went_dead_is_given_up() {
+async fn closes_a_connection_that_answers_no_ping() {
     let (port, client_tls, _folder) = https_upstream(|_| "ok".to_owned()).await;
-    let (port, connections, silence) = path_to(port).await;
+    let (port, connections, stop) = forwarder_to(port).await;
     let connector = Connector::new(
         BlockedNetworks::default(),
         TlsConfigs::load(&[client_tls], "hammal").unwrap(),
     );
     let allowed = AllowedHosts::parse(["https://*:*"]).unwrap();
-    let mut outbound = Outbound::with_silence(allowed, connector, true, Duration::from_millis(100));
+    let mut outbound =
+        Outbound::with_keep_alive(allowed, connector, true, Duration::from_millis(100));
     let uri = format!("https://localhost:{port}/");
     send(&mut outbound, &uri, None).await.unwrap();
-    silence.notify_waiters();
-    let held = send(&mut outbound, &uri, limits(5_000, 5_000, 5_000))
+    stop.notify_waiters();
+    let error = send(&mut outbound, &uri, timeouts(5_000, 5_000, 5_000))
         .await
         .unwrap_err();
-    assert!(matches!(held, Error::HttpProtocolError), "{held:?}");
-    send(&mut outbound, &uri, limits(5_000, 5_000, 5_000))
+    assert!(matches!(error, Error::HttpProtocolError), "{error:?}");
+    send(&mut outbound, &uri, timeouts(5_000, 5_000, 5_000))
         .await
         .unwrap();
     assert_eq!(connections.load(Ordering::Relaxed), 2);
