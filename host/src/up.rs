@@ -1,4 +1,4 @@
-//! `hammal-host up`, from the files to the last request.
+//! The command `hammal-host up`: reads the files, builds and loads the component, serves it.
 
 use crate::build::build;
 use crate::cli::{Format, Up};
@@ -23,10 +23,10 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Serves the application until SIGINT or SIGTERM.
+/// Serves the application until SIGINT or SIGTERM. Fails if it can't start.
 pub fn up(flags: Up) -> Result<()> {
     let manifest = Manifest::load(&flags.from)?;
-    // Before the build, which may take minutes: what is wrong with the files should be known at once.
+    // Read before the build, which may take minutes, to report errors at once.
     let config = RuntimeConfig::load(
         flags.runtime_config_file.as_deref(),
         flags.state_dir.as_deref(),
@@ -39,20 +39,21 @@ pub fn up(flags: Up) -> Result<()> {
         &config.variables_providers,
         |name| std::env::var(name).ok(),
     )?;
-    let (shared, stores) = share(&manifest, config, &variables, flags.quiet)?;
+    let (guest_config, stores) = guest_config(&manifest, config, &variables, flags.quiet)?;
     if flags.build {
         build(&manifest)?;
     }
 
-    raise_limit_of_files();
+    raise_open_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let served = runtime.block_on(async {
-        // Also before compiling, so that a taken port is known at once.
-        let listener = listen(flags.listen).await?;
-        let handler = tokio::task::block_in_place(|| component::load(&manifest.source(), shared))?;
-        let stop = stop()?;
+    let result = runtime.block_on(async {
+        // Bound before compiling, to report a port in use at once.
+        let listener = bind(flags.listen).await?;
+        let handler =
+            tokio::task::block_in_place(|| component::load(&manifest.source(), guest_config))?;
+        let shutdown = shutdown_signal()?;
         announce(
             flags.format,
             listener.local_addr()?,
@@ -60,18 +61,19 @@ pub fn up(flags: Up) -> Result<()> {
             &manifest.route,
         );
         Server::new(handler, manifest.route)
-            .serve(listener, stop)
+            .serve(listener, shutdown)
             .await;
         stores.flush().await;
         Ok(())
     });
-    // The process ends now. Dropped, the runtime would end idle instances one by one and report each as failed.
+    // The process ends now. Dropping the runtime would end idle instances and report each as failed.
     std::mem::forget(runtime);
-    served
+    result
 }
 
-/// A shell's and systemd's own limit of open files, 1,024, is that of some 500 downloads; the hard one is meant for servers.
-fn raise_limit_of_files() {
+/// Raises the soft limit of open files to the hard one. The soft limit of shells and systemd, 1,024, suffices for
+/// some 500 downloads.
+fn raise_open_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(
         Resource::Nofile,
@@ -80,23 +82,23 @@ fn raise_limit_of_files() {
             ..limit
         },
     ) {
-        warn(&format!("the limit of open files stays as it is: {error}"));
+        warn(&format!("can't raise the limit of open files: {error}"));
     }
 }
 
-/// Puts together what the instances of the component share.
-fn share(
+/// Makes the configuration of all instances. Returns the key-value stores too, to flush them at the end.
+fn guest_config(
     manifest: &Manifest,
     config: RuntimeConfig,
     variables: &Variables,
     quiet: bool,
 ) -> Result<(GuestConfig, Arc<Stores>)> {
     let component = &manifest.component;
-    let mut own = BTreeMap::new();
+    let mut component_variables = BTreeMap::new();
     for (name, template) in &component.variables {
         crate::config::variables::check_name(name)
             .with_context(|| format!("component variable {name:?}"))?;
-        own.insert(
+        component_variables.insert(
             name.clone(),
             variables
                 .expand(template)
@@ -117,34 +119,35 @@ fn share(
     for label in &component.key_value_stores {
         if config.stores.get(label) == Some(&StoreLocation::Memory) {
             eprintln!(
-                "The key-value store {label:?} is in memory only; its data ends with this process"
+                "The key-value store {label:?} is in memory only; its data is lost when this process ends"
             );
         }
     }
     let tls = TlsConfigs::load(&config.client_tls, &manifest.component_id)?;
     let connector = Connector::new(config.blocked_networks, tls);
-    let shared = GuestConfig {
-        variables: Arc::new(own),
+    let guest_config = GuestConfig {
+        variables: Arc::new(component_variables),
         stores: Arc::clone(&stores),
         outbound: Outbound::new(allowed, connector, config.connection_pooling),
         environment: component.environment.clone().into_iter().collect(),
         max_memory: config.max_instance_memory,
         quiet,
     };
-    Ok((shared, stores))
+    Ok((guest_config, stores))
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener> {
+/// Binds the listening socket.
+async fn bind(address: SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|error| match error.kind() {
         std::io::ErrorKind::AddrInUse => {
-            anyhow!("{address} is already in use; choose another with --listen, as in --listen 127.0.0.1:0 for any")
+            anyhow!("{address} is already in use; choose another with --listen, or a free one with --listen 127.0.0.1:0")
         }
         _ => anyhow!("can't listen on {address}: {error}"),
     })
 }
 
-/// Resolves when the process is asked to end. Asked once more, it ends at once.
-fn stop() -> Result<impl Future<Output = ()>> {
+/// Returns a future that resolves on the first SIGINT or SIGTERM. The second one ends the process at once.
+fn shutdown_signal() -> Result<impl Future<Output = ()>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     Ok(async move {
@@ -162,7 +165,7 @@ fn stop() -> Result<impl Future<Output = ()>> {
     })
 }
 
-/// Says on stdout where the component is served, in the words of `spin up`.
+/// Prints the address and the route on stdout, as `spin up` does.
 fn announce(format: Format, address: SocketAddr, component_id: &str, route: &Route) {
     let base_url = format!("http://{address}");
     let wildcard = if route.is_wildcard() {
