@@ -1,4 +1,4 @@
-//! The command line. Its flags and their environment variables have the names that they have in `spin up`.
+//! The command line. Flags and environment variables have the same names as in `spin up`.
 
 use crate::config::variables;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -21,6 +21,9 @@ pub enum Command {
 }
 
 const AFTER_HELP: &str = "\
+The runtime configuration sets key-value stores, blocked networks, private CAs and providers of variables. To use
+none although there is a runtime-config.toml: --runtime-config-file /dev/null.
+
 A variable's value is taken from the first of: --variable, a provider in the runtime configuration,
 SPIN_VARIABLE_<NAME> in the environment, the default in spin.toml.
 
@@ -46,7 +49,7 @@ pub struct Up {
     #[arg(long, value_name = "ADDRESS", env = "SPIN_HTTP_LISTEN_ADDR", default_value = "127.0.0.1:3000", value_parser = parse_listen)]
     pub listen: SocketAddr,
 
-    /// Runtime configuration: key-value stores, blocked networks, private CAs, variable providers
+    /// Runtime configuration [default: runtime-config.toml beside the manifest, if there is one]
     #[arg(long, value_name = "FILE", env = "RUNTIME_CONFIG_FILE")]
     pub runtime_config_file: Option<PathBuf>,
 
@@ -54,7 +57,7 @@ pub struct Up {
     #[arg(long = "variable", value_name = "NAME=VALUE", value_parser = variables::parse_assignment)]
     pub variables: Vec<(String, String)>,
 
-    /// Folder for key-value data [default: .spin beside the manifest]; if empty, it is in memory only
+    /// Folder for key-value data [default: .spin beside the manifest]; empty keeps it in memory
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<String>,
 
@@ -80,7 +83,7 @@ pub enum Format {
     Json,
 }
 
-/// Parses `--listen`. Of the addresses of a host name (`localhost:3000`), it prefers IPv4 as `spin up` does.
+/// Parses `--listen`. Prefers a host name's IPv4 address (`localhost:3000`), as `spin up` does.
 fn parse_listen(text: &str) -> Result<SocketAddr, String> {
     let addresses: Vec<SocketAddr> = text
         .to_socket_addrs()

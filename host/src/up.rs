@@ -19,6 +19,7 @@ use anyhow::{Context as _, Result, anyhow};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -27,8 +28,11 @@ use tokio::signal::unix::{SignalKind, signal};
 pub fn up(flags: Up) -> Result<()> {
     let manifest = Manifest::load(&flags.from)?;
     // Read before the build, which may take minutes, to report errors at once.
+    let config_file = flags
+        .runtime_config_file
+        .or_else(|| default_runtime_config(&manifest.folder));
     let config = RuntimeConfig::load(
-        flags.runtime_config_file.as_deref(),
+        config_file.as_deref(),
         flags.state_dir.as_deref(),
         &manifest.folder,
     )?;
@@ -66,13 +70,24 @@ pub fn up(flags: Up) -> Result<()> {
         stores.flush().await;
         Ok(())
     });
-    // The process ends now. Dropping the runtime would end idle instances and report each as failed.
+    // Dropping the runtime would end idle instances, and report each of them as failed.
     std::mem::forget(runtime);
     result
 }
 
-/// Raises the soft limit of open files to the hard one. The soft limit of shells and systemd, 1,024, suffices for
-/// some 500 downloads.
+/// Returns the `runtime-config.toml` in the manifest's folder, if there is one, and says on stderr
+/// that it is used. Unlike with `spin up`, it need not be named: the one that hammal ships closes
+/// private networks.
+fn default_runtime_config(manifest_folder: &Path) -> Option<PathBuf> {
+    let file = manifest_folder.join("runtime-config.toml");
+    // A dangling link counts, and fails when it is read: without the file, no network is closed.
+    std::fs::symlink_metadata(&file).ok()?;
+    eprintln!("Using the runtime configuration {}", file.display());
+    Some(file)
+}
+
+/// Raises the soft limit of open files to the hard one. The soft limit of shells and systemd,
+/// 1,024, suffices for some 500 downloads.
 fn raise_open_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(
@@ -86,7 +101,7 @@ fn raise_open_file_limit() {
     }
 }
 
-/// Makes the configuration of all instances. Returns the key-value stores too, to flush them at the end.
+/// Makes the configuration of all instances. Also returns the key-value stores, to be flushed.
 fn guest_config(
     manifest: &Manifest,
     config: RuntimeConfig,
@@ -146,7 +161,7 @@ async fn bind(address: SocketAddr) -> Result<TcpListener> {
     })
 }
 
-/// Returns a future that resolves on the first SIGINT or SIGTERM. The second one ends the process at once.
+/// Returns a future that resolves on the first SIGINT or SIGTERM. A second one exits at once.
 fn shutdown_signal() -> Result<impl Future<Output = ()>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
