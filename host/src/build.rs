@@ -4,8 +4,8 @@ use crate::config::manifest::Manifest;
 use anyhow::{Context as _, Result, bail};
 use std::process::{Command, Stdio};
 
-/// Runs the manifest's build commands with `sh -c`. Their output goes to stderr: stdout is for `--format json`.
-/// Fails on the first command that fails.
+/// Runs the manifest's build commands with `sh -c`. Their output goes to stderr: stdout is for
+/// `--format json`. Fails on the first command that fails.
 pub fn build(manifest: &Manifest) -> Result<()> {
     let id = &manifest.component_id;
     let Some(build) = &manifest.component.build else {

@@ -31,15 +31,15 @@ const MAX_CONCURRENT_REQUESTS: usize = 1024;
 /// How long a request waits while [`MAX_CONCURRENT_REQUESTS`] are being handled.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a client may take to send a request's head, and a connection may be idle. Longer than the
-/// idle time-out of load balancers, 60 s in most: otherwise one of them sends a request on a connection
-/// that this server is about to close.
+/// How long a client may take to send a request's head, and a connection may be idle. Longer than
+/// the idle time-out of load balancers, 60 s in most: otherwise one of them sends a request on a
+/// connection that this server is about to close.
 const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// How long a write to a client may make no progress. A client that stops reading costs memory, file
-/// descriptors and, with a WASIp2 component, an instance. The kernel buffers up to 4 MiB for each
-/// connection and reports progress once a third of it is free. This does not cover an HTTP/2 client
-/// that answers pings and never opens its flow-control window.
+/// How long a write to a client may make no progress. A client that stops reading costs memory,
+/// file descriptors and, with a WASIp2 component, an instance. The kernel buffers up to 4 MiB for
+/// each connection and reports progress once a third of it is free. This does not cover an HTTP/2
+/// client that answers pings and never opens its flow-control window.
 const WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 
 /// How long requests may go on after the signal to shut down.
@@ -177,8 +177,8 @@ fn with_write_timeout(stream: TcpStream, limit: Duration) -> Pin<Box<TimeoutStre
     Box::pin(stream)
 }
 
-/// Runs `connection`, and drops it if `first_request` is not notified within `limit`: hyper applies none
-/// of its time-outs before it has read enough to tell HTTP/1 from HTTP/2. Returns `None` if dropped.
+/// Runs `connection`, and drops it if `first_request` is not notified within `limit`: hyper applies
+/// none of its time-outs until it can tell HTTP/1 from HTTP/2. Returns `None` if dropped.
 async fn with_first_request_timeout<T>(
     connection: impl Future<Output = T>,
     first_request: &Notify,
@@ -200,8 +200,9 @@ fn text_response(status: StatusCode, text: &str) -> Response<WasiBody> {
     response
 }
 
-/// Changes a request into what Spin passes to a component: an absolute URI, a `Host` header and the address
-/// of the `client`. Returns `false` if the route doesn't match, an error if the host is unclear.
+/// Gives a request the form in which Spin passes it to a component: with an absolute URI, `Host`
+/// and the address of the `client`. Returns `false` if the route doesn't match. Fails if there is
+/// no valid host, or two different ones.
 fn prepare_request(parts: &mut Parts, route: &Route, client: HeaderValue) -> Result<bool> {
     if !route.matches(parts.uri.path()) {
         return Ok(false);
@@ -225,8 +226,8 @@ fn prepare_request(parts: &mut Parts, route: &Route, client: HeaderValue) -> Res
     uri.authority = Some(authority.clone());
     parts.uri = Uri::from_parts(uri)?;
 
-    // Copies that the client sent stay in front: the last value is the one to trust. Spin adds six more
-    // headers, about the route and the URL; a mirror has no use for them, and each costs a copy.
+    // Values that the client sent stay in front: the last one is the host's. Spin adds six more
+    // headers, about the route and the URL. A mirror doesn't need them, and each costs a copy.
     parts.headers.append(CLIENT_ADDRESS, client);
     parts.headers.remove(header::CONNECTION);
     // The marker directly before `Host`: see `outbound::Outbound`.

@@ -24,8 +24,8 @@ fn write(lines: &[u8]) {
     let _ = io::stderr().lock().write_all(lines);
 }
 
-/// Standard output or error of one instance, line by line on the host's stderr. As in Spin, that holds
-/// for the component's stdout too: the host's own stdout carries the output of `--format json`.
+/// Standard output or error of one instance. As in Spin, both go to the host's stderr: the host's
+/// stdout is for `--format json`.
 #[derive(Clone)]
 pub struct LineWriter(Arc<Mutex<LineBuffer>>);
 

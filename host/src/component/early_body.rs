@@ -1,8 +1,8 @@
-//! Starts reading the body of a WASIp3 component's response when the component creates the response.
+//! Reads the body of a WASIp3 component's response as soon as the response is created.
 //!
-//! `wasmtime-wasi-http` starts reading once the component has returned. A body that is complete by then,
-//! such as a manifest from the cache, makes it enter the component once more, which is an eighth of the
-//! cost of such a request.
+//! `wasmtime-wasi-http` starts reading once the component has returned. A body that is complete by
+//! then, such as a manifest from the cache, makes it enter the component once more, which is an
+//! eighth of the cost of such a request.
 
 use crate::component::guest::Guest;
 use std::pin::Pin;
@@ -33,8 +33,8 @@ pub fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     Ok(())
 }
 
-/// Creates a response whose body the host reads from now on: has the crate create it, turns its body into one
-/// of the host's, and keeps the headers as they are.
+/// Creates a response whose body the host reads from now on: has the crate create it, turns its
+/// body into one of the host's, and keeps the headers as they are.
 fn new_response(
     mut store: StoreContextMut<'_, Guest>,
     headers: Resource<Fields>,
@@ -48,7 +48,7 @@ fn new_response(
         return Ok((resource, send_result));
     }
     let mut response = store.data_mut().table.delete(resource)?;
-    // Without headers, `Content-Length` is not checked here. It is checked when the response is sent.
+    // Without headers, `Content-Length` is not checked here, but when the response is sent.
     let headers = std::mem::take(&mut response.headers);
     let (outcome_sender, outcome_receiver) =
         oneshot::channel::<Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>>();
@@ -63,7 +63,7 @@ fn new_response(
     let guest = store.data_mut();
     let (mut response, outcome) = Response::from_http(guest.http().hooks, host_response);
     response.headers = headers;
-    // Fails if the task that reads the body has ended already, and then nothing waits for the outcome.
+    // Fails if the task that reads the body has ended: nothing waits for the outcome then.
     let _ = outcome_sender.send(Box::pin(outcome));
     Ok((guest.table.push(response)?, send_result))
 }

@@ -1,4 +1,4 @@
-//! The host's data of one instance of the component, and the configuration that all instances share.
+//! The host's data of one instance of the component, and the configuration of all instances.
 
 use crate::component::key_value::Stores;
 use crate::outbound::Outbound;
@@ -10,8 +10,8 @@ use wasmtime::{StoreLimits, StoreLimitsBuilder};
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-/// Bytes of linear memory that one instance may have if the runtime configuration doesn't set
-/// `max_instance_memory`: enough for hundreds of manifests at a time, and little beside a machine's memory.
+/// Bytes of linear memory of one instance, unless the runtime configuration sets `max_instance_memory`.
+/// It suffices for hundreds of manifests at a time, and one faulty request can't use up the machine's.
 const DEFAULT_MAX_MEMORY: usize = 256 * 1024 * 1024;
 
 /// The configuration that every new instance is made with.

@@ -1,7 +1,7 @@
-//! Key-value stores in SQLite. File and table are those of `spin up`, so that one can use the other's data.
+//! Key-value stores in SQLite, in the file and table of `spin up`: each can use the other's data.
 //!
-//! A read runs on the calling thread: it takes microseconds. Writes go through one thread per file, which
-//! commits all pending ones in one transaction.
+//! A read runs on the calling thread: it takes microseconds. Writes go through one thread per file,
+//! which commits all pending ones in one transaction.
 
 use crate::config::runtime_config::StoreLocation;
 use crate::stderr::warn;
@@ -34,8 +34,8 @@ const DELETE: &str = "DELETE FROM spin_key_value WHERE store = ?1 AND key = ?2";
 pub struct Stores(BTreeMap<String, Arc<Store>>);
 
 impl Stores {
-    /// `labels` come from the manifest's `key_value_stores`, `locations` from the runtime configuration. Fails
-    /// if a label has no location. No file is opened yet.
+    /// `labels` come from the manifest's `key_value_stores`, `locations` from the runtime
+    /// configuration. Fails if a label has no location. No file is opened yet.
     pub fn new(labels: &[String], locations: &BTreeMap<String, StoreLocation>) -> Result<Self> {
         let mut stores = BTreeMap::new();
         for label in labels {
@@ -72,8 +72,8 @@ impl Stores {
     }
 }
 
-/// One store. The first use opens its file, so that a broken file is an error for the component and does not
-/// keep the host from starting.
+/// One store. The first use opens its file, so that a broken file is an error for the component and
+/// does not keep the host from starting.
 #[derive(Debug)]
 pub struct Store {
     label: String,
@@ -216,7 +216,7 @@ fn connect(path: Option<&Path>) -> Result<Connection> {
                 Connection::open(path).with_context(|| format!("can't open {}", path.display()))?;
             connection.busy_timeout(BUSY_TIMEOUT)?;
             connection.pragma_update(None, "journal_mode", "WAL")?;
-            // Synced at checkpoints: a power cut can lose the last writes, and can't corrupt the file.
+            // Synced at checkpoints: a power cut can lose the last writes, not corrupt the file.
             connection.pragma_update(None, "synchronous", "NORMAL")?;
             connection
         }

@@ -34,21 +34,21 @@ const MAX_CONCURRENT_REQUESTS_PER_INSTANCE: usize = 16;
 /// The most instances at one time. A WASIp2 component needs one for each download, until its end.
 const MAX_INSTANCES: u32 = 4_000;
 
-/// How many bytes of an ended instance's linear memory stay mapped for the next instance, as in Spin.
+/// Bytes of an ended instance's linear memory that stay mapped for the next one, as in Spin.
 const RESIDENT_MEMORY: usize = 2 * 1024 * 1024;
 
-/// How many bytes of an ended instance's tables stay mapped for the next instance, as in Spin.
+/// Bytes of an ended instance's tables that stay mapped for the next one, as in Spin.
 const RESIDENT_TABLE: usize = 512 * 1024;
 
 /// How long an instance without requests is kept, as in Spin.
 const INSTANCE_IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long the component may take until it returns a response. Spin has no such limit; without one, a
-/// component in an endless loop occupies its instance, and the client's connection, for ever.
+/// How long the component may take until it returns a response. Spin has no such limit; without
+/// one, an endless loop in the component holds its instance and the client's connection for ever.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How long a WASIp2 component may take for a request, response body included: it returns only after it
-/// has sent the body.
+/// How long a WASIp2 component may take for a request, response body included: it returns only
+/// after it has sent the body.
 const P2_REQUEST_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How long the component computes before it yields to other tasks of the host.
@@ -67,9 +67,9 @@ pub struct InstanceFactory {
     config: GuestConfig,
 }
 
-/// Compiles the component in `file`, or takes the result from the cache, and links it. Every instance is
-/// made with `config`. Fails if the file can't be read, is no component, imports an interface that is
-/// not linked, or exports no HTTP handler.
+/// Compiles the component in `file`, or takes the result from the cache, and links it. Every
+/// instance is made with `config`. Fails if the file can't be read, is no component, imports an
+/// interface that is not linked, or exports no HTTP handler.
 pub fn load(file: &Path, config: GuestConfig) -> Result<Handler> {
     let bytes = std::fs::read(file).with_context(|| {
         format!(
@@ -94,8 +94,8 @@ pub fn load(file: &Path, config: GuestConfig) -> Result<Handler> {
     }))
 }
 
-/// Configures Wasmtime. Without a cache for compiled code or address space for the pool it goes on, and
-/// writes a warning.
+/// Configures Wasmtime. If there is no cache for compiled code, or too little address space for the
+/// pool, it does without and writes a warning.
 fn new_engine() -> Result<Engine> {
     let mut config = Config::new();
     config
@@ -136,8 +136,8 @@ fn instance_pool() -> PoolingAllocationConfig {
     pool
 }
 
-/// Links the component with every interface that this host provides, and finds the HTTP handler that it
-/// exports: WASIp3's if it has both.
+/// Links the component with every interface that this host provides, and finds the HTTP handler
+/// that it exports: WASIp3's if it has both.
 fn link(engine: &Engine, component: &Component) -> Result<ProxyPre<Guest>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
@@ -162,7 +162,7 @@ fn link(engine: &Engine, component: &Component) -> Result<ProxyPre<Guest>> {
     }
 }
 
-/// Starts a thread that increments the engine's epoch every [`EPOCH_INTERVAL`], until the engine is dropped.
+/// Starts a thread that increments the epoch every [`EPOCH_INTERVAL`] while the engine exists.
 fn increment_epoch_regularly(engine: &Engine) {
     let engine = engine.weak();
     std::thread::spawn(move || {
@@ -277,7 +277,7 @@ impl WorkerExpiration for InstanceExpiration {
         let limit = match status {
             WorkerStatus::Idle => INSTANCE_IDLE_TIMEOUT,
             WorkerStatus::Requests => self.request_timeout,
-            // A response body that the component copies, or a store write after it, has no limit here.
+            // No limit here for a response body that the component copies, or a later store write.
             WorkerStatus::PostReturn => return Poll::Pending,
         };
         let deadline = tokio::time::Instant::from_std(since + limit);

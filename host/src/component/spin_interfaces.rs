@@ -1,5 +1,5 @@
-//! Implements Spin's interfaces for key-value stores and variables, in the versions that its SDKs for
-//! WASIp3 (`spin:...@3.0.0`, asynchronous) and WASIp2 (`fermyon:spin@2.0.0`) import.
+//! Implements Spin's interfaces for key-value stores and variables, in the versions that its SDKs
+//! for WASIp3 (`spin:...@3.0.0`, asynchronous) and WASIp2 (`fermyon:spin@2.0.0`) import.
 
 use crate::component::guest::Guest;
 use crate::component::key_value::Store;
@@ -25,8 +25,8 @@ mod p3 {
 mod p2 {
     wasmtime::component::bindgen!({
         path: "wit/p2.wit",
-        // Only what waits is asynchronous, which costs time: a WASIp2 instance reads all its variables
-        // for its single request.
+        // Only what waits is asynchronous, which costs time: a WASIp2 instance reads all its
+        // variables for its single request.
         imports: {
             "fermyon:spin/key-value.[drop]store": trappable,
             "fermyon:spin/key-value.[method]store.set": async,

@@ -117,8 +117,8 @@ struct HttpTrigger {
 }
 
 impl Manifest {
-    /// Reads the manifest `path`, or the `spin.toml` in the folder `path`. Fails if it can't be read, or as
-    /// [`Manifest::parse`] does.
+    /// Reads the manifest `path`, or the `spin.toml` in the folder `path`. Fails if it can't be
+    /// read, or as [`Manifest::parse`] does.
     pub fn load(path: &Path) -> Result<Self> {
         let path = if path.is_dir() {
             path.join("spin.toml")
@@ -136,7 +136,7 @@ impl Manifest {
         Self::parse(&text, folder).with_context(|| format!("in {}", path.display()))
     }
 
-    /// Parses the text of a manifest. Fails on an unknown key, and on all that this host doesn't support.
+    /// Parses a manifest. Fails on unknown keys, and on everything that this host doesn't support.
     pub fn parse(text: &str, folder: PathBuf) -> Result<Self> {
         let version = toml::from_str::<toml::Table>(text)?
             .get("spin_manifest_version")

@@ -11,8 +11,8 @@ pub struct Route {
 }
 
 impl Route {
-    /// Parses the route as the manifest writes it. Fails on named segments (`/:user`), which Spin supports and
-    /// this host doesn't.
+    /// Parses the route as the manifest writes it. Fails on named segments (`/:user`), which Spin
+    /// supports and this host doesn't.
     pub fn parse(raw: &str) -> Result<Self> {
         if !raw.starts_with('/') {
             bail!("route {raw:?} must start with `/`, as in \"/...\"");

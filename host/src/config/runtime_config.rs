@@ -66,7 +66,7 @@ struct OutboundHttp {
     connection_pooling: bool,
 }
 
-/// `[[client_tls]]`: the root certificates to trust for some hosts. What the file leaves out is `None`.
+/// `[[client_tls]]`: the root certificates to trust for some hosts.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClientTls {
@@ -108,9 +108,9 @@ pub struct RuntimeConfig {
 }
 
 impl RuntimeConfig {
-    /// Reads `file`, or returns the defaults if it is `None`. `state_dir` is the command line's (empty keeps the
-    /// store `default` in memory), `manifest_folder` the manifest's folder. Fails if the file can't be read,
-    /// has an unknown key, or sets what this host doesn't support.
+    /// Reads `file`, or returns the defaults if it is `None`. `state_dir` is the command line's
+    /// (empty keeps the store `default` in memory), `manifest_folder` the manifest's folder. Fails
+    /// if the file can't be read, has an unknown key, or sets what this host doesn't support.
     pub fn load(
         file: Option<&Path>,
         state_dir: Option<&str>,

@@ -1,4 +1,4 @@
-//! Resolves the manifest's variables: their names, the order of the sources of a value, `{{ templates }}`.
+//! Resolves the manifest's variables from all sources of values, and expands `{{ templates }}`.
 
 use crate::config::runtime_config::VariablesProvider;
 use anyhow::{Context as _, Result, bail, ensure};
@@ -19,8 +19,8 @@ pub struct Variable {
     description: Option<String>,
 }
 
-/// Checks that a variable's name consists of lower-case letters, digits and single underscores between them,
-/// and starts with a letter.
+/// Checks that a variable's name consists of lower-case letters, digits and single underscores
+/// between them, and starts with a letter.
 pub fn check_name(name: &str) -> Result<()> {
     let starts_with_a_letter = name.starts_with(|first: char| first.is_ascii_lowercase());
     let characters = name
@@ -55,9 +55,9 @@ pub fn parse_assignment(text: &str) -> Result<(String, String), String> {
 pub struct Variables(BTreeMap<String, String>);
 
 impl Variables {
-    /// Gives each declared variable the first value found: in `assigned` (the command line), a provider,
-    /// `SPIN_VARIABLE_<NAME>` of `environment`, its default. Fails if a required variable has no value, or
-    /// `assigned` has a name that is not declared.
+    /// Gives each declared variable the first value found: in `assigned` (the command line), a
+    /// provider, `SPIN_VARIABLE_<NAME>` of `environment`, its default. Fails if a required variable
+    /// has no value, or `assigned` has a name that is not declared.
     pub fn resolve(
         declared: &BTreeMap<String, Variable>,
         assigned: &[(String, String)],
@@ -109,8 +109,8 @@ impl Variables {
         Ok(Self(values))
     }
 
-    /// Replaces each `{{ name }}` in `template` by the variable's value. Fails on an unknown variable and on a
-    /// `{{` without `}}`.
+    /// Replaces each `{{ name }}` in `template` by the variable's value. Fails on an unknown
+    /// variable and on a `{{` without `}}`.
     pub fn expand(&self, template: &str) -> Result<String> {
         let mut expanded = String::with_capacity(template.len());
         let mut rest = template;

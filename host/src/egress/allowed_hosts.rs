@@ -1,5 +1,6 @@
-//! Decides by its URL whether the component may send a request: the manifest's `allowed_outbound_hosts`.
-//! [`crate::egress::blocked_networks`] decides by the address that the host name resolves to.
+//! Decides by its URL whether the component may send a request: the manifest's
+//! `allowed_outbound_hosts`. [`crate::egress::blocked_networks`] decides by the address that the
+//! host name resolves to.
 
 use anyhow::{Context as _, Result, bail, ensure};
 use http::Uri;
@@ -45,8 +46,8 @@ enum PortPattern {
 }
 
 impl AllowedHosts {
-    /// Parses patterns whose templates are expanded. A pattern without a host is skipped: the variable in its
-    /// template may be empty. Fails on the first invalid pattern, and names it.
+    /// Parses patterns whose templates are expanded. A pattern without a host is skipped: the
+    /// variable in its template may be empty. Fails on the first invalid pattern, and names it.
     pub fn parse<S: AsRef<str>>(patterns: impl IntoIterator<Item = S>) -> Result<Self> {
         let mut parsed = Vec::new();
         for pattern in patterns {

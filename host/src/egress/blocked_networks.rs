@@ -1,11 +1,12 @@
-//! Decides by its address whether the host may connect to an upstream: `block_networks` of the runtime
-//! configuration.
+//! Decides by its address whether the host may connect to an upstream: `block_networks` of the
+//! runtime configuration.
 
 use anyhow::{Context as _, Result};
 use ip_network::IpNetwork;
 use std::net::IpAddr;
 
-/// The networks that are not connected to. It is applied to resolved addresses, so a host name can't get around it.
+/// The networks that are not connected to. It is applied to resolved addresses, so a host name
+/// can't get around it.
 #[derive(Clone, Debug, Default)]
 pub struct BlockedNetworks {
     networks: Vec<IpNetwork>,
@@ -14,8 +15,8 @@ pub struct BlockedNetworks {
 }
 
 impl BlockedNetworks {
-    /// Parses entries: networks (`10.0.0.0/8`, or `10.0.0.1/32` for one address) and `private`. Fails on the first
-    /// entry that is neither, and names it.
+    /// Parses entries: networks (`10.0.0.0/8`, or `10.0.0.1/32` for one address) and `private`.
+    /// Fails on the first entry that is neither, and names it.
     pub fn parse(entries: &[String]) -> Result<Self> {
         let mut blocked = Self::default();
         for entry in entries {
@@ -41,7 +42,8 @@ impl BlockedNetworks {
         {
             return true;
         }
-        // A connection to an IPv4 address in IPv6 notation (::ffff:10.0.0.1, ::10.0.0.1) reaches the IPv4 host.
+        // A connection to an IPv4 address in IPv6 notation (::ffff:10.0.0.1, ::10.0.0.1) reaches
+        // the IPv4 host.
         match address {
             IpAddr::V6(v6) => v6.to_ipv4().is_some_and(|v4| self.blocks(IpAddr::V4(v4))),
             IpAddr::V4(_) => false,

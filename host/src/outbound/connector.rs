@@ -1,4 +1,5 @@
-//! Connects to upstreams: resolves the host name, drops blocked addresses, connects, and sets up TLS for https.
+//! Connects to upstreams: resolves the host name, drops blocked addresses, connects, and sets up
+//! TLS for https.
 
 use crate::egress::blocked_networks::BlockedNetworks;
 use crate::outbound::tls::TlsConfigs;
@@ -24,20 +25,21 @@ use tokio_rustls::client::TlsStream;
 use tower_service::Service;
 
 tokio::task_local! {
-    /// The connect time-out of the request that is being sent, in a task-local because hyper's client can't pass
-    /// it to the connector.
+    /// The connect time-out of the request that is being sent, in a task-local because hyper's
+    /// client can't pass it to the connector.
     pub static CONNECT_TIMEOUT: Duration;
 }
 
-/// The value, as in Spin, of each time-out of a request that the component doesn't set: connect, first byte,
-/// between bytes.
+/// The value, as in Spin, of each time-out of a request that the component doesn't set: connect,
+/// first byte, between bytes.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// How long addresses of the preferred family are tried before those of the other one (RFC 8305, section 8).
+/// How long addresses of the preferred family are tried before those of the other one (RFC 8305,
+/// section 8).
 const HAPPY_EYEBALLS_DELAY: Duration = Duration::from_millis(250);
 
-/// The shortest time-out for one of several addresses, within the connect time-out: TCP sends a lost SYN again
-/// after a second.
+/// The shortest time-out for one of several addresses, within the connect time-out: TCP sends a
+/// lost SYN again after a second.
 const MIN_TIMEOUT_PER_ADDRESS: Duration = Duration::from_millis(1500);
 
 /// Why a connection failed.
@@ -110,7 +112,7 @@ impl Service<Uri> for Connector {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let Self { shared, http1_only } = self.clone();
-        // Read outside of the future: hyper moves that to another task if another connection is free first.
+        // Read outside of the future, which hyper may move to another task.
         let limit = CONNECT_TIMEOUT
             .try_with(Clone::clone)
             .unwrap_or(DEFAULT_TIMEOUT);
@@ -159,7 +161,7 @@ impl Shared {
         Ok(TokioIo::new(Box::new(stream)))
     }
 
-    /// Resolves `host`, a name or an IP address, and removes blocked addresses. Fails if none is left.
+    /// Resolves `host`, a name or an IP address. Fails if all its addresses are blocked.
     async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, ConnectError> {
         let found = tokio::net::lookup_host((host, port))
             .await
@@ -180,7 +182,7 @@ impl Shared {
     }
 }
 
-/// Connects to the first address that accepts; tries IPv4 and IPv6 in parallel if the preferred one is slow.
+/// Connects to the first address that accepts, with IPv4 and IPv6 in parallel if one is slow.
 async fn connect_to_any(
     addresses: Vec<SocketAddr>,
     uri: &Uri,

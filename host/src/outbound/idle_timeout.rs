@@ -11,8 +11,8 @@ use tokio::time::{Instant, Sleep};
 use wasmtime_wasi_http::Error;
 
 pin_project_lite::pin_project! {
-    /// A response body that fails if its next piece takes longer than `limit`. It applies to bodies that the
-    /// component passes to its client unread, too.
+    /// A response body that fails if its next piece takes longer than `limit`. It applies to bodies
+    /// that the component passes to its client unread, too.
     pub struct IdleTimeoutBody {
         // Dropped, with its connection, as soon as the time-out is over.
         body: Option<Incoming>,

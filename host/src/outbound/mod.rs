@@ -22,41 +22,42 @@ use wasmtime_wasi_http::{
     DEFAULT_FORBIDDEN_HEADERS, Error, RequestOptions, WasiBody, WasiHttpHooks,
 };
 
-/// The most concurrent requests to a host that share one HTTP/2 connection. Upstreams allow 100 (the least
-/// that RFC 9113, section 6.5.2, recommends) to 250 streams. hyper's client queues requests beyond that
-/// until a stream ends, which takes minutes for a download. Requests beyond this limit use HTTP/1.1, each on
-/// a connection of its own.
+/// The most concurrent requests to a host that share one HTTP/2 connection. Upstreams allow 100
+/// (the least that RFC 9113, section 6.5.2, recommends) to 250 streams. hyper's client queues
+/// requests beyond that until a stream ends, which takes minutes for a download. Requests beyond
+/// this limit use HTTP/1.1, each on a connection of its own.
 const MAX_STREAMS: usize = 64;
 
 /// Bytes of one HTTP/2 response that are buffered until the component, or its client, reads them.
 const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
 
-/// Bytes of all responses on one HTTP/2 connection that are buffered: enough for all streams, so that
-/// downloads that nobody reads don't block others.
+/// Bytes of all responses on one HTTP/2 connection that are buffered: enough for all streams, so
+/// that downloads that nobody reads don't block others.
 const CONNECTION_WINDOW: u32 = MAX_STREAMS as u32 * STREAM_WINDOW;
 
-/// The most idle connections to one host. Each costs a file descriptor, and clients choose the hosts.
+/// The most idle connections to one host. Each is a file descriptor, and clients choose the hosts.
 const MAX_IDLE_PER_HOST: usize = 32;
 
-/// The number of hosts beyond which those without requests in progress are removed from the table of free
-/// streams. Clients choose the hosts, so the table would grow without limit.
+/// The number of hosts beyond which those without requests in progress are removed from the table
+/// of free streams. Clients choose the hosts, so the table would grow without limit.
 const MAX_HOSTS: usize = 1024;
 
-/// How long an HTTP/2 connection may be silent until a ping is sent, and how long the ping may remain
-/// unanswered. A dead connection, which all requests to a host share, has to be closed before they
-/// reach their time-outs, 15 seconds by default in hammal.
+/// How long an HTTP/2 connection may be silent until a ping is sent, and how long the ping may
+/// remain unanswered. A dead connection, which all requests to a host share, has to be closed
+/// before they reach their time-outs, 15 seconds by default in hammal.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// A header that marks a request to the component, until its headers are checked. See [`Outbound`].
 pub const INCOMING_MARKER: HeaderName = HeaderName::from_static("hammal-host-incoming");
 
-/// Sends the component's outbound requests. Each instance has a clone; all clones share their connections.
+/// Sends the component's outbound requests. Each instance has a clone; all clones share their
+/// connections.
 #[derive(Clone)]
 pub struct Outbound {
     shared: Arc<Shared>,
-    /// Whether the header that is checked next is the `Host` of an incoming request. The component may see
-    /// that one, and must not set its own. wasmtime-wasi-http checks both by name alone, so the server
-    /// inserts [`INCOMING_MARKER`] directly before the incoming one.
+    /// Whether the header that is checked next is the `Host` of an incoming request. The component
+    /// may see that one, and must not set its own. wasmtime-wasi-http checks both by name alone, so
+    /// the server inserts [`INCOMING_MARKER`] directly before the incoming one.
     is_incoming: bool,
 }
 
@@ -106,8 +107,8 @@ impl Outbound {
     }
 }
 
-/// The result of sending a request's body. hyper's client reports it with the response, so it is always `Ok`
-/// here.
+/// The result of sending a request's body. hyper's client reports it with the response, so it is
+/// always `Ok` here.
 type BodyOutcome = Box<dyn Future<Output = Result<(), Error>> + Send>;
 
 impl WasiHttpHooks for Outbound {
@@ -121,7 +122,7 @@ impl WasiHttpHooks for Outbound {
     }
 
     fn set_host_header(&mut self) -> bool {
-        // hyper's client sets it for HTTP/1.1. For HTTP/2, some servers reject it beside `:authority`.
+        // hyper's client sets it for HTTP/1.1. In HTTP/2 some servers reject it.
         false
     }
 
@@ -143,7 +144,7 @@ impl WasiHttpHooks for Outbound {
 }
 
 impl Shared {
-    /// Sends `request` and returns the head of the response, with a body that applies its own time-out.
+    /// Sends `request`, and returns the response as soon as its head has arrived.
     async fn send(
         &self,
         mut request: Request<WasiBody>,
@@ -200,9 +201,10 @@ impl Shared {
     }
 }
 
-/// Removes the body of a GET or HEAD without `Content-Length`, as hyper does for HTTP/1.1. For HTTP/2, a body
-/// that may have trailers keeps its stream open until the component ends it. A server that has responded by
-/// then resets the stream, and hyper's server closes a connection, with all its streams, after 1,024 resets.
+/// Removes the body of a GET or HEAD without `Content-Length`, as hyper does for HTTP/1.1. For
+/// HTTP/2, a body that may have trailers keeps its stream open until the component ends it. A
+/// server that has responded by then resets the stream, and hyper's server closes a connection,
+/// with all its streams, after 1,024 resets.
 fn without_undeclared_body(request: Request<WasiBody>) -> Request<WasiBody> {
     if matches!(*request.method(), Method::GET | Method::HEAD)
         && !request.headers().contains_key(header::CONTENT_LENGTH)

@@ -1,4 +1,4 @@
-//! Tests outbound requests with upstreams on loopback, each of which fails or misbehaves in one way.
+//! Tests outbound requests with upstreams on loopback that fail or misbehave.
 
 use super::*;
 use crate::config::runtime_config::ClientTls;
@@ -72,8 +72,8 @@ async fn send_body(
     sent.await.map(|(response, _)| response)
 }
 
-/// An upstream that sends `response` to each request and leaves the connection open. Returns its address and
-/// the number of its connections.
+/// An upstream that sends `response` to each request and leaves the connection open. Returns its
+/// address and the number of its connections.
 async fn upstream(response: &'static str) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -246,9 +246,10 @@ async fn reports_a_connection_closed_without_a_response_as_a_protocol_error() {
     assert!(matches!(error, Error::HttpProtocolError), "{error:?}");
 }
 
-/// An upstream with a certificate for `localhost` and `127.0.0.1`, HTTP/2 with `MAX_STREAMS` streams and
-/// HTTP/1.1. It responds with `body` of the request, and never to `/never`. Returns its port, the table
-/// that trusts its certificate for `localhost`, and the folder that the table refers to.
+/// An upstream with a certificate for `localhost` and `127.0.0.1`, HTTP/2 with `MAX_STREAMS`
+/// streams and HTTP/1.1. It responds with `body` of the request, and never to `/never`. Returns its
+/// port, the table that trusts its certificate for `localhost`, and the folder that the table
+/// refers to.
 async fn https_upstream(
     body: fn(Request<Incoming>) -> String,
 ) -> (u16, ClientTls, tempfile::TempDir) {
@@ -418,8 +419,8 @@ async fn uses_http1_beyond_the_limit_of_streams() {
     assert_eq!(get("/").await, "HTTP/2.0");
 }
 
-/// Forwards connections to `port`. When notified, it stops forwarding on those that are open. Returns its port,
-/// the number of its connections, and what to notify.
+/// Forwards connections to `port`. When notified, it stops forwarding on those that are open.
+/// Returns its port, the number of its connections, and what to notify.
 async fn forwarder_to(port: u16) -> (u16, Arc<AtomicUsize>, Arc<Notify>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let own_port = listener.local_addr().unwrap().port();

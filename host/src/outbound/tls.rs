@@ -1,5 +1,5 @@
-//! Chooses the TLS configuration of an upstream: the roots of `[[client_tls]]` for the hosts that it lists, the
-//! default roots for all others.
+//! Chooses the TLS configuration of an upstream: the roots of `[[client_tls]]` for the hosts that
+//! it lists, the default roots for all others.
 
 use crate::config::runtime_config::ClientTls;
 use anyhow::{Context as _, Result, ensure};
@@ -18,8 +18,8 @@ pub struct TlsConfigs {
 }
 
 impl TlsConfigs {
-    /// Loads the certificates of the tables that apply to `component_id`. If several list a host, the first one
-    /// applies. Fails if a certificate can't be read, or a table trusts none.
+    /// Loads the certificates of the tables that apply to `component_id`. If several list a host,
+    /// the first one applies. Fails if a certificate can't be read, or a table trusts none.
     pub fn load(tables: &[ClientTls], component_id: &str) -> Result<Self> {
         let mut hosts = HashMap::new();
         for table in tables
@@ -59,7 +59,7 @@ impl TlsConfigs {
 
 /// Builds the configuration of one table.
 fn load(table: &ClientTls) -> Result<ClientConfig> {
-    // As in Spin: keys that are set replace the defaults, and `ca_roots_file` alone is trusted alone.
+    // As in Spin: keys that are set replace the defaults, and a file alone is trusted alone.
     let (platform, webpki) = match (table.ca_use_platform_roots, table.ca_use_webpki_roots) {
         (None, None) => (table.ca_roots_file.is_none(), false),
         (platform, webpki) => (platform.unwrap_or(false), webpki.unwrap_or(false)),
@@ -102,7 +102,7 @@ fn webpki_roots() -> RootCertStore {
     }
 }
 
-/// Adds the operating system's roots, as in Spin: networks that inspect TLS install their own there.
+/// Adds the operating system's roots, as Spin does: networks that inspect TLS install theirs there.
 fn add_platform_roots(roots: &mut RootCertStore) {
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
 }
