@@ -13,23 +13,24 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Serve the application of a spin.toml over HTTP until SIGINT or SIGTERM.
+    /// Serves the application of a spin.toml over HTTP until SIGINT or SIGTERM.
     #[command(after_help = AFTER_HELP)]
     Up(Up),
 }
 
 const AFTER_HELP: &str = "\
-The runtime configuration sets key-value stores, blocked networks, private CAs and providers of variables. To use
-none although there is a runtime-config.toml: --runtime-config-file /dev/null.
+The runtime configuration sets key-value stores, blocked networks, private CAs and providers of
+variables. To ignore the runtime-config.toml beside the manifest: --runtime-config-file /dev/null
 
 A variable's value is taken from the first of: --variable, a provider in the runtime configuration,
 SPIN_VARIABLE_<NAME> in the environment, the default in spin.toml.
 
 As with `spin up`: the manifest (version 2), the runtime configuration, the key-value file.
-Not supported, and an error at the start: several components, triggers other than http, remote component
-sources, files, SQLite databases, AI models, requests of the component to itself.
+Not supported, and an error at the start: several components, triggers other than http, remote
+component sources, files, SQLite databases, AI models, requests of the component to itself.
 Not supported either: serving TLS, log files, .env files.";
 
 /// The flags of `hammal-host up`.

@@ -10,8 +10,8 @@ use wasmtime::{StoreLimits, StoreLimitsBuilder};
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-/// Bytes of linear memory of one instance, unless the runtime configuration sets `max_instance_memory`.
-/// It suffices for hundreds of manifests at a time, and one faulty request can't use up the machine's.
+/// The default of the runtime configuration's `max_instance_memory`, in bytes: enough for hundreds
+/// of manifests at a time, and a faulty request can't use up the machine's memory.
 const DEFAULT_MAX_MEMORY: usize = 256 * 1024 * 1024;
 
 /// The configuration that every new instance is made with.
