@@ -30,9 +30,11 @@ pub struct GuestConfig {
 
 /// The host's data of one instance: the data of its Wasmtime store.
 pub struct Guest {
+    /// The resources that the instance holds handles of.
     pub table: ResourceTable,
     pub variables: Arc<BTreeMap<String, String>>,
     pub stores: Arc<Stores>,
+    /// The limit of its linear memory.
     pub limits: StoreLimits,
     wasi: WasiCtx,
     http: WasiHttpCtx,

@@ -107,7 +107,7 @@ fn new_engine() -> Result<Engine> {
             "compiled code is not cached for the next start: {error:#}"
         )),
     }
-    // As in Spin: to map an instance's memory takes the kernel longer than many a request takes.
+    // As in Spin: the kernel takes longer to map an instance's memory than many requests take.
     config.allocation_strategy(instance_pool());
     let engine = Engine::new(&config).or_else(|error| {
         // The machine has too little address space for the pool.

@@ -10,7 +10,9 @@ use std::collections::BTreeMap;
 #[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "keys that are accepted and have no effect")]
 pub struct Variable {
+    /// `None` if the variable is required.
     pub default: Option<String>,
+    /// Whether a value must be given.
     #[serde(default)]
     pub required: bool,
     /// Accepted, without effect: this host never prints a value.
