@@ -147,19 +147,18 @@ impl Component<'_> {
         for variable in variables {
             command.args(["--variable", variable]);
         }
-        if let Some(ca) = self.ca {
-            let (root, config) = (
-                folder.path().join("root.pem"),
-                folder.path().join("runtime-config.toml"),
-            );
+        // Named always: the one beside spin.toml closes private networks, where the upstream is.
+        let config = folder.path().join("runtime-config.toml");
+        let text = self.ca.map_or_else(String::new, |ca| {
+            let root = folder.path().join("root.pem");
             fs::write(&root, ca.pem()).expect("a file");
-            let text = format!(
+            format!(
                 "[[client_tls]]\ncomponent_ids = [{:?}]\nhosts = [\"127.0.0.1\"]\nca_roots_file = {root:?}\n",
                 self.id
-            );
-            fs::write(&config, text).expect("a file");
-            command.arg("--runtime-config-file").arg(config);
-        }
+            )
+        });
+        fs::write(&config, text).expect("a file");
+        command.arg("--runtime-config-file").arg(config);
         let mut process = Process::spawn(&mut command, folder);
         let address = process
             .wait_for(&format!("the address of the {name}"), |process| {

@@ -1,10 +1,11 @@
-//! `--build`: the component's own build command.
+//! Runs the component's build command, for `--build`.
 
-use crate::manifest::Manifest;
+use crate::config::manifest::Manifest;
 use anyhow::{Context as _, Result, bail};
 use std::process::{Command, Stdio};
 
-/// Runs the manifest's build commands through `sh -c`. Their output goes to stderr: stdout belongs to `--format json`.
+/// Runs the manifest's build commands with `sh -c`. Their output goes to stderr: stdout is for
+/// `--format json`. Fails on the first command that fails.
 pub fn build(manifest: &Manifest) -> Result<()> {
     let id = &manifest.component_id;
     let Some(build) = &manifest.component.build else {

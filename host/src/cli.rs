@@ -1,6 +1,6 @@
-//! The command line: the flags of `spin up` that matter here, under the same names and environment variables.
+//! The command line. Flags and environment variables have the same names as in `spin up`.
 
-use crate::variables;
+use crate::config::variables;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
@@ -13,25 +13,30 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Serve the application of a spin.toml over HTTP until SIGINT or SIGTERM.
+    /// Serves the application of a spin.toml over HTTP until SIGINT or SIGTERM.
     #[command(after_help = AFTER_HELP)]
     Up(Up),
 }
 
 const AFTER_HELP: &str = "\
+The runtime configuration sets key-value stores, blocked networks, private CAs and providers of
+variables. To ignore the runtime-config.toml beside the manifest: --runtime-config-file /dev/null
+
 A variable's value is taken from the first of: --variable, a provider in the runtime configuration,
 SPIN_VARIABLE_<NAME> in the environment, the default in spin.toml.
 
 As with `spin up`: the manifest (version 2), the runtime configuration, the key-value file.
-Not supported, and refused by name at the start: several components, triggers other than http, remote component
-sources, files, SQLite databases, AI models, requests of the component to itself. Not there: serving TLS, log files,
-.env files.";
+Not supported, and an error at the start: several components, triggers other than http, remote
+component sources, files, SQLite databases, AI models, requests of the component to itself.
+Not supported either: serving TLS, log files, .env files.";
 
+/// The flags of `hammal-host up`.
 #[derive(Debug, Args)]
 pub struct Up {
-    /// The manifest: a file, or a folder with a spin.toml in it
+    /// The manifest: a file, or the folder of a spin.toml
     #[arg(
         short = 'f',
         long = "from",
@@ -41,44 +46,45 @@ pub struct Up {
     )]
     pub from: PathBuf,
 
-    /// IP address and port to listen on; port 0 takes a free one
+    /// IP address and port to listen on; port 0 chooses a free one
     #[arg(long, value_name = "ADDRESS", env = "SPIN_HTTP_LISTEN_ADDR", default_value = "127.0.0.1:3000", value_parser = parse_listen)]
     pub listen: SocketAddr,
 
-    /// Runtime configuration: key-value stores, blocked networks, private CAs, variable providers
+    /// Runtime configuration [default: runtime-config.toml beside the manifest, if there is one]
     #[arg(long, value_name = "FILE", env = "RUNTIME_CONFIG_FILE")]
     pub runtime_config_file: Option<PathBuf>,
 
-    /// Set a variable of spin.toml; `NAME=@FILE` reads the value from a file. May be repeated
+    /// Sets a variable of spin.toml; `NAME=@FILE` reads the value from a file. May be repeated
     #[arg(long = "variable", value_name = "NAME=VALUE", value_parser = variables::parse_assignment)]
     pub variables: Vec<(String, String)>,
 
-    /// Where key-value data is kept [default: .spin beside the manifest]; empty keeps it in memory only
+    /// Folder for key-value data [default: .spin beside the manifest]; empty keeps it in memory
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<String>,
 
-    /// First run the component's build command from the manifest
+    /// Runs the component's build command from the manifest first
     #[arg(long)]
     pub build: bool,
 
-    /// How the address is announced on stdout once requests are served
+    /// Format of the address on stdout, once the server accepts requests
     #[arg(long, value_enum, default_value_t = Format::Plain)]
     pub format: Format,
 
-    /// Don't show what the component prints
+    /// Discards the component's output
     #[arg(short = 'q', long)]
     pub quiet: bool,
 }
 
+/// The values of `--format`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// For people
+    /// Text
     Plain,
-    /// For programs: an object with base_url and routes
+    /// A JSON object with base_url and routes
     Json,
 }
 
-/// Accepts names too (`localhost:3000`), and then prefers IPv4 as `spin up` does.
+/// Parses `--listen`. Prefers a host name's IPv4 address (`localhost:3000`), as `spin up` does.
 fn parse_listen(text: &str) -> Result<SocketAddr, String> {
     let addresses: Vec<SocketAddr> = text
         .to_socket_addrs()
@@ -96,12 +102,12 @@ mod tests {
     use clap::CommandFactory as _;
 
     #[test]
-    fn the_command_line_is_consistent() {
+    fn clap_accepts_the_definition() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn listens_on_names_and_addresses() {
+    fn parses_addresses_and_host_names() {
         assert_eq!(
             parse_listen("127.0.0.1:0"),
             Ok(SocketAddr::from(([127, 0, 0, 1], 0)))

@@ -1,52 +1,42 @@
-//! `hammal-host`: runs hammal's `spin.toml` on Wasmtime where Spin is not installed.
+//! `hammal-host`: runs hammal's `spin.toml` on Wasmtime, where Spin is not installed.
 //!
-//! It reads the files that `spin up` reads, takes the flags of it that matter and treats them alike. It is a place to
-//! run one component, not a second Spin: what it doesn't support, it refuses by name.
+//! It reads the files that `spin up` reads and has its most important flags, with the same meaning.
+//! It runs one component and does not replace Spin: it refuses to start with what it doesn't
+//! support.
 //!
-//! | room | owns |
+//! | module | content |
 //! | --- | --- |
+//! | [`up`] | the command `hammal-host up`, from reading the files to shutting down |
 //! | [`cli`] | the command line |
-//! | [`up`] | the story of `hammal-host up`, one step after the other |
-//! | [`manifest`], [`route`] | `spin.toml`; the one route that leads to the component |
-//! | [`runtime_config`] | the runtime configuration file |
-//! | [`variables`] | names, templates, and where a value comes from |
 //! | [`build`] | the component's build command |
-//! | [`engine`] | Wasmtime: compiling, linking, the life of an instance |
-//! | [`guest`] | what one instance of the component owns |
-//! | [`response`] | how the component makes an answer |
-//! | [`interfaces`] | Spin's own interfaces: key-value, variables |
-//! | [`key_value`] | the stores, in SQLite |
-//! | [`allowed_hosts`], [`blocked_networks`] | where the component may connect to: by URL, by address |
-//! | [`sender`], [`connector`], [`tls`], [`timed_body`] | one outbound exchange, its connection, its time-outs |
-//! | [`serve`] | inbound HTTP, from accepting to draining |
-//! | [`output`] | stderr: remarks of the host, what the component prints |
+//! | [`server`] | the HTTP server: connections, time-outs, the limit of concurrent requests |
+//! | [`component`] | the component on Wasmtime: compiling, linking, instances |
+//! | [`component::spin_interfaces`] | Spin's interfaces: key-value stores and variables |
+//! | [`component::early_body`] | the reading of a response's body as soon as it is created |
+//! | [`component::guest`] | the host's data of one instance |
+//! | [`component::key_value`] | the key-value stores, in SQLite |
+//! | [`outbound`] | the component's requests: connections, TLS, time-outs |
+//! | [`config`] | `spin.toml`, its route and variables, and the runtime configuration |
+//! | [`egress`] | where the component may connect to: by URL, and by address |
+//! | [`stderr`] | the host's warnings and the component's output |
+//!
+//! A module imports only from modules below it in the table.
 
-mod allowed_hosts;
-mod blocked_networks;
 mod build;
 mod cli;
-mod connector;
-mod engine;
-mod guest;
-mod interfaces;
-mod key_value;
-mod manifest;
-mod output;
-mod response;
-mod route;
-mod runtime_config;
-mod sender;
-mod serve;
-mod timed_body;
-mod tls;
+mod component;
+mod config;
+mod egress;
+mod outbound;
+mod server;
+mod stderr;
 mod up;
-mod variables;
 
 use clap::Parser as _;
 use mimalloc::MiMalloc;
 use std::process::ExitCode;
 
-/// A request takes some hundred allocations here, which end on another thread as often as not.
+/// A request makes about a hundred allocations, and about half of them are freed on another thread.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 

@@ -1,55 +1,63 @@
-//! `hammal-host up`, from the files to the last request.
+//! The command `hammal-host up`: reads the files, builds and loads the component, serves it.
 
-use crate::allowed_hosts::AllowedHosts;
 use crate::build::build;
 use crate::cli::{Format, Up};
-use crate::connector::Connector;
-use crate::engine;
-use crate::guest::Shared;
-use crate::key_value::Stores;
-use crate::manifest::Manifest;
-use crate::output::note;
-use crate::route::Route;
-use crate::runtime_config::{RuntimeConfig, StoreLocation};
-use crate::sender::Outbound;
-use crate::serve::Server;
-use crate::tls::TlsConfigs;
-use crate::variables::Variables;
+use crate::component;
+use crate::component::guest::GuestConfig;
+use crate::component::key_value::Stores;
+use crate::config::manifest::Manifest;
+use crate::config::route::Route;
+use crate::config::runtime_config::{RuntimeConfig, StoreLocation};
+use crate::config::variables::Variables;
+use crate::egress::allowed_hosts::AllowedHosts;
+use crate::outbound::Outbound;
+use crate::outbound::connector::Connector;
+use crate::outbound::tls::TlsConfigs;
+use crate::server::Server;
+use crate::stderr::warn;
 use anyhow::{Context as _, Result, anyhow};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Serves the application until SIGINT or SIGTERM.
+/// Serves the application until SIGINT or SIGTERM. Fails if it can't start.
 pub fn up(flags: Up) -> Result<()> {
     let manifest = Manifest::load(&flags.from)?;
-    // Before the build, which may take minutes: what is wrong with the files should be known at once.
+    // Read before the build, which may take minutes, to report errors at once.
+    let config_file = flags
+        .runtime_config_file
+        .or_else(|| default_runtime_config(&manifest.folder));
     let config = RuntimeConfig::load(
-        flags.runtime_config_file.as_deref(),
+        config_file.as_deref(),
         flags.state_dir.as_deref(),
         &manifest.folder,
     )?;
     let declared = &manifest.variables;
-    let variables = Variables::resolve(declared, &flags.variables, &config.providers, |name| {
-        std::env::var(name).ok()
-    })?;
-    let (shared, stores) = share(&manifest, config, &variables, flags.quiet)?;
+    let variables = Variables::resolve(
+        declared,
+        &flags.variables,
+        &config.variables_providers,
+        |name| std::env::var(name).ok(),
+    )?;
+    let (guest_config, stores) = guest_config(&manifest, config, &variables, flags.quiet)?;
     if flags.build {
         build(&manifest)?;
     }
 
-    raise_limit_of_files();
+    raise_open_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let served = runtime.block_on(async {
-        // Also before compiling, so that a taken port is known at once.
-        let listener = listen(flags.listen).await?;
-        let handler = tokio::task::block_in_place(|| engine::load(&manifest.source(), shared))?;
-        let stop = stop()?;
+    let result = runtime.block_on(async {
+        // Bound before compiling, to report a port in use at once.
+        let listener = bind(flags.listen).await?;
+        let handler =
+            tokio::task::block_in_place(|| component::load(&manifest.source(), guest_config))?;
+        let shutdown = shutdown_signal()?;
         announce(
             flags.format,
             listener.local_addr()?,
@@ -57,18 +65,30 @@ pub fn up(flags: Up) -> Result<()> {
             &manifest.route,
         );
         Server::new(handler, manifest.route)
-            .serve(listener, stop)
+            .serve(listener, shutdown)
             .await;
         stores.flush().await;
         Ok(())
     });
-    // The process ends now. Dropped, the runtime would end idle instances one by one and report each as failed.
+    // Dropping the runtime would end idle instances, and report each of them as failed.
     std::mem::forget(runtime);
-    served
+    result
 }
 
-/// A shell's and systemd's own limit of open files, 1,024, is that of some 500 downloads; the hard one is meant for servers.
-fn raise_limit_of_files() {
+/// Returns the `runtime-config.toml` in the manifest's folder, if there is one, and says on stderr
+/// that it is used. Unlike with `spin up`, it need not be named: the one that hammal ships closes
+/// private networks.
+fn default_runtime_config(manifest_folder: &Path) -> Option<PathBuf> {
+    let file = manifest_folder.join("runtime-config.toml");
+    // A dangling link counts, and fails when it is read: without the file, no network is closed.
+    std::fs::symlink_metadata(&file).ok()?;
+    eprintln!("Using the runtime configuration {}", file.display());
+    Some(file)
+}
+
+/// Raises the soft limit of open files to the hard one. The soft limit of shells and systemd,
+/// 1,024, suffices for some 500 downloads.
+fn raise_open_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(
         Resource::Nofile,
@@ -77,33 +97,33 @@ fn raise_limit_of_files() {
             ..limit
         },
     ) {
-        note(&format!("the limit of open files stays as it is: {error}"));
+        warn(&format!("can't raise the limit of open files: {error}"));
     }
 }
 
-/// Puts together what the instances of the component share.
-fn share(
+/// Makes the configuration of all instances. Also returns the key-value stores, to be flushed.
+fn guest_config(
     manifest: &Manifest,
     config: RuntimeConfig,
     variables: &Variables,
     quiet: bool,
-) -> Result<(Shared, Arc<Stores>)> {
+) -> Result<(GuestConfig, Arc<Stores>)> {
     let component = &manifest.component;
-    let mut own = BTreeMap::new();
+    let mut component_variables = BTreeMap::new();
     for (name, template) in &component.variables {
-        crate::variables::check_name(name)
+        crate::config::variables::check_name(name)
             .with_context(|| format!("component variable {name:?}"))?;
-        own.insert(
+        component_variables.insert(
             name.clone(),
             variables
-                .fill(template)
+                .expand(template)
                 .with_context(|| format!("component variable {name:?}"))?,
         );
     }
     let patterns = component
         .allowed_outbound_hosts
         .iter()
-        .map(|pattern| variables.fill(pattern));
+        .map(|pattern| variables.expand(pattern));
     let allowed = AllowedHosts::parse(
         patterns
             .collect::<Result<Vec<_>>>()
@@ -114,34 +134,35 @@ fn share(
     for label in &component.key_value_stores {
         if config.stores.get(label) == Some(&StoreLocation::Memory) {
             eprintln!(
-                "The key-value store {label:?} is in memory only; its data ends with this process"
+                "The key-value store {label:?} is in memory only; its data is lost when this process ends"
             );
         }
     }
     let tls = TlsConfigs::load(&config.client_tls, &manifest.component_id)?;
-    let connector = Connector::new(config.blocked, tls);
-    let shared = Shared {
-        variables: Arc::new(own),
+    let connector = Connector::new(config.blocked_networks, tls);
+    let guest_config = GuestConfig {
+        variables: Arc::new(component_variables),
         stores: Arc::clone(&stores),
-        outbound: Outbound::new(allowed, connector, config.pooling),
+        outbound: Outbound::new(allowed, connector, config.connection_pooling),
         environment: component.environment.clone().into_iter().collect(),
         max_memory: config.max_instance_memory,
         quiet,
     };
-    Ok((shared, stores))
+    Ok((guest_config, stores))
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener> {
+/// Binds the listening socket.
+async fn bind(address: SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|error| match error.kind() {
         std::io::ErrorKind::AddrInUse => {
-            anyhow!("{address} is already in use; choose another with --listen, as in --listen 127.0.0.1:0 for any")
+            anyhow!("{address} is already in use; choose another with --listen, or a free one with --listen 127.0.0.1:0")
         }
         _ => anyhow!("can't listen on {address}: {error}"),
     })
 }
 
-/// Resolves when the process is asked to end. Asked once more, it ends at once.
-fn stop() -> Result<impl Future<Output = ()>> {
+/// Returns a future that resolves on the first SIGINT or SIGTERM. A second one exits at once.
+fn shutdown_signal() -> Result<impl Future<Output = ()>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     Ok(async move {
@@ -159,7 +180,7 @@ fn stop() -> Result<impl Future<Output = ()>> {
     })
 }
 
-/// Says on stdout where the component is served, in the words of `spin up`.
+/// Prints the address and the route on stdout, as `spin up` does.
 fn announce(format: Format, address: SocketAddr, component_id: &str, route: &Route) {
     let base_url = format!("http://{address}");
     let wildcard = if route.is_wildcard() {

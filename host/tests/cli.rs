@@ -1,4 +1,4 @@
-//! The binary as a user meets it: what it says when something is wrong, and that it says so by its exit status.
+//! Tests the binary's command line: its help, messages and exit status.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -20,7 +20,7 @@ allowed_outbound_hosts = ["https://*:*"]
 command = "BUILD"
 "#;
 
-/// A folder with a manifest whose build command is `build`.
+/// Creates a folder with a manifest whose build command is `build`.
 fn app(build: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(
@@ -31,7 +31,8 @@ fn app(build: &str) -> tempfile::TempDir {
     folder
 }
 
-/// Runs `hammal-host ARGS` in `folder`, which must end by itself, with `environment` and none of ours.
+/// Runs `hammal-host ARGS` in `folder` until it ends. Of the variables that it reads, only those in
+/// `environment` are set.
 fn run_with(folder: &Path, environment: &[(&str, &str)], args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hammal-host"));
     for name in [
@@ -49,7 +50,7 @@ fn run_with(folder: &Path, environment: &[(&str, &str)], args: &[&str]) -> Outpu
         .unwrap()
 }
 
-/// What is written on stderr before a failure.
+/// Runs `hammal-host up ARGS` in `folder`, which must fail, and returns its stderr.
 fn fails(folder: &Path, args: &[&str]) -> String {
     let output = run_with(
         folder,
@@ -63,7 +64,7 @@ fn fails(folder: &Path, args: &[&str]) -> String {
 }
 
 #[test]
-fn help_names_every_flag_and_what_is_not_supported() {
+fn help_lists_every_flag_and_what_is_not_supported() {
     let output = run_with(Path::new("/"), &[], &["up", "--help"]);
     assert!(output.status.success());
     let help = String::from_utf8(output.stdout).unwrap();
@@ -71,6 +72,7 @@ fn help_names_every_flag_and_what_is_not_supported() {
         "--from",
         "--listen",
         "--runtime-config-file",
+        "runtime-config.toml beside the manifest",
         "--variable",
         "--state-dir",
         "--build",
@@ -86,7 +88,7 @@ fn help_names_every_flag_and_what_is_not_supported() {
 }
 
 #[test]
-fn a_missing_manifest_says_how_to_name_one() {
+fn suggests_the_flag_for_a_missing_manifest() {
     let folder = tempfile::tempdir().unwrap();
     let error = fails(folder.path(), &[]);
     assert!(
@@ -96,7 +98,7 @@ fn a_missing_manifest_says_how_to_name_one() {
 }
 
 #[test]
-fn a_missing_component_says_how_to_build_it() {
+fn suggests_to_build_a_missing_component() {
     let folder = app("true");
     let error = fails(folder.path(), &[]);
     assert!(
@@ -106,14 +108,14 @@ fn a_missing_component_says_how_to_build_it() {
 }
 
 #[test]
-fn the_manifest_may_be_named_by_its_folder() {
+fn accepts_the_manifests_folder() {
     let folder = app("true");
     let error = fails(Path::new("/"), &["--from", folder.path().to_str().unwrap()]);
     assert!(error.contains("test.wasm"), "{error}");
 }
 
 #[test]
-fn builds_in_the_manifests_folder_and_shows_the_commands_output() {
+fn builds_in_the_manifests_folder_and_shows_the_output() {
     let folder = app("echo building here; echo no wasm > test.wasm");
     let error = fails(folder.path(), &["--build"]);
     assert!(error.contains("building here"), "{error}");
@@ -124,7 +126,7 @@ fn builds_in_the_manifests_folder_and_shows_the_commands_output() {
 }
 
 #[test]
-fn a_failing_build_command_ends_the_start() {
+fn stops_if_the_build_command_fails() {
     let folder = app("exit 3");
     let error = fails(folder.path(), &["--build"]);
     assert!(
@@ -134,7 +136,7 @@ fn a_failing_build_command_ends_the_start() {
 }
 
 #[test]
-fn an_unknown_key_of_the_runtime_configuration_is_named() {
+fn names_an_unknown_key_of_the_runtime_configuration() {
     let folder = app("true");
     std::fs::write(
         folder.path().join("rc.toml"),
@@ -146,7 +148,7 @@ fn an_unknown_key_of_the_runtime_configuration_is_named() {
         error.contains("rc.toml") && error.contains("block_netwroks"),
         "{error}"
     );
-    // The environment names it as well, as for `spin up`.
+    // The environment variable selects the file too, as for `spin up`.
     let output = run_with(
         folder.path(),
         &[("RUNTIME_CONFIG_FILE", "rc.toml")],
@@ -160,7 +162,30 @@ fn an_unknown_key_of_the_runtime_configuration_is_named() {
 }
 
 #[test]
-fn variables_that_cannot_be_set_are_refused() {
+fn reads_the_runtime_configuration_beside_the_manifest_unless_another_is_given() {
+    let folder = app("true");
+    let message = "Using the runtime configuration";
+    let error = fails(folder.path(), &[]);
+    assert!(!error.contains(message), "{error}");
+
+    let file = folder.path().join("runtime-config.toml");
+    std::fs::write(&file, "[outbound_networking]\nblock_networks = []\n").unwrap();
+    // From another folder: the manifest's folder counts, not the current one.
+    let error = fails(Path::new("/"), &["--from", folder.path().to_str().unwrap()]);
+    let line = format!("{message} {}\n", file.display());
+    assert!(error.starts_with(&line), "{error}");
+    assert!(error.contains("test.wasm"), "{error}");
+
+    std::fs::write(&file, "[outbound_networking]\nblock_netwroks = []\n").unwrap();
+    let error = fails(folder.path(), &[]);
+    assert!(error.contains("block_netwroks"), "{error}");
+    let error = fails(folder.path(), &["--runtime-config-file", "/dev/null"]);
+    assert!(!error.contains(message), "{error}");
+    assert!(error.contains("test.wasm"), "{error}");
+}
+
+#[test]
+fn rejects_variables_that_cannot_be_set() {
     let folder = app("true");
     for (assignment, named) in [
         ("upstream", "NAME=VALUE"),
@@ -173,10 +198,10 @@ fn variables_that_cannot_be_set_are_refused() {
 }
 
 #[test]
-fn a_taken_port_says_how_to_choose_another() {
+fn suggests_the_flag_for_a_port_in_use() {
     let folder = app("true");
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = taken.local_addr().unwrap().to_string();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
     let output = run_with(
         folder.path(),
         &[("SPIN_HTTP_LISTEN_ADDR", &address)],

@@ -1,13 +1,13 @@
-//! The runtime configuration file, read as Spin reads it. An unknown key aborts the start: a misspelt guard that is
-//! silently off is worse than none.
+//! Reads the runtime configuration file as Spin does. An unknown key is an error: a misspelt
+//! `block_networks` must not leave the networks open without notice.
 
-use crate::blocked_networks::BlockedNetworks;
+use crate::egress::blocked_networks::BlockedNetworks;
 use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// The name of the default store's file in the state directory.
+/// The file of the key-value store `default`, in the state directory.
 const DEFAULT_STORE_FILE: &str = "sqlite_key_value.db";
 
 #[derive(Debug, Default, Deserialize)]
@@ -26,11 +26,11 @@ struct File {
     client_tls: Vec<ClientTls>,
 }
 
-/// Where values of variables come from besides the command line and `SPIN_VARIABLE_<NAME>`.
+/// `[[variables_provider]]`: a source of variables' values.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum VariablesProvider {
-    /// Values written in the file itself.
+    /// Values in the file itself, by the variables' names.
     Static { values: BTreeMap<String, String> },
     /// Environment variables `<prefix>_<NAME>`.
     Env {
@@ -61,50 +61,63 @@ struct OutboundNetworking {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct OutboundHttp {
-    // Absent from a table that is there means off; without the table it is on. So it is in Spin.
+    // As in Spin, pooling is off if the table lacks this key, and on if there is no table.
     #[serde(default)]
     connection_pooling: bool,
 }
 
-/// `[[client_tls]]`: which roots for which hosts.
+/// `[[client_tls]]`: the root certificates to trust for some hosts.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClientTls {
+    /// The components that the table applies to.
     pub component_ids: Vec<String>,
-    /// Host names without a port.
+    /// Host names, without a port.
     pub hosts: Vec<String>,
+    /// Whether to trust the operating system's root certificates.
     pub ca_use_platform_roots: Option<bool>,
+    /// Whether to trust Mozilla's root certificates, which are built in.
     pub ca_use_webpki_roots: Option<bool>,
-    /// Relative to the runtime configuration's folder until loaded.
+    /// A PEM file. Absolute, once [`RuntimeConfig::load`] has resolved it.
     pub ca_roots_file: Option<PathBuf>,
 }
 
 /// Where a key-value store keeps its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreLocation {
+    /// In memory: the data is lost when the process ends.
     Memory,
+    /// In an SQLite file.
     File(PathBuf),
 }
 
-/// The runtime configuration, complete: what the file doesn't say has its default.
+/// The runtime configuration, with defaults for all that the file leaves out.
 #[derive(Debug)]
 pub struct RuntimeConfig {
+    /// Key-value stores by label. `default` is always there.
     pub stores: BTreeMap<String, StoreLocation>,
-    pub providers: Vec<VariablesProvider>,
-    pub blocked: BlockedNetworks,
-    /// Whether connections to upstreams are kept for the next request.
-    pub pooling: bool,
+    /// In the order to ask them.
+    pub variables_providers: Vec<VariablesProvider>,
+    /// Addresses that the component must not connect to.
+    pub blocked_networks: BlockedNetworks,
+    /// Whether connections to upstreams are reused.
+    pub connection_pooling: bool,
     pub client_tls: Vec<ClientTls>,
-    /// Bytes of memory that one instance of the component may have.
+    /// Bytes of linear memory that one instance of the component may have.
     pub max_instance_memory: Option<usize>,
 }
 
 impl RuntimeConfig {
-    /// Reads `file`, if there is one. `state_dir` is the command line's (empty: keep nothing), `app_folder` the
-    /// manifest's.
-    pub fn load(file: Option<&Path>, state_dir: Option<&str>, app_folder: &Path) -> Result<Self> {
+    /// Reads `file`, or returns the defaults if it is `None`. `state_dir` is the command line's
+    /// (empty keeps the store `default` in memory), `manifest_folder` the manifest's folder. Fails
+    /// if the file can't be read, has an unknown key, or sets what this host doesn't support.
+    pub fn load(
+        file: Option<&Path>,
+        state_dir: Option<&str>,
+        manifest_folder: &Path,
+    ) -> Result<Self> {
         let Some(file) = file else {
-            return Self::parse("", Path::new(""), state_dir, app_folder);
+            return Self::parse("", Path::new(""), state_dir, manifest_folder);
         };
         let text = std::fs::read_to_string(file).with_context(|| {
             format!(
@@ -116,7 +129,7 @@ impl RuntimeConfig {
             .parent()
             .unwrap_or(Path::new("/"))
             .to_owned();
-        Self::parse(&text, &folder, state_dir, app_folder)
+        Self::parse(&text, &folder, state_dir, manifest_folder)
             .with_context(|| format!("in {}", file.display()))
     }
 
@@ -124,13 +137,13 @@ impl RuntimeConfig {
         text: &str,
         folder: &Path,
         state_dir: Option<&str>,
-        app_folder: &Path,
+        manifest_folder: &Path,
     ) -> Result<Self> {
         let file: File = toml::from_str(text)?;
         let state_dir = match state_dir.or(file.state_dir.as_deref()) {
             Some("") => None,
             Some(path) => Some(std::path::absolute(path)?),
-            None => Some(app_folder.join(".spin")),
+            None => Some(manifest_folder.join(".spin")),
         };
         let mut stores = BTreeMap::new();
         for (label, store) in file.key_value_store {
@@ -139,7 +152,7 @@ impl RuntimeConfig {
                 "key_value_store.{label}: type {:?} is not supported by this host; only \"spin\" is",
                 store.r#type
             );
-            // Without a path Spin keeps such a store in memory, the default one too.
+            // As in Spin: without a path the store is in memory, even the default one.
             let location = store.path.map_or(StoreLocation::Memory, |path| {
                 StoreLocation::File(folder.join(path))
             });
@@ -162,10 +175,10 @@ impl RuntimeConfig {
         }
         Ok(Self {
             stores,
-            providers: file.variables_provider,
-            blocked: BlockedNetworks::parse(&file.outbound_networking.block_networks)
+            variables_providers: file.variables_provider,
+            blocked_networks: BlockedNetworks::parse(&file.outbound_networking.block_networks)
                 .context("outbound_networking.block_networks")?,
-            pooling: file
+            connection_pooling: file
                 .outbound_http
                 .is_none_or(|http| http.connection_pooling),
             client_tls,
@@ -183,19 +196,19 @@ mod tests {
     }
 
     #[test]
-    fn without_a_file_the_store_is_in_the_state_directory_and_connections_are_pooled() {
+    fn has_a_store_file_and_connection_pooling_by_default() {
         let config = parse("").unwrap();
         assert_eq!(
             config.stores["default"],
             StoreLocation::File("/app/.spin/sqlite_key_value.db".into())
         );
-        assert!(config.pooling);
-        assert!(!config.blocked.blocks("127.0.0.1".parse().unwrap()));
+        assert!(config.connection_pooling);
+        assert!(!config.blocked_networks.blocks("127.0.0.1".parse().unwrap()));
     }
 
     #[test]
-    fn the_command_lines_state_directory_beats_the_files() {
-        let of = |state_dir: Option<&str>| {
+    fn prefers_the_state_directory_of_the_command_line() {
+        let location = |state_dir: Option<&str>| {
             let text = "state_dir = \"/from/file\"";
             let config =
                 RuntimeConfig::parse(text, Path::new("/etc"), state_dir, Path::new("/app"))
@@ -203,18 +216,18 @@ mod tests {
             config.stores["default"].clone()
         };
         assert_eq!(
-            of(None),
+            location(None),
             StoreLocation::File("/from/file/sqlite_key_value.db".into())
         );
         assert_eq!(
-            of(Some("/flag")),
+            location(Some("/flag")),
             StoreLocation::File("/flag/sqlite_key_value.db".into())
         );
-        assert_eq!(of(Some("")), StoreLocation::Memory);
+        assert_eq!(location(Some("")), StoreLocation::Memory);
     }
 
     #[test]
-    fn a_stores_path_is_relative_to_the_file_and_without_one_it_is_in_memory() {
+    fn resolves_a_stores_path_from_the_files_folder() {
         let config = parse(
             "[key_value_store.default]\ntype = \"spin\"\npath = \"kv.db\"\n[key_value_store.other]\ntype = \"spin\"",
         )
@@ -227,17 +240,17 @@ mod tests {
     }
 
     #[test]
-    fn an_outbound_http_table_turns_pooling_off_unless_it_says_otherwise() {
-        assert!(!parse("[outbound_http]").unwrap().pooling);
+    fn an_outbound_http_table_without_the_key_turns_pooling_off() {
+        assert!(!parse("[outbound_http]").unwrap().connection_pooling);
         assert!(
             parse("[outbound_http]\nconnection_pooling = true")
                 .unwrap()
-                .pooling
+                .connection_pooling
         );
     }
 
     #[test]
-    fn private_networks_are_blocked_on_demand() {
+    fn reads_blocked_networks() {
         let config =
             parse("[outbound_networking]\nblock_networks = [\"private\", \"1.1.1.0/24\"]").unwrap();
         for blocked in [
@@ -247,13 +260,16 @@ mod tests {
             "::ffff:192.168.0.1",
             "1.1.1.7",
         ] {
-            assert!(config.blocked.blocks(blocked.parse().unwrap()), "{blocked}");
+            assert!(
+                config.blocked_networks.blocks(blocked.parse().unwrap()),
+                "{blocked}"
+            );
         }
-        assert!(!config.blocked.blocks("1.1.2.1".parse().unwrap()));
+        assert!(!config.blocked_networks.blocks("1.1.2.1".parse().unwrap()));
     }
 
     #[test]
-    fn what_is_unknown_or_unsupported_is_refused_by_name() {
+    fn names_what_is_unknown_or_unsupported() {
         let cases = [
             ("nonsense = 1", "nonsense"),
             ("[outbound_htpp]", "outbound_htpp"),

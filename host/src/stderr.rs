@@ -1,5 +1,5 @@
-//! What goes to stderr while requests are served: the host's remarks, and what the component prints, whole lines each,
-//! so that those who write at the same time don't mix theirs.
+//! Writes to stderr: the host's warnings, and the component's standard output and error. Only whole
+//! lines are written, so that lines of concurrent instances don't mix.
 
 use bytes::Bytes;
 use std::io::{self, Write as _};
@@ -11,62 +11,64 @@ use wasmtime_wasi::async_trait;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
-/// A line that gets longer than this many bytes is written in parts.
-const LONGEST_LINE: usize = 16 * 1024;
+/// Bytes. A longer line is written in parts.
+const MAX_LINE: usize = 16 * 1024;
 
-/// A remark of the host. Unlike `eprintln!`, it outlives a closed stderr.
-pub fn note(remark: &str) {
-    write(format!("hammal-host: {remark}\n").as_bytes());
+/// Writes a warning of the host. Unlike `eprintln!`, it does not panic when stderr is closed.
+pub fn warn(message: &str) {
+    write(format!("hammal-host: {message}\n").as_bytes());
 }
 
 fn write(lines: &[u8]) {
-    // Nobody is left to tell when stderr is closed.
+    // A failure can't be reported anywhere: stderr is closed.
     let _ = io::stderr().lock().write_all(lines);
 }
 
-/// One stream of one instance. As in Spin, what the component writes on stdout comes out on the host's stderr, too:
-/// the host's stdout is for `--format json`.
+/// Standard output or error of one instance. As in Spin, both go to the host's stderr: the host's
+/// stdout is for `--format json`.
 #[derive(Clone)]
-pub struct Lines(Arc<Mutex<Pending>>);
+pub struct LineWriter(Arc<Mutex<LineBuffer>>);
 
-struct Pending {
+struct LineBuffer {
+    /// The bytes since the last line break.
     line: Vec<u8>,
-    out: fn(&[u8]),
+    output: fn(&[u8]),
 }
 
-impl Lines {
-    pub fn to_stderr() -> Self {
+impl LineWriter {
+    /// A writer with an empty buffer of its own.
+    pub fn stderr() -> Self {
         Self::new(write)
     }
 
-    fn new(out: fn(&[u8])) -> Self {
-        Self(Arc::new(Mutex::new(Pending {
+    fn new(output: fn(&[u8])) -> Self {
+        Self(Arc::new(Mutex::new(LineBuffer {
             line: Vec::new(),
-            out,
+            output,
         })))
     }
 
-    fn pending(&self) -> MutexGuard<'_, Pending> {
+    fn buffer(&self) -> MutexGuard<'_, LineBuffer> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Pending {
+impl LineBuffer {
     fn write(&mut self, bytes: &[u8]) {
         self.line.extend_from_slice(bytes);
         let complete = match bytes.iter().rposition(|byte| *byte == b'\n') {
-            // What follows the last line break in `bytes` stays.
+            // Everything after the last line break in `bytes` stays in the buffer.
             Some(at) => self.line.len() - (bytes.len() - at - 1),
-            None if self.line.len() >= LONGEST_LINE => self.line.len(),
+            None if self.line.len() >= MAX_LINE => self.line.len(),
             None => return,
         };
         let rest = self.line.split_off(complete);
-        (self.out)(&self.line);
+        (self.output)(&self.line);
         self.line = rest;
     }
 }
 
-impl Drop for Pending {
+impl Drop for LineBuffer {
     fn drop(&mut self) {
         if !self.line.is_empty() {
             self.write(b"\n");
@@ -74,26 +76,26 @@ impl Drop for Pending {
     }
 }
 
-impl IsTerminal for Lines {
+impl IsTerminal for LineWriter {
     fn is_terminal(&self) -> bool {
         false
     }
 }
 
-impl StdoutStream for Lines {
+impl StdoutStream for LineWriter {
     fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
         Box::new(self.clone())
     }
 
-    /// Without the task that would write, were this left out: it costs more than the writing.
+    /// The default implementation writes from a task, which costs more than the write itself.
     fn p2_stream(&self) -> Box<dyn OutputStream> {
         Box::new(self.clone())
     }
 }
 
-impl OutputStream for Lines {
+impl OutputStream for LineWriter {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        self.pending().write(&bytes);
+        self.buffer().write(&bytes);
         Ok(())
     }
 
@@ -102,22 +104,22 @@ impl OutputStream for Lines {
     }
 
     fn check_write(&mut self) -> StreamResult<usize> {
-        Ok(LONGEST_LINE)
+        Ok(MAX_LINE)
     }
 }
 
 #[async_trait]
-impl Pollable for Lines {
+impl Pollable for LineWriter {
     async fn ready(&mut self) {}
 }
 
-impl AsyncWrite for Lines {
+impl AsyncWrite for LineWriter {
     fn poll_write(
         self: Pin<&mut Self>,
         _: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.pending().write(bytes);
+        self.buffer().write(bytes);
         Poll::Ready(Ok(bytes.len()))
     }
 
@@ -137,15 +139,15 @@ mod tests {
     static WRITTEN: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
     #[test]
-    fn writes_whole_lines_and_the_last_one_at_the_end() {
-        let lines = Lines::new(|bytes| {
+    fn writes_whole_lines_and_the_rest_when_dropped() {
+        let lines = LineWriter::new(|bytes| {
             WRITTEN
                 .lock()
                 .unwrap()
                 .push(String::from_utf8_lossy(bytes).into_owned())
         });
         for piece in ["a", "b\nc", "d", "\ne\nf", "g"] {
-            lines.pending().write(piece.as_bytes());
+            lines.buffer().write(piece.as_bytes());
         }
         drop(lines);
         assert_eq!(*WRITTEN.lock().unwrap(), ["ab\n", "cd\ne\n", "fg\n"]);

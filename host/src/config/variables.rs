@@ -1,11 +1,28 @@
-//! Variables: names, `{{ templates }}`, and which source of a value comes first.
+//! Resolves the manifest's variables from all sources of values, and expands `{{ templates }}`.
 
-use crate::manifest::Variable;
-use crate::runtime_config::VariablesProvider;
+use crate::config::runtime_config::VariablesProvider;
 use anyhow::{Context as _, Result, bail, ensure};
+use serde::Deserialize;
 use std::collections::BTreeMap;
 
-/// Checks a variable's name: lower case, digits, single underscores between.
+/// A variable in the manifest's `[variables]`. It has a default or is required.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "keys that are accepted and have no effect")]
+pub struct Variable {
+    /// `None` if the variable is required.
+    pub default: Option<String>,
+    /// Whether a value must be given.
+    #[serde(default)]
+    pub required: bool,
+    /// Accepted, without effect: this host never prints a value.
+    #[serde(default)]
+    secret: bool,
+    description: Option<String>,
+}
+
+/// Checks that a variable's name consists of lower-case letters, digits and single underscores
+/// between them, and starts with a letter.
 pub fn check_name(name: &str) -> Result<()> {
     let starts_with_a_letter = name.starts_with(|first: char| first.is_ascii_lowercase());
     let characters = name
@@ -13,12 +30,12 @@ pub fn check_name(name: &str) -> Result<()> {
         .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
     ensure!(
         starts_with_a_letter && characters && !name.ends_with('_') && !name.contains("__"),
-        "a variable's name is made of lower-case letters, digits and single underscores, as in \"connect_timeout\""
+        "a variable's name consists of lower-case letters, digits and single underscores, as in \"connect_timeout\""
     );
     Ok(())
 }
 
-/// Parses `NAME=VALUE` or `NAME=@FILE`.
+/// Parses the value of `--variable`: `NAME=VALUE`, or `NAME=@FILE` to read the value from a file.
 pub fn parse_assignment(text: &str) -> Result<(String, String), String> {
     let Some((name, value)) = text.split_once('=') else {
         return Err(
@@ -35,13 +52,14 @@ pub fn parse_assignment(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value))
 }
 
-/// The application's variables, all resolved. Values don't change while the host runs.
+/// The value of each variable in the manifest, by name. Values don't change while the host runs.
 #[derive(Debug, Default)]
 pub struct Variables(BTreeMap<String, String>);
 
 impl Variables {
-    /// Gives each declared variable its value: from `assigned` (the command line), else from the first provider that
-    /// knows it, else from `SPIN_VARIABLE_<NAME>`, else its default.
+    /// Gives each declared variable the first value found: in `assigned` (the command line), a
+    /// provider, `SPIN_VARIABLE_<NAME>` of `environment`, its default. Fails if a required variable
+    /// has no value, or `assigned` has a name that is not declared.
     pub fn resolve(
         declared: &BTreeMap<String, Variable>,
         assigned: &[(String, String)],
@@ -93,9 +111,10 @@ impl Variables {
         Ok(Self(values))
     }
 
-    /// Fills the `{{ name }}` places of `template`.
-    pub fn fill(&self, template: &str) -> Result<String> {
-        let mut filled = String::with_capacity(template.len());
+    /// Replaces each `{{ name }}` in `template` by the variable's value. Fails on an unknown
+    /// variable and on a `{{` without `}}`.
+    pub fn expand(&self, template: &str) -> Result<String> {
+        let mut expanded = String::with_capacity(template.len());
         let mut rest = template;
         while let Some((literal, after)) = rest.split_once("{{") {
             let (name, after) = after
@@ -106,12 +125,12 @@ impl Variables {
                 .0
                 .get(name)
                 .with_context(|| format!("template {template:?} uses unknown variable {name:?}"))?;
-            filled.push_str(literal);
-            filled.push_str(value);
+            expanded.push_str(literal);
+            expanded.push_str(value);
             rest = after;
         }
-        filled.push_str(rest);
-        Ok(filled)
+        expanded.push_str(rest);
+        Ok(expanded)
     }
 }
 
@@ -128,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_beats_providers_beats_the_environment_beats_the_default() {
+    fn takes_the_value_from_the_first_source_that_has_one() {
         let assigned = [("upstream".to_owned(), "flag".to_owned())];
         let fixed = VariablesProvider::Static {
             values: BTreeMap::from([("upstream".into(), "fixed".into())]),
@@ -142,7 +161,8 @@ mod tests {
             _ => None,
         };
         let none = |_: &str| None;
-        let value = |variables: Result<Variables>| variables.unwrap().fill("{{upstream}}").unwrap();
+        let value =
+            |variables: Result<Variables>| variables.unwrap().expand("{{upstream}}").unwrap();
         let declared = declared(Some("default"));
         let both = [fixed, env];
         assert_eq!(
@@ -168,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_required_variable_without_a_value_says_how_to_give_one() {
+    fn suggests_how_to_set_a_required_variable() {
         let error = Variables::resolve(&declared(None), &[], &[], |_| None)
             .unwrap_err()
             .to_string();
@@ -179,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_variable_is_named_with_the_known_ones() {
+    fn names_the_known_variables_beside_an_unknown_one() {
         let assigned = [("upsteam".to_owned(), String::new())];
         let error = Variables::resolve(&declared(Some("")), &assigned, &[], |_| None)
             .unwrap_err()
@@ -191,21 +211,21 @@ mod tests {
     }
 
     #[test]
-    fn fills_templates() {
+    fn expands_templates() {
         let variables = Variables(BTreeMap::from([
             ("a".into(), "1".into()),
             ("b".into(), "{{a}}".into()),
         ]));
-        for (template, filled) in [
+        for (template, expanded) in [
             ("", ""),
             ("x", "x"),
             ("{{ a }}{{a}}", "11"),
             ("x-{{ b }}-}}", "x-{{a}}-}}"),
         ] {
-            assert_eq!(variables.fill(template).unwrap(), filled);
+            assert_eq!(variables.expand(template).unwrap(), expanded);
         }
         for template in ["{{ a", "{{ c }}", "{{}}"] {
-            assert!(variables.fill(template).is_err(), "{template}");
+            assert!(variables.expand(template).is_err(), "{template}");
         }
     }
 

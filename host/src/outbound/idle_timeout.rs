@@ -1,4 +1,4 @@
-//! The time between two pieces of an upstream's body.
+//! Applies the time-out between two pieces of a response body.
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -11,22 +11,23 @@ use tokio::time::{Instant, Sleep};
 use wasmtime_wasi_http::Error;
 
 pin_project_lite::pin_project! {
-    /// An upstream's body that fails when its next piece takes longer than `limit`. It holds for bodies that the
-    /// component hands through unread, too.
-    pub struct TimedBody {
-        // Dropped, with its connection, as soon as the time is up.
+    /// A response body that fails if its next piece takes longer than `limit`. It applies to bodies
+    /// that the component passes to its client unread, too.
+    pub struct IdleTimeoutBody {
+        // Dropped, with its connection, as soon as the time-out is over.
         body: Option<Incoming>,
         limit: Duration,
         #[pin]
         sleep: Option<Sleep>,
-        // Whether `sleep` counts for the piece that is awaited now.
+        // Whether `sleep` is set for the piece that is awaited now.
         waiting: bool,
-        // Its place on a shared connection, given back with it.
+        // Released when the body is dropped.
         stream: Option<OwnedSemaphorePermit>,
     }
 }
 
-impl TimedBody {
+impl IdleTimeoutBody {
+    /// Wraps `body`, which uses `stream`: one of the streams that a connection may have.
     pub fn new(body: Incoming, limit: Duration, stream: Option<OwnedSemaphorePermit>) -> Self {
         Self {
             body: Some(body),
@@ -38,7 +39,7 @@ impl TimedBody {
     }
 }
 
-impl Body for TimedBody {
+impl Body for IdleTimeoutBody {
     type Data = Bytes;
     type Error = Error;
 

@@ -1,8 +1,9 @@
-//! A connection to an upstream: resolved, judged by its addresses, connected, and TLS where the URL says https.
+//! Connects to upstreams: resolves the host name, drops blocked addresses, connects, and sets up
+//! TLS for https.
 
-use crate::blocked_networks::BlockedNetworks;
-use crate::output::note;
-use crate::tls::TlsConfigs;
+use crate::egress::blocked_networks::BlockedNetworks;
+use crate::outbound::tls::TlsConfigs;
+use crate::stderr::warn;
 use http::Uri;
 use http::uri::Scheme;
 use hyper_util::client::legacy::connect::dns::Name;
@@ -24,39 +25,52 @@ use tokio_rustls::client::TlsStream;
 use tower_service::Service;
 
 tokio::task_local! {
-    /// How long the request that is being sent waits for a connection. hyper's client has no way to pass it along; a
-    /// connection from the pool needs none.
+    /// The connect time-out of the request that is being sent, in a task-local because hyper's
+    /// client can't pass it to the connector.
     pub static CONNECT_TIMEOUT: Duration;
 }
 
-/// How long one address family is tried alone before the other joins (RFC 8305, section 8).
-const HAPPY_EYEBALLS: Duration = Duration::from_millis(250);
+/// The value, as in Spin, of each time-out of a request that the component doesn't set: connect,
+/// first byte, between bytes.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// How long each address of a name is waited for, as far as the whole time suffices: a lost packet is sent again after a
-/// second.
-const LEAST_PER_ADDRESS: Duration = Duration::from_millis(1500);
+/// How long addresses of the preferred family are tried before those of the other one (RFC 8305,
+/// section 8).
+const HAPPY_EYEBALLS_DELAY: Duration = Duration::from_millis(250);
 
-/// Why there is no connection.
+/// The shortest time-out for one of several addresses, within the connect time-out: TCP sends a
+/// lost SYN again after a second.
+const MIN_TIMEOUT_PER_ADDRESS: Duration = Duration::from_millis(1500);
+
+/// Why a connection failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConnectError {
-    /// The name has no address, or the URL no usable host.
+    /// The host name has no address, or the URL has no valid host.
     Unresolved,
-    /// All its addresses are in blocked networks.
+    /// All addresses of the host are in blocked networks.
     Prohibited,
+    /// No address accepted the connection.
     Refused,
     TimedOut,
+    /// The TLS handshake failed.
     Tls,
 }
 
 impl std::fmt::Display for ConnectError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{self:?}")
+        f.write_str(match self {
+            Self::Unresolved => "the host name can't be resolved",
+            Self::Prohibited => "the host's addresses are blocked",
+            Self::Refused => "the connection is refused",
+            Self::TimedOut => "connecting timed out",
+            Self::Tls => "the TLS handshake failed",
+        })
     }
 }
 
 impl StdError for ConnectError {}
 
-/// Makes connections for hyper's client.
+/// Connects to upstreams for hyper's client, over TCP or TLS.
 #[derive(Clone)]
 pub struct Connector {
     shared: Arc<Shared>,
@@ -69,6 +83,7 @@ struct Shared {
 }
 
 impl Connector {
+    /// Never connects to addresses in `blocked`.
     pub fn new(blocked: BlockedNetworks, tls: TlsConfigs) -> Self {
         Self {
             shared: Arc::new(Shared { blocked, tls }),
@@ -76,8 +91,8 @@ impl Connector {
         }
     }
 
-    /// One that offers upstreams no HTTP/2.
-    pub fn by_http1(self) -> Self {
+    /// The same connector, without offering HTTP/2 in TLS handshakes.
+    pub fn http1_only(self) -> Self {
         Self {
             http1_only: true,
             ..self
@@ -86,10 +101,10 @@ impl Connector {
 }
 
 impl Service<Uri> for Connector {
-    type Response = TokioIo<Box<dyn Upstream>>;
+    type Response = TokioIo<Box<dyn Transport>>;
     type Error = ConnectError;
     type Future =
-        Pin<Box<dyn Future<Output = Result<TokioIo<Box<dyn Upstream>>, ConnectError>> + Send>>;
+        Pin<Box<dyn Future<Output = Result<TokioIo<Box<dyn Transport>>, ConnectError>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
         Poll::Ready(Ok(()))
@@ -97,10 +112,10 @@ impl Service<Uri> for Connector {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let Self { shared, http1_only } = self.clone();
-        // Read here: the future may finish in a task of its own, for the pool, when another connection came first.
+        // Read outside of the future, which hyper may move to another task.
         let limit = CONNECT_TIMEOUT
             .try_with(Clone::clone)
-            .unwrap_or(crate::sender::DEFAULT_TIMEOUT);
+            .unwrap_or(DEFAULT_TIMEOUT);
         Box::pin(async move {
             let connected =
                 tokio::time::timeout(limit, shared.connect(&uri, limit, http1_only)).await;
@@ -115,7 +130,7 @@ impl Shared {
         uri: &Uri,
         limit: Duration,
         http1_only: bool,
-    ) -> Result<TokioIo<Box<dyn Upstream>>, ConnectError> {
+    ) -> Result<TokioIo<Box<dyn Transport>>, ConnectError> {
         let host = uri.host().ok_or(ConnectError::Unresolved)?;
         let host = host
             .strip_prefix('[')
@@ -125,7 +140,7 @@ impl Shared {
         let port = uri.port_u16().unwrap_or(if https { 443 } else { 80 });
 
         let addresses = self.resolve(host, port).await?;
-        let stream = connect_to_one(addresses, uri, limit).await?;
+        let stream = connect_to_any(addresses, uri, limit).await?;
         if !https {
             return Ok(TokioIo::new(Box::new(stream)));
         }
@@ -138,26 +153,28 @@ impl Shared {
             .connect(name, stream)
             .await
             .map_err(|error| {
-                note(&format!("TLS with {host}:{port} failed: {error}"));
+                warn(&format!(
+                    "the TLS handshake with {host}:{port} failed: {error}"
+                ));
                 ConnectError::Tls
             })?;
         Ok(TokioIo::new(Box::new(stream)))
     }
 
-    /// The addresses of `host`, a name or a literal, that may be connected to.
+    /// Resolves `host`, a name or an IP address. Fails if all its addresses are blocked.
     async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, ConnectError> {
         let found = tokio::net::lookup_host((host, port))
             .await
             .map_err(|_| ConnectError::Unresolved)?;
-        let (blocked, open): (Vec<_>, Vec<_>) =
+        let (blocked, allowed): (Vec<_>, Vec<_>) =
             found.partition(|address| self.blocked.blocks(address.ip()));
-        match (open.is_empty(), blocked.first()) {
-            (false, _) => Ok(open),
+        match (allowed.is_empty(), blocked.first()) {
+            (false, _) => Ok(allowed),
             (true, None) => Err(ConnectError::Unresolved),
             (true, Some(address)) => {
                 let ip = address.ip();
-                note(&format!(
-                    "{host} is at {ip}, which block_networks in the runtime configuration closes"
+                warn(&format!(
+                    "{host} resolves to {ip}, which block_networks in the runtime configuration blocks"
                 ));
                 Err(ConnectError::Prohibited)
             }
@@ -165,20 +182,22 @@ impl Shared {
     }
 }
 
-/// Connects to the first address that answers, both families in parallel where one is slow.
-async fn connect_to_one(
+/// Connects to the first address that accepts, with IPv4 and IPv6 in parallel if one is slow.
+async fn connect_to_any(
     addresses: Vec<SocketAddr>,
     uri: &Uri,
     limit: Duration,
 ) -> Result<TcpStream, ConnectError> {
     let count = addresses.len();
-    let mut connector = HttpConnector::new_with_resolver(Resolved(addresses));
+    let mut connector = HttpConnector::new_with_resolver(FixedAddresses(addresses));
     connector.enforce_http(false);
     connector.set_nodelay(true);
-    // hyper divides it by the number of addresses; the whole is bounded by who called.
+    // hyper divides this time-out by the number of addresses. The caller limits the total.
     let addresses = u32::try_from(count).unwrap_or(u32::MAX);
-    connector.set_connect_timeout(Some(limit.max(LEAST_PER_ADDRESS.saturating_mul(addresses))));
-    connector.set_happy_eyeballs_timeout(Some(HAPPY_EYEBALLS));
+    connector.set_connect_timeout(Some(
+        limit.max(MIN_TIMEOUT_PER_ADDRESS.saturating_mul(addresses)),
+    ));
+    connector.set_happy_eyeballs_timeout(Some(HAPPY_EYEBALLS_DELAY));
     connector
         .call(uri.clone())
         .await
@@ -198,11 +217,11 @@ async fn connect_to_one(
         })
 }
 
-/// A resolver that only knows the addresses that were already found and judged.
+/// A resolver that returns addresses that are resolved and checked already.
 #[derive(Clone)]
-struct Resolved(Vec<SocketAddr>);
+struct FixedAddresses(Vec<SocketAddr>);
 
-impl Service<Name> for Resolved {
+impl Service<Name> for FixedAddresses {
     type Response = std::vec::IntoIter<SocketAddr>;
     type Error = io::Error;
     type Future = Ready<io::Result<Self::Response>>;
@@ -216,25 +235,25 @@ impl Service<Name> for Resolved {
     }
 }
 
-/// An open connection, plain or TLS.
-pub trait Upstream: AsyncRead + AsyncWrite + Send + Unpin {
-    /// Whether the upstream chose HTTP/2 when TLS was set up.
+/// An open connection, over TCP or TLS.
+pub trait Transport: AsyncRead + AsyncWrite + Send + Unpin {
+    /// Whether HTTP/2 was negotiated in the TLS handshake.
     fn is_http2(&self) -> bool;
 }
 
-impl Upstream for TcpStream {
+impl Transport for TcpStream {
     fn is_http2(&self) -> bool {
         false
     }
 }
 
-impl Upstream for TlsStream<TcpStream> {
+impl Transport for TlsStream<TcpStream> {
     fn is_http2(&self) -> bool {
         self.get_ref().1.alpn_protocol() == Some(b"h2")
     }
 }
 
-impl Connection for Box<dyn Upstream> {
+impl Connection for Box<dyn Transport> {
     fn connected(&self) -> Connected {
         if self.is_http2() {
             Connected::new().negotiated_h2()

@@ -1,17 +1,18 @@
-//! The route of the HTTP trigger.
+//! Matches request paths with the route of the HTTP trigger.
 
 use anyhow::{Result, bail};
 
-/// A path that leads to the component: exactly (`/here`), or with everything below it (`/here/...`).
+/// The paths that the component serves: one path (`/a`), or one with all paths below it (`/a/...`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// Without the wildcard; empty for `/...`.
+    /// The path without `/...`; empty for the route `/...`.
     prefix: String,
     wildcard: bool,
 }
 
 impl Route {
-    /// Parses the manifest's notation. Named segments (`/:user`) are refused: this host has no use for them.
+    /// Parses the route as the manifest writes it. Fails on named segments (`/:user`), which Spin
+    /// supports and this host doesn't.
     pub fn parse(raw: &str) -> Result<Self> {
         if !raw.starts_with('/') {
             bail!("route {raw:?} must start with `/`, as in \"/...\"");
@@ -34,21 +35,22 @@ impl Route {
         })
     }
 
-    /// Without the wildcard; empty for `/...`.
+    /// The path without `/...`; empty for the route `/...`.
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
 
+    /// Whether the route includes all paths below [`Route::prefix`].
     pub fn is_wildcard(&self) -> bool {
         self.wildcard
     }
 
-    /// Whether a request for `path` is the component's.
-    pub fn leads_to(&self, path: &str) -> bool {
+    /// Whether the component serves `path`.
+    pub fn matches(&self, path: &str) -> bool {
         path.strip_prefix(&*self.prefix)
             .is_some_and(|rest| match self.wildcard {
                 true => rest.is_empty() || rest.starts_with('/'),
-                // Spin's router takes a trailing slash for the same path.
+                // Spin's router ignores a trailing slash.
                 false => rest.is_empty() || rest == "/",
             })
     }
@@ -73,7 +75,7 @@ mod tests {
         ];
         for (route, path, expected) in cases {
             assert_eq!(
-                Route::parse(route).unwrap().leads_to(path),
+                Route::parse(route).unwrap().matches(path),
                 expected,
                 "{route} {path}"
             );
@@ -81,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_it_cannot_route() {
+    fn rejects_unsupported_routes() {
         for route in ["", "v2", "/:name/...", "/.../x"] {
             assert!(Route::parse(route).is_err(), "{route}");
         }

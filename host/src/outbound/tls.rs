@@ -1,6 +1,7 @@
-//! TLS towards upstreams: the usual roots, and `[[client_tls]]` for the hosts that it names.
+//! Chooses the TLS configuration of an upstream: the roots of `[[client_tls]]` for the hosts that
+//! it lists, the default roots for all others.
 
-use crate::runtime_config::ClientTls;
+use crate::config::runtime_config::ClientTls;
 use anyhow::{Context as _, Result, ensure};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
@@ -17,7 +18,8 @@ pub struct TlsConfigs {
 }
 
 impl TlsConfigs {
-    /// Loads what applies to `component_id`; where several tables name a host, the first holds.
+    /// Loads the certificates of the tables that apply to `component_id`. If several list a host,
+    /// the first one applies. Fails if a certificate can't be read, or a table trusts none.
     pub fn load(tables: &[ClientTls], component_id: &str) -> Result<Self> {
         let mut hosts = HashMap::new();
         for table in tables
@@ -44,19 +46,20 @@ impl TlsConfigs {
         let mut roots = webpki_roots();
         add_platform_roots(&mut roots);
         Ok(Self {
-            default: Arc::new(finish(roots)?),
+            default: Arc::new(client_config(roots)?),
             hosts,
         })
     }
 
-    /// The configuration for `host`, as the URL writes it.
+    /// The configuration for `host`, written as in the URL, without a port.
     pub fn for_host(&self, host: &str) -> Arc<ClientConfig> {
         Arc::clone(self.hosts.get(host).unwrap_or(&self.default))
     }
 }
 
+/// Builds the configuration of one table.
 fn load(table: &ClientTls) -> Result<ClientConfig> {
-    // As in Spin: what is said replaces the defaults, and a file of roots alone is trusted alone.
+    // As in Spin: keys that are set replace the defaults, and a file alone is trusted alone.
     let (platform, webpki) = match (table.ca_use_platform_roots, table.ca_use_webpki_roots) {
         (None, None) => (table.ca_roots_file.is_none(), false),
         (platform, webpki) => (platform.unwrap_or(false), webpki.unwrap_or(false)),
@@ -80,11 +83,11 @@ fn load(table: &ClientTls) -> Result<ClientConfig> {
         !roots.is_empty(),
         "no certificates are trusted; set ca_roots_file or ca_use_webpki_roots"
     );
-    finish(roots)
+    client_config(roots)
 }
 
-fn finish(roots: RootCertStore) -> Result<ClientConfig> {
-    // Named, so that nothing depends on which other providers are linked in.
+fn client_config(roots: RootCertStore) -> Result<ClientConfig> {
+    // Named, so that it doesn't depend on the providers that other crates link in.
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder =
         ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
@@ -99,11 +102,12 @@ fn webpki_roots() -> RootCertStore {
     }
 }
 
-/// The machine's own roots count too, as in Spin: networks that inspect TLS install theirs there.
+/// Adds the operating system's roots, as Spin does: networks that inspect TLS install theirs there.
 fn add_platform_roots(roots: &mut RootCertStore) {
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
 }
 
+/// Reads the certificates of a PEM file, which must have one.
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let certificates: Vec<_> = CertificateDer::pem_file_iter(file)
         .and_then(Iterator::collect)
@@ -131,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_named_host_has_its_own_roots_and_others_the_usual_ones() {
+    fn only_listed_hosts_have_their_own_roots() {
         let webpki = ClientTls {
             ca_use_webpki_roots: Some(true),
             ..table(None)
@@ -153,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn unreadable_or_empty_files_are_named() {
+    fn names_an_unreadable_or_empty_file() {
         let empty = tempfile::NamedTempFile::new().unwrap();
         for file in [Path::new("/nowhere/ca.pem"), empty.path()] {
             let error = format!(

@@ -1,5 +1,6 @@
-//! `allowed_outbound_hosts`: the URLs that the component may ask for, judged by what they say, not where they lead
-//! (that is [`crate::blocked_networks`]).
+//! Decides by its URL whether the component may send a request: the manifest's
+//! `allowed_outbound_hosts`. [`crate::egress::blocked_networks`] decides by the address that the
+//! host name resolves to.
 
 use anyhow::{Context as _, Result, bail, ensure};
 use http::Uri;
@@ -7,38 +8,46 @@ use ip_network::IpNetwork;
 use std::ops::Range;
 use url::{Host, Url};
 
-/// All patterns of the component, templates filled.
+/// The component's patterns. A URL is allowed if one of them matches.
 #[derive(Debug, Default)]
 pub struct AllowedHosts(Vec<Pattern>);
 
-/// `scheme://host[:port]`, each part possibly `*`.
+/// `scheme://host[:port]`. Each part may be `*`.
 #[derive(Debug, PartialEq, Eq)]
 struct Pattern {
-    /// `None` is any.
-    scheme: Option<String>,
+    scheme: SchemePattern,
     host: HostPattern,
     port: PortPattern,
+}
+
+/// The component can send HTTP requests only, so there are no other schemes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SchemePattern {
+    Any,
+    Http,
+    Https,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum HostPattern {
     Any,
-    /// `*.domain`, kept as `.domain`: the domain itself doesn't match.
-    Below(String),
-    Exactly(Host),
+    /// `*.example.com`, stored as `.example.com`: the domain itself doesn't match.
+    Subdomains(String),
+    Exact(Host),
     Network(IpNetwork),
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum PortPattern {
     Any,
-    One(u16),
-    /// `8000..8010`, the end excluded, as in Spin.
-    Between(Range<u16>),
+    Exact(u16),
+    /// `8000..8010`, without the end, as in Spin.
+    Range(Range<u16>),
 }
 
 impl AllowedHosts {
-    /// Parses patterns whose templates are filled. One that came out empty is skipped: an optional host may be unset.
+    /// Parses patterns whose templates are expanded. A pattern without a host is skipped: the
+    /// variable in its template may be empty. Fails on the first invalid pattern, and names it.
     pub fn parse<S: AsRef<str>>(patterns: impl IntoIterator<Item = S>) -> Result<Self> {
         let mut parsed = Vec::new();
         for pattern in patterns {
@@ -54,12 +63,12 @@ impl AllowedHosts {
         Ok(Self(parsed))
     }
 
-    /// Whether the component may ask for `uri`.
-    pub fn allow(&self, uri: &Uri) -> bool {
+    /// Whether the component may send a request to `uri`. A relative URI is not allowed.
+    pub fn allows(&self, uri: &Uri) -> bool {
         let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
             return false;
         };
-        // Parsed as a URL so that other notations of an address (0x7f.1) are seen as the address that they are.
+        // `Url` normalizes other notations of an IP address, such as 0x7f.1.
         let Ok(url) = Url::parse(&format!("{scheme}://{authority}/")) else {
             return false;
         };
@@ -69,7 +78,7 @@ impl AllowedHosts {
         let host = host.to_owned();
         self.0
             .iter()
-            .any(|pattern| pattern.allows(url.scheme(), &host, port))
+            .any(|pattern| pattern.matches(url.scheme(), &host, port))
     }
 }
 
@@ -78,33 +87,41 @@ impl Pattern {
         let Some((scheme, rest)) = pattern.split_once("://") else {
             bail!("write it as SCHEME://HOST[:PORT], as in \"https://*:443\"");
         };
-        let scheme = match scheme {
-            "*" => None,
-            scheme => {
-                ensure!(
-                    !scheme.is_empty() && scheme.chars().all(char::is_alphabetic),
-                    "the scheme has only letters"
-                );
-                Some(scheme.to_owned())
-            }
-        };
+        let scheme = SchemePattern::parse(scheme)?;
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         let (host, port) = match rest.rsplit_once(':') {
-            // An IPv6 network has colons and no port.
+            // The colons of an IPv6 network don't separate a port.
             Some((host, port)) if !is_network(rest) => (host, port),
             _ => (rest, ""),
         };
         Ok(Self {
-            port: PortPattern::parse(port, scheme.as_deref())?,
+            port: PortPattern::parse(port, scheme)?,
             host: HostPattern::parse(host)?,
             scheme,
         })
     }
 
-    fn allows(&self, scheme: &str, host: &Host, port: u16) -> bool {
-        self.scheme.as_deref().is_none_or(|wanted| wanted == scheme)
-            && self.host.allows(host)
-            && self.port.allows(port)
+    fn matches(&self, scheme: &str, host: &Host, port: u16) -> bool {
+        self.scheme.matches(scheme) && self.host.matches(host) && self.port.matches(port)
+    }
+}
+
+impl SchemePattern {
+    fn parse(scheme: &str) -> Result<Self> {
+        match scheme {
+            "*" => Ok(Self::Any),
+            "http" => Ok(Self::Http),
+            "https" => Ok(Self::Https),
+            _ => bail!("the scheme must be http, https or *; no other is supported by this host"),
+        }
+    }
+
+    fn matches(self, scheme: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Http => scheme == "http",
+            Self::Https => scheme == "https",
+        }
     }
 }
 
@@ -134,53 +151,50 @@ impl HostPattern {
                 !domain.contains('*'),
                 "`*` may only be the whole host or its first label"
             );
-            return Ok(Self::Below(format!(".{domain}")));
+            return Ok(Self::Subdomains(format!(".{domain}")));
         }
         ensure!(
             !host.contains('*'),
             "`*` may only be the whole host or its first label"
         );
-        Ok(Self::Exactly(Host::parse(host).context("the host")?))
+        Ok(Self::Exact(Host::parse(host).context("the host")?))
     }
 
-    fn allows(&self, host: &Host) -> bool {
+    fn matches(&self, host: &Host) -> bool {
         match (self, host) {
             (Self::Any, _) => true,
-            (Self::Below(suffix), Host::Domain(domain)) => domain.ends_with(suffix),
-            (Self::Exactly(wanted), host) => wanted == host,
+            (Self::Subdomains(suffix), Host::Domain(domain)) => domain.ends_with(suffix),
+            (Self::Exact(expected), host) => expected == host,
             (Self::Network(network), Host::Ipv4(address)) => network.contains(*address),
             (Self::Network(network), Host::Ipv6(address)) => network.contains(*address),
-            (Self::Below(_), _) | (Self::Network(_), Host::Domain(_)) => false,
+            (Self::Subdomains(_), _) | (Self::Network(_), Host::Domain(_)) => false,
         }
     }
 }
 
 impl PortPattern {
-    fn parse(port: &str, scheme: Option<&str>) -> Result<Self> {
+    fn parse(port: &str, scheme: SchemePattern) -> Result<Self> {
         let number = |text: &str| {
             text.parse::<u16>()
                 .with_context(|| format!("port {text:?} is not a number"))
         };
         match (port, scheme, port.split_once("..")) {
             ("*", _, _) => Ok(Self::Any),
-            ("", Some("http"), _) => Ok(Self::One(80)),
-            ("", Some("https"), _) => Ok(Self::One(443)),
-            // Schemes that no request has: Spin's other outbound interfaces, which this host doesn't offer.
-            ("", Some("postgres"), _) => Ok(Self::One(5432)),
-            ("", Some("mysql"), _) => Ok(Self::One(3306)),
-            ("", Some("redis"), _) => Ok(Self::One(6379)),
-            ("", Some("mqtt"), _) => Ok(Self::One(1883)),
-            ("", _, _) => bail!("this scheme has no default port; add one, or `:*` for any"),
-            (_, _, Some((start, end))) => Ok(Self::Between(number(start)?..number(end)?)),
-            (port, _, None) => Ok(Self::One(number(port)?)),
+            ("", SchemePattern::Http, _) => Ok(Self::Exact(80)),
+            ("", SchemePattern::Https, _) => Ok(Self::Exact(443)),
+            ("", SchemePattern::Any, _) => {
+                bail!("the scheme * has no default port; add a port, or `:*` for any")
+            }
+            (_, _, Some((start, end))) => Ok(Self::Range(number(start)?..number(end)?)),
+            (port, _, None) => Ok(Self::Exact(number(port)?)),
         }
     }
 
-    fn allows(&self, port: u16) -> bool {
+    fn matches(&self, port: u16) -> bool {
         match self {
             Self::Any => true,
-            Self::One(wanted) => *wanted == port,
-            Self::Between(range) => range.contains(&port),
+            Self::Exact(expected) => *expected == port,
+            Self::Range(range) => range.contains(&port),
         }
     }
 }
@@ -221,7 +235,7 @@ mod tests {
         for (pattern, uri, allowed) in cases {
             let hosts = AllowedHosts::parse([pattern]).unwrap();
             assert_eq!(
-                hosts.allow(&uri.parse().unwrap()),
+                hosts.allows(&uri.parse().unwrap()),
                 allowed,
                 "{pattern} {uri}"
             );
@@ -229,29 +243,29 @@ mod tests {
     }
 
     #[test]
-    fn any_pattern_of_several_is_enough_and_none_allows_nothing() {
+    fn allows_what_one_of_the_patterns_matches() {
         let uri: Uri = "https://b.com/".parse().unwrap();
         assert!(
             AllowedHosts::parse(["https://a.com", "https://b.com"])
                 .unwrap()
-                .allow(&uri)
+                .allows(&uri)
         );
-        assert!(!AllowedHosts::parse([""; 0]).unwrap().allow(&uri));
+        assert!(!AllowedHosts::parse([""; 0]).unwrap().allows(&uri));
         assert!(
             !AllowedHosts::parse(["", "https://", "http://"])
                 .unwrap()
-                .allow(&uri)
+                .allows(&uri)
         );
         assert!(
             !AllowedHosts::parse(["*://*:*"])
                 .unwrap()
-                .allow(&Uri::from_static("/relative"))
+                .allows(&Uri::from_static("/relative"))
         );
     }
 
     #[test]
-    fn refuses_malformed_patterns_and_says_which() {
-        let malformed = [
+    fn names_an_invalid_pattern() {
+        let invalid = [
             "*",
             "example.com",
             "https://a.com/path",
@@ -259,13 +273,14 @@ mod tests {
             "https://a.*.com",
             "*://a.com",
             "ht1p://a.com:1",
+            "redis://a.com:6379",
             "https://a.com:x",
             "https://a.com:1..x",
             "http://self",
             "https://*.*.com",
             "{a,b}://c:1",
         ];
-        for pattern in malformed {
+        for pattern in invalid {
             let error = format!("{:#}", AllowedHosts::parse([pattern]).unwrap_err());
             assert!(error.contains(pattern), "{error}");
         }

@@ -1,8 +1,8 @@
-//! What one instance of the component owns, and what all its instances share.
+//! The host's data of one instance of the component, and the configuration of all instances.
 
-use crate::key_value::Stores;
-use crate::output::Lines;
-use crate::sender::Outbound;
+use crate::component::key_value::Stores;
+use crate::outbound::Outbound;
+use crate::stderr::LineWriter;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use wasmtime::component::ResourceTable;
@@ -10,27 +10,31 @@ use wasmtime::{StoreLimits, StoreLimitsBuilder};
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-/// Memory of one instance, in bytes, where the runtime configuration has no `max_instance_memory`. Enough for
-/// hundreds of manifests at a time; one broken request can't take the machine's.
-const DEFAULT_MEMORY: usize = 256 * 1024 * 1024;
+/// The default of the runtime configuration's `max_instance_memory`, in bytes: enough for hundreds
+/// of manifests at a time, and a faulty request can't use up the machine's memory.
+const DEFAULT_MAX_MEMORY: usize = 256 * 1024 * 1024;
 
-/// Everything that a new instance is given.
-pub struct Shared {
+/// The configuration that every new instance is made with.
+pub struct GuestConfig {
+    /// The component's variables by name, templates expanded.
     pub variables: Arc<BTreeMap<String, String>>,
     pub stores: Arc<Stores>,
     pub outbound: Outbound,
+    /// The component's environment variables.
     pub environment: Vec<(String, String)>,
-    /// Bytes.
+    /// Bytes of linear memory; `None` is the default.
     pub max_memory: Option<usize>,
-    /// Whether what the component prints is dropped.
+    /// Whether the component's output is discarded.
     pub quiet: bool,
 }
 
-/// The data of a Wasmtime store.
+/// The host's data of one instance: the data of its Wasmtime store.
 pub struct Guest {
+    /// The resources that the instance holds handles of.
     pub table: ResourceTable,
     pub variables: Arc<BTreeMap<String, String>>,
     pub stores: Arc<Stores>,
+    /// The limit of its linear memory.
     pub limits: StoreLimits,
     wasi: WasiCtx,
     http: WasiHttpCtx,
@@ -38,22 +42,24 @@ pub struct Guest {
 }
 
 impl Guest {
-    pub fn new(shared: &Shared) -> Self {
+    /// Makes the data of a new instance.
+    pub fn new(config: &GuestConfig) -> Self {
         let mut wasi = WasiCtxBuilder::new();
-        wasi.envs(&shared.environment);
-        if !shared.quiet {
-            wasi.stdout(Lines::to_stderr()).stderr(Lines::to_stderr());
+        wasi.envs(&config.environment);
+        if !config.quiet {
+            wasi.stdout(LineWriter::stderr())
+                .stderr(LineWriter::stderr());
         }
         Self {
             table: ResourceTable::new(),
-            variables: Arc::clone(&shared.variables),
-            stores: Arc::clone(&shared.stores),
+            variables: Arc::clone(&config.variables),
+            stores: Arc::clone(&config.stores),
             limits: StoreLimitsBuilder::new()
-                .memory_size(shared.max_memory.unwrap_or(DEFAULT_MEMORY))
+                .memory_size(config.max_memory.unwrap_or(DEFAULT_MAX_MEMORY))
                 .build(),
             wasi: wasi.build(),
             http: WasiHttpCtx::new(),
-            outbound: shared.outbound.clone(),
+            outbound: config.outbound.clone(),
         }
     }
 }

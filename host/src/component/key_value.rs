@@ -1,10 +1,10 @@
-//! Key-value stores in SQLite: the file and the table of `spin up`, so that either can go on with the other's data.
+//! Key-value stores in SQLite, in the file and table of `spin up`: each can use the other's data.
 //!
-//! Reads run where they are asked: they take microseconds. Writes go through one thread per file, which commits all
-//! that wait in one transaction.
+//! A read runs on the calling thread: it takes microseconds. Writes go through one thread per file,
+//! which commits all pending ones in one transaction.
 
-use crate::output::note;
-use crate::runtime_config::StoreLocation;
+use crate::config::runtime_config::StoreLocation;
+use crate::stderr::warn;
 use anyhow::{Context as _, Result, anyhow, bail};
 use rusqlite::{Connection, OptionalExtension as _, params};
 use std::collections::BTreeMap;
@@ -14,11 +14,11 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// The most writes that share one transaction.
-const LARGEST_COMMIT: usize = 256;
+/// The most writes in one transaction.
+const MAX_WRITES_PER_TRANSACTION: usize = 256;
 
-/// How long a statement waits for another process that has the file locked.
-const BUSY: Duration = Duration::from_secs(5);
+/// How long a statement waits for a lock that another process holds on the file.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS spin_key_value (
     store TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, PRIMARY KEY (store, key))";
@@ -34,7 +34,8 @@ const DELETE: &str = "DELETE FROM spin_key_value WHERE store = ?1 AND key = ?2";
 pub struct Stores(BTreeMap<String, Arc<Store>>);
 
 impl Stores {
-    /// `labels` are the manifest's `key_value_stores`, `locations` the runtime configuration's.
+    /// `labels` come from the manifest's `key_value_stores`, `locations` from the runtime
+    /// configuration. Fails if a label has no location. No file is opened yet.
     pub fn new(labels: &[String], locations: &BTreeMap<String, StoreLocation>) -> Result<Self> {
         let mut stores = BTreeMap::new();
         for label in labels {
@@ -46,37 +47,42 @@ impl Stores {
             let store = Store {
                 label: label.clone(),
                 location: location.clone(),
-                open: OnceLock::new(),
+                connections: OnceLock::new(),
             };
             stores.insert(label.clone(), Arc::new(store));
         }
         Ok(Self(stores))
     }
 
-    /// `None` where the manifest doesn't allow `label`.
+    /// The store `label`. `None` if the manifest's `key_value_stores` don't list it.
     pub fn get(&self, label: &str) -> Option<Arc<Store>> {
         self.0.get(label).cloned()
     }
 
-    /// Waits until everything that was written is in the files.
+    /// Waits until all earlier writes are committed.
     pub async fn flush(&self) {
-        for store in self.0.values().filter(|store| store.open.get().is_some()) {
-            // A failing store was reported to whoever wrote.
-            let _ = store.write(Change::Nothing).await;
+        for store in self
+            .0
+            .values()
+            .filter(|store| store.connections.get().is_some())
+        {
+            // The writes' own callers got the error.
+            let _ = store.write(Change::Flush).await;
         }
     }
 }
 
-/// One store. It is opened by its first use: a broken file costs the component an error, not the host its start.
+/// One store. The first use opens its file, so that a broken file is an error for the component and
+/// does not keep the host from starting.
 #[derive(Debug)]
 pub struct Store {
     label: String,
     location: StoreLocation,
-    open: OnceLock<Open>,
+    connections: OnceLock<Connections>,
 }
 
 #[derive(Debug)]
-struct Open {
+struct Connections {
     reader: Arc<Mutex<Connection>>,
     writer: Sender<Write>,
 }
@@ -85,17 +91,24 @@ struct Open {
 struct Write {
     label: String,
     change: Change,
-    done: oneshot::Sender<Result<()>>,
+    result: oneshot::Sender<Result<()>>,
 }
 
 #[derive(Debug)]
 enum Change {
-    Set { key: String, value: Vec<u8> },
-    Delete { key: String },
-    Nothing,
+    Set {
+        key: String,
+        value: Vec<u8>,
+    },
+    Delete {
+        key: String,
+    },
+    /// Changes nothing: its transaction comes after those of earlier writes.
+    Flush,
 }
 
 impl Store {
+    /// The value of `key`, if there is one.
     pub fn get(&self, key: &str) -> Result<Option<Vec<u8>>> {
         let reader = self.reader()?;
         let mut statement = reader.prepare_cached(GET)?;
@@ -104,6 +117,7 @@ impl Store {
             .optional()?)
     }
 
+    /// Whether `key` has a value.
     pub fn exists(&self, key: &str) -> Result<bool> {
         Ok(self
             .reader()?
@@ -111,7 +125,7 @@ impl Store {
             .exists([&self.label, key])?)
     }
 
-    /// All keys, in no order.
+    /// All keys, in no particular order.
     pub fn keys(&self) -> Result<Vec<String>> {
         let reader = self.reader()?;
         let mut statement = reader.prepare_cached(KEYS)?;
@@ -119,85 +133,90 @@ impl Store {
         Ok(keys.collect::<Result<_, _>>()?)
     }
 
+    /// Sets the value of `key`, and returns once that is committed.
     pub async fn set(&self, key: String, value: Vec<u8>) -> Result<()> {
         self.write(Change::Set { key, value }).await
     }
 
-    /// No error where there was nothing.
+    /// Removes `key`; it is no error if there is none.
     pub async fn delete(&self, key: String) -> Result<()> {
         self.write(Change::Delete { key }).await
     }
 
     async fn write(&self, change: Change) -> Result<()> {
-        let (done, outcome) = oneshot::channel();
-        let gone = || anyhow!("the store's writer is gone");
-        self.opened()?
+        let (result, outcome) = oneshot::channel();
+        let stopped = || anyhow!("the store's writer thread has stopped");
+        self.connections()?
             .writer
             .send(Write {
                 label: self.label.clone(),
                 change,
-                done,
+                result,
             })
-            .map_err(|_| gone())?;
-        outcome.await.map_err(|_| gone())?
+            .map_err(|_| stopped())?;
+        outcome.await.map_err(|_| stopped())?
     }
 
     fn reader(&self) -> Result<MutexGuard<'_, Connection>> {
-        Ok(lock(&self.opened()?.reader))
+        Ok(lock(&self.connections()?.reader))
     }
 
-    /// Opens the store, unless that was done.
+    /// Opens the store's file, if it isn't open.
     pub fn open(&self) -> Result<()> {
-        self.opened().map(drop)
+        self.connections().map(drop)
     }
 
-    fn opened(&self) -> Result<&Open> {
-        if let Some(open) = self.open.get() {
-            return Ok(open);
+    fn connections(&self) -> Result<&Connections> {
+        if let Some(connections) = self.connections.get() {
+            return Ok(connections);
         }
         let opened = match &self.location {
-            // A database in memory belongs to its one connection.
-            StoreLocation::Memory => connect(None).map(|only| {
-                let only = Arc::new(Mutex::new(only));
-                (Arc::clone(&only), only)
+            // A database in memory can be reached through the connection that created it only.
+            StoreLocation::Memory => connect(None).map(|connection| {
+                let connection = Arc::new(Mutex::new(connection));
+                (Arc::clone(&connection), connection)
             }),
             StoreLocation::File(path) => connect(Some(path)).and_then(|writer| {
                 let reader = connect(Some(path))?;
                 Ok((Arc::new(Mutex::new(writer)), Arc::new(Mutex::new(reader))))
             }),
         };
-        let (connection, reader) = opened.inspect_err(|error| {
-            note(&format!(
-                "the key-value store {:?} can't be opened: {error:#}",
+        let (writer, reader) = opened.inspect_err(|error| {
+            warn(&format!(
+                "can't open the key-value store {:?}: {error:#}",
                 self.label
             ));
         })?;
-        Ok(self.open.get_or_init(|| {
-            let (writer, writes) = mpsc::channel();
-            std::thread::spawn(move || commit_all(&connection, &writes));
-            Open { reader, writer }
+        Ok(self.connections.get_or_init(|| {
+            let (sender, writes) = mpsc::channel();
+            std::thread::spawn(move || run_writer(&writer, &writes));
+            Connections {
+                reader,
+                writer: sender,
+            }
         }))
     }
 }
 
 fn lock(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
-    // SQLite's own state is sound whatever happened to the thread that held it.
+    // A panic in a thread that held the lock leaves SQLite's state intact.
     connection.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Opens the database at `path`, or one in memory, and creates the table.
 fn connect(path: Option<&Path>) -> Result<Connection> {
     let connection = match path {
         None => Connection::open_in_memory()?,
         Some(path) => {
             if let Some(folder) = path.parent() {
                 std::fs::create_dir_all(folder)
-                    .with_context(|| format!("can't make the folder {}", folder.display()))?;
+                    .with_context(|| format!("can't create the folder {}", folder.display()))?;
             }
             let connection =
                 Connection::open(path).with_context(|| format!("can't open {}", path.display()))?;
-            connection.busy_timeout(BUSY)?;
+            connection.busy_timeout(BUSY_TIMEOUT)?;
             connection.pragma_update(None, "journal_mode", "WAL")?;
-            // Synced at checkpoints: a power cut can cost the last writes, never the file.
+            // Synced at checkpoints: a power cut can lose the last writes, not corrupt the file.
             connection.pragma_update(None, "synchronous", "NORMAL")?;
             connection
         }
@@ -206,15 +225,15 @@ fn connect(path: Option<&Path>) -> Result<Connection> {
     Ok(connection)
 }
 
-/// Writes until nobody can send any more.
-fn commit_all(connection: &Mutex<Connection>, writes: &Receiver<Write>) {
+/// Commits writes until all senders are dropped.
+fn run_writer(connection: &Mutex<Connection>, writes: &Receiver<Write>) {
     while let Ok(first) = writes.recv() {
         let mut batch = vec![first];
-        batch.extend(writes.try_iter().take(LARGEST_COMMIT - 1));
+        batch.extend(writes.try_iter().take(MAX_WRITES_PER_TRANSACTION - 1));
         let outcome = commit(&mut lock(connection), &batch);
         for write in batch {
-            // Whoever wrote may have gone away meanwhile.
-            let _ = write.done.send(
+            // The caller may have been dropped meanwhile.
+            let _ = write.result.send(
                 outcome
                     .as_ref()
                     .copied()
@@ -224,6 +243,7 @@ fn commit_all(connection: &Mutex<Connection>, writes: &Receiver<Write>) {
     }
 }
 
+/// Applies all writes of `batch`, or none.
 fn commit(connection: &mut Connection, batch: &[Write]) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
     for Write { label, change, .. } in batch {
@@ -234,7 +254,7 @@ fn commit(connection: &mut Connection, batch: &[Write]) -> rusqlite::Result<()> 
             Change::Delete { key } => transaction
                 .prepare_cached(DELETE)?
                 .execute(params![label, key])?,
-            Change::Nothing => 0,
+            Change::Flush => 0,
         };
     }
     transaction.commit()
@@ -266,12 +286,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn keeps_values_in_memory() {
+    async fn stores_values_in_memory() {
         exercise(&store(StoreLocation::Memory)).await;
     }
 
     #[tokio::test]
-    async fn keeps_values_in_a_file_that_another_process_can_go_on_with() {
+    async fn stores_values_in_a_file_that_can_be_opened_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state/sqlite_key_value.db");
         exercise(&store(StoreLocation::File(path.clone()))).await;
@@ -282,7 +302,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn many_writes_at_once_all_arrive() {
+    async fn commits_all_of_many_concurrent_writes() {
         let folder = tempfile::tempdir().unwrap();
         let store = store(StoreLocation::File(folder.path().join("kv.db")));
         let writes = (0..1000_u32).map(|n| store.set(format!("k{n}"), n.to_le_bytes().to_vec()));
@@ -295,7 +315,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_broken_file_is_an_error_each_time_and_works_once_mended() {
+    async fn retries_to_open_a_broken_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("kv.db");
         std::fs::write(&path, [b'x'; 4096]).unwrap();
@@ -308,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_label_without_a_store_says_where_to_add_one() {
+    fn names_the_table_to_add_for_a_label_without_a_store() {
         let error = Stores::new(&["tokens".to_owned()], &BTreeMap::new())
             .unwrap_err()
             .to_string();

@@ -1,14 +1,14 @@
-//! Spin's own interfaces, as far as this host offers them: key-value and variables, in the versions of the SDKs for
-//! WASIp3 (`spin:...@3.0.0`, asynchronous) and WASIp2 (`fermyon:spin@2.0.0`).
+//! Implements Spin's interfaces for key-value stores and variables, in the versions that its SDKs
+//! for WASIp3 (`spin:...@3.0.0`, asynchronous) and WASIp2 (`fermyon:spin@2.0.0`) import.
 
-use crate::guest::Guest;
-use crate::key_value::Store;
-use crate::variables::check_name;
+use crate::component::guest::Guest;
+use crate::component::key_value::Store;
+use crate::config::variables::check_name;
 use anyhow::Result;
 use std::sync::Arc;
 use wasmtime::component::{Accessor, FutureReader, HasData, Linker, Resource, StreamReader};
 
-/// What stands behind the `store` resource of both versions.
+/// The host's data of a `store` resource, in both versions.
 pub type OpenStore = Arc<Store>;
 
 mod p3 {
@@ -25,7 +25,8 @@ mod p3 {
 mod p2 {
     wasmtime::component::bindgen!({
         path: "wit/p2.wit",
-        // What waits for nothing is no future: a WASIp2 instance reads all its settings for its one request.
+        // Only what waits is asynchronous, which costs time: a WASIp2 instance reads all its
+        // variables for its single request.
         imports: {
             "fermyon:spin/key-value.[drop]store": trappable,
             "fermyon:spin/key-value.[method]store.set": async,
@@ -39,24 +40,24 @@ use p2::fermyon::spin::{key_value as kv2, variables as variables2};
 use p3::spin::key_value::key_value as kv3;
 use p3::spin::variables::variables as variables3;
 
-/// Offers both versions of both interfaces to the component.
+/// Adds both versions of both interfaces to `linker`.
 pub fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
-    kv3::add_to_linker::<_, Spin>(linker, |guest| guest)?;
-    variables3::add_to_linker::<_, Spin>(linker, |guest| guest)?;
-    kv2::add_to_linker::<_, Spin>(linker, |guest| guest)?;
-    variables2::add_to_linker::<_, Spin>(linker, |guest| guest)
+    kv3::add_to_linker::<_, SpinInterfaces>(linker, |guest| guest)?;
+    variables3::add_to_linker::<_, SpinInterfaces>(linker, |guest| guest)?;
+    kv2::add_to_linker::<_, SpinInterfaces>(linker, |guest| guest)?;
+    variables2::add_to_linker::<_, SpinInterfaces>(linker, |guest| guest)
 }
 
-/// Says that these interfaces work on the whole [`Guest`].
-struct Spin;
+/// Gives the interfaces' implementations access to the whole [`Guest`].
+struct SpinInterfaces;
 
-impl HasData for Spin {
+impl HasData for SpinInterfaces {
     type Data<'a> = &'a mut Guest;
 }
 
-/// What both versions of the key-value interface are made of.
+/// The parts that both versions of the key-value interface share.
 impl Guest {
-    /// `None` where the manifest doesn't allow the store.
+    /// Opens the store `label`. `None` if the component's `key_value_stores` don't list it.
     fn open_store(&mut self, label: &str) -> Result<Option<Resource<OpenStore>>> {
         let Some(store) = self.stores.get(label) else {
             return Ok(None);
@@ -75,7 +76,7 @@ impl Guest {
     }
 }
 
-/// A failing store is the component's to handle; it is told what happened.
+/// The component handles a store's error; it gets the message.
 impl From<anyhow::Error> for kv3::Error {
     fn from(error: anyhow::Error) -> Self {
         Self::Other(format!("{error:#}"))
@@ -88,7 +89,10 @@ impl From<anyhow::Error> for kv2::Error {
     }
 }
 
-fn store_of<T>(accessor: &Accessor<T, Spin>, store: &Resource<OpenStore>) -> Result<OpenStore> {
+fn get_store<T>(
+    accessor: &Accessor<T, SpinInterfaces>,
+    store: &Resource<OpenStore>,
+) -> Result<OpenStore> {
     accessor.with(|mut access| access.get().store(store))
 }
 
@@ -100,7 +104,7 @@ impl kv3::HostStore for Guest {
     }
 }
 
-impl<T: Send> kv3::HostStoreWithStore<T> for Spin {
+impl<T: Send> kv3::HostStoreWithStore<T> for SpinInterfaces {
     async fn open(
         accessor: &Accessor<T, Self>,
         label: String,
@@ -115,7 +119,7 @@ impl<T: Send> kv3::HostStoreWithStore<T> for Spin {
         store: Resource<OpenStore>,
         key: String,
     ) -> Result<Option<Vec<u8>>, kv3::Error> {
-        Ok(store_of(accessor, &store)?.get(&key)?)
+        Ok(get_store(accessor, &store)?.get(&key)?)
     }
 
     async fn set(
@@ -124,7 +128,7 @@ impl<T: Send> kv3::HostStoreWithStore<T> for Spin {
         key: String,
         value: Vec<u8>,
     ) -> Result<(), kv3::Error> {
-        Ok(store_of(accessor, &store)?.set(key, value).await?)
+        Ok(get_store(accessor, &store)?.set(key, value).await?)
     }
 
     async fn delete(
@@ -132,7 +136,7 @@ impl<T: Send> kv3::HostStoreWithStore<T> for Spin {
         store: Resource<OpenStore>,
         key: String,
     ) -> Result<(), kv3::Error> {
-        Ok(store_of(accessor, &store)?.delete(key).await?)
+        Ok(get_store(accessor, &store)?.delete(key).await?)
     }
 
     async fn exists(
@@ -140,14 +144,14 @@ impl<T: Send> kv3::HostStoreWithStore<T> for Spin {
         store: Resource<OpenStore>,
         key: String,
     ) -> Result<bool, kv3::Error> {
-        Ok(store_of(accessor, &store)?.exists(&key)?)
+        Ok(get_store(accessor, &store)?.exists(&key)?)
     }
 
     async fn get_keys(
         accessor: &Accessor<T, Self>,
         store: Resource<OpenStore>,
     ) -> wasmtime::Result<(StreamReader<String>, FutureReader<Result<(), kv3::Error>>)> {
-        let (keys, outcome) = match store_of(accessor, &store).and_then(|store| store.keys()) {
+        let (keys, outcome) = match get_store(accessor, &store).and_then(|store| store.keys()) {
             Ok(keys) => (keys, Ok(())),
             Err(error) => (Vec::new(), Err(error.into())),
         };
@@ -203,7 +207,7 @@ impl kv2::HostStore for Guest {
 
 impl variables3::Host for Guest {}
 
-impl<T: Send> variables3::HostWithStore<T> for Spin {
+impl<T: Send> variables3::HostWithStore<T> for SpinInterfaces {
     async fn get(accessor: &Accessor<T, Self>, name: String) -> Result<String, variables3::Error> {
         check_name(&name)
             .map_err(|error| variables3::Error::InvalidName(format!("{name:?}: {error}")))?;

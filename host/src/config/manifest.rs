@@ -1,68 +1,58 @@
-//! `spin.toml`, manifest version 2: one http trigger, one component built from local sources.
+//! Reads `spin.toml`, manifest version 2: one HTTP trigger and one component in a local file.
 
-use crate::route::Route;
-use crate::variables;
+use crate::config::route::Route;
+use crate::config::variables::{self, Variable};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// An application that this host can run.
+/// A manifest that this host can run, checked.
 #[derive(Debug)]
 pub struct Manifest {
-    /// The folder of the manifest; relative paths in it start here.
+    /// The manifest's folder, absolute. Relative paths in the manifest start here.
     pub folder: PathBuf,
     /// Application variables by name.
     pub variables: BTreeMap<String, Variable>,
+    /// The `<id>` of `[component.<id>]`.
     pub component_id: String,
     pub component: Component,
+    /// The route of the HTTP trigger.
     pub route: Route,
-}
-
-/// An application variable: it has a default or is required.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[allow(dead_code, reason = "keys that are known and have no effect here")]
-pub struct Variable {
-    pub default: Option<String>,
-    #[serde(default)]
-    pub required: bool,
-    /// Accepted and without effect: this host prints no values.
-    #[serde(default)]
-    secret: bool,
-    description: Option<String>,
 }
 
 /// `[component.<id>]`.
 #[derive(Debug, Deserialize)]
 pub struct Component {
     source: toml::Value,
-    /// Templates by name.
+    /// The component's variables: templates by name.
     #[serde(default)]
     pub variables: BTreeMap<String, String>,
+    /// Environment variables by name, without templates.
     #[serde(default)]
     pub environment: BTreeMap<String, String>,
-    /// Templates of patterns.
+    /// Templates of the patterns that `egress::allowed_hosts` parses.
     #[serde(default)]
     pub allowed_outbound_hosts: Vec<String>,
+    /// Labels of the key-value stores that the component may open.
     #[serde(default)]
     pub key_value_stores: Vec<String>,
     pub build: Option<Build>,
-    /// What is not supported, until it is refused.
+    /// All other keys.
     #[serde(flatten)]
     rest: toml::Table,
 }
 
-/// Keys of a component that need nothing done to be supported.
-const WITHOUT_EFFECT: [&str; 3] = ["description", "targets", "tool"];
+/// Keys of a component that are accepted and have no effect.
+const IGNORED_KEYS: [&str; 3] = ["description", "targets", "tool"];
 
 /// `[component.<id>.build]`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[allow(dead_code, reason = "keys that are known and have no effect here")]
+#[allow(dead_code, reason = "keys that are accepted and have no effect")]
 pub struct Build {
     command: Commands,
-    /// Relative to the manifest's folder.
+    /// The folder to run the commands in, relative to the manifest's; that one by default.
     pub workdir: Option<PathBuf>,
     #[serde(default)]
     watch: Vec<String>,
@@ -76,7 +66,7 @@ enum Commands {
 }
 
 impl Build {
-    /// The shell commands, in order.
+    /// The shell commands, in the order to run them.
     pub fn commands(&self) -> &[String] {
         match &self.command {
             Commands::One(command) => std::slice::from_ref(command),
@@ -90,7 +80,7 @@ impl Build {
 struct File {
     #[allow(dead_code, reason = "checked before anything else is read")]
     spin_manifest_version: u32,
-    #[allow(dead_code, reason = "keys that are known and have no effect here")]
+    #[allow(dead_code, reason = "keys that are accepted and have no effect")]
     application: Application,
     #[serde(default)]
     variables: BTreeMap<String, Variable>,
@@ -101,7 +91,7 @@ struct File {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[allow(dead_code, reason = "keys that are known and have no effect here")]
+#[allow(dead_code, reason = "keys that are accepted and have no effect")]
 struct Application {
     name: String,
     #[serde(default)]
@@ -127,7 +117,8 @@ struct HttpTrigger {
 }
 
 impl Manifest {
-    /// Reads `path`, a manifest or a folder with a `spin.toml`.
+    /// Reads the manifest `path`, or the `spin.toml` in the folder `path`. Fails if it can't be
+    /// read, or as [`Manifest::parse`] does.
     pub fn load(path: &Path) -> Result<Self> {
         let path = if path.is_dir() {
             path.join("spin.toml")
@@ -145,7 +136,7 @@ impl Manifest {
         Self::parse(&text, folder).with_context(|| format!("in {}", path.display()))
     }
 
-    /// Parses and checks the text of a manifest.
+    /// Parses a manifest. Fails on unknown keys, and on everything that this host doesn't support.
     pub fn parse(text: &str, folder: PathBuf) -> Result<Self> {
         let version = toml::from_str::<toml::Table>(text)?
             .get("spin_manifest_version")
@@ -172,7 +163,7 @@ impl Manifest {
             component: component_id,
             executor,
             ..
-        } = one_http_trigger(trigger)?;
+        } = single_http_trigger(trigger)?;
         ensure!(
             executor.is_none(),
             "a trigger's `executor` is not supported by this host"
@@ -189,7 +180,7 @@ impl Manifest {
                 "only one component is supported by this host; remove [component.{other}], or use `spin up`"
             );
         }
-        component.refuse_unsupported(&component_id)?;
+        component.check_supported(&component_id)?;
         Ok(Self {
             folder,
             variables,
@@ -199,14 +190,15 @@ impl Manifest {
         })
     }
 
-    /// The component's file, absolute.
+    /// The absolute path of the component's file.
     pub fn source(&self) -> PathBuf {
         self.folder
             .join(self.component.source.as_str().unwrap_or_default())
     }
 }
 
-fn one_http_trigger(mut triggers: BTreeMap<String, Vec<toml::Value>>) -> Result<HttpTrigger> {
+/// Returns the only trigger, which must be an HTTP trigger.
+fn single_http_trigger(mut triggers: BTreeMap<String, Vec<toml::Value>>) -> Result<HttpTrigger> {
     let http = triggers.remove("http").unwrap_or_default();
     if let Some(other) = triggers.keys().next() {
         bail!("only http triggers are supported by this host, not [[trigger.{other}]]");
@@ -226,11 +218,11 @@ fn one_http_trigger(mut triggers: BTreeMap<String, Vec<toml::Value>>) -> Result<
 }
 
 impl Component {
-    fn refuse_unsupported(&self, id: &str) -> Result<()> {
+    fn check_supported(&self, id: &str) -> Result<()> {
         if let Some(key) = self
             .rest
             .keys()
-            .find(|key| !WITHOUT_EFFECT.contains(&key.as_str()))
+            .find(|key| !IGNORED_KEYS.contains(&key.as_str()))
         {
             bail!(
                 "component.{id}.{key} is not supported by this host; remove it, or use `spin up`"
@@ -248,7 +240,7 @@ impl Component {
 mod tests {
     use super::*;
 
-    const GOOD: &str = r#"
+    const VALID: &str = r#"
         spin_manifest_version = 2
         [application]
         name = "hammal"
@@ -274,8 +266,8 @@ mod tests {
     }
 
     #[test]
-    fn reads_an_application() {
-        let manifest = parse(GOOD).unwrap();
+    fn reads_a_manifest() {
+        let manifest = parse(VALID).unwrap();
         assert_eq!(manifest.component_id, "hammal");
         assert_eq!(manifest.source(), Path::new("/app/out/hammal.wasm"));
         assert_eq!(manifest.route, Route::parse("/...").unwrap());
@@ -288,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_by_name_what_is_not_supported() {
+    fn names_what_is_not_supported() {
         let cases = [
             (
                 "spin_manifest_version = 2",
@@ -344,14 +336,14 @@ mod tests {
             ),
         ];
         for (from, to, named) in cases {
-            assert!(GOOD.contains(from), "{from}");
-            let error = format!("{:#}", parse(&GOOD.replacen(from, to, 1)).unwrap_err());
+            assert!(VALID.contains(from), "{from}");
+            let error = format!("{:#}", parse(&VALID.replacen(from, to, 1)).unwrap_err());
             assert!(error.contains(named), "{to}: {error}");
         }
     }
 
     #[test]
-    fn a_missing_manifest_says_how_to_name_one() {
+    fn suggests_the_flag_for_a_missing_manifest() {
         let error = format!(
             "{:#}",
             Manifest::load(Path::new("/nowhere/spin.toml")).unwrap_err()

@@ -1,19 +1,22 @@
-//! `block_networks`: addresses that are never connected to, whatever name led there.
+//! Decides by its address whether the host may connect to an upstream: `block_networks` of the
+//! runtime configuration.
 
 use anyhow::{Context as _, Result};
 use ip_network::IpNetwork;
 use std::net::IpAddr;
 
-/// The networks of the runtime configuration. Holds for names and literals alike, since it is asked about addresses.
+/// The networks that are not connected to. It is applied to resolved addresses, so a host name
+/// can't get around it.
 #[derive(Clone, Debug, Default)]
 pub struct BlockedNetworks {
     networks: Vec<IpNetwork>,
-    /// `"private"`: everything that is not globally routable.
+    /// Whether all addresses that are not globally routable are blocked too: the entry `private`.
     private: bool,
 }
 
 impl BlockedNetworks {
-    /// Parses entries: a network (`10.0.0.0/8`, one address is `10.0.0.1/32`), or `private`.
+    /// Parses entries: networks (`10.0.0.0/8`, or `10.0.0.1/32` for one address) and `private`.
+    /// Fails on the first entry that is neither, and names it.
     pub fn parse(entries: &[String]) -> Result<Self> {
         let mut blocked = Self::default();
         for entry in entries {
@@ -29,6 +32,7 @@ impl BlockedNetworks {
         Ok(blocked)
     }
 
+    /// Whether connections to `address` are blocked.
     pub fn blocks(&self, address: IpAddr) -> bool {
         if (self.private && !IpNetwork::from(address).is_global())
             || self
@@ -38,7 +42,8 @@ impl BlockedNetworks {
         {
             return true;
         }
-        // An IPv4 address in IPv6 notation (::ffff:10.0.0.1, ::10.0.0.1) reaches the IPv4 host.
+        // A connection to an IPv4 address in IPv6 notation (::ffff:10.0.0.1, ::10.0.0.1) reaches
+        // the IPv4 host.
         match address {
             IpAddr::V6(v6) => v6.to_ipv4().is_some_and(|v4| self.blocks(IpAddr::V4(v4))),
             IpAddr::V4(_) => false,
@@ -58,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn private_is_what_is_not_globally_routable() {
+    fn private_blocks_what_is_not_globally_routable() {
         let private = [
             "0.0.0.0",
             "10.10.10.10",
@@ -92,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn networks_hold_in_both_notations() {
+    fn blocks_ipv4_networks_in_both_notations() {
         let entries = ["123.123.0.0/16", "2001:db8::/32", "1.1.1.1/32"];
         for address in [
             "123.123.0.0",
@@ -108,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_network_is_named() {
+    fn names_an_invalid_entry() {
         let error = BlockedNetworks::parse(&["privat".to_owned()])
             .unwrap_err()
             .to_string();

@@ -1,0 +1,289 @@
+//! Runs the component on Wasmtime: compiles and links it, makes its instances and limits them.
+
+pub mod early_body;
+pub mod guest;
+pub mod key_value;
+pub mod spin_interfaces;
+
+use self::guest::{Guest, GuestConfig};
+use crate::stderr::warn;
+use anyhow::{Context as _, Result, anyhow};
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::mpsc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+use tokio::time::Sleep;
+use wasmtime::component::{Component, GuestTaskId, Linker};
+use wasmtime::{
+    Cache, CacheConfig, Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store,
+    StoreContextMut,
+};
+use wasmtime_wasi_http::handler::{
+    HandlerState, Instance, Proxy, ProxyHandler, ProxyPre, ShouldAccept, WorkerExpiration,
+    WorkerState, WorkerStatus,
+};
+use wasmtime_wasi_http::{WasiHttpView as _, p2, p3};
+
+/// The most requests that one instance of a WASIp3 component handles in total, as in Spin.
+const MAX_REQUESTS_PER_INSTANCE: usize = 128;
+
+/// The most requests that one instance of a WASIp3 component handles at one time, as in Spin.
+const MAX_CONCURRENT_REQUESTS_PER_INSTANCE: usize = 16;
+
+/// The most instances at one time. A WASIp2 component needs one for each download, until its end.
+const MAX_INSTANCES: u32 = 4_000;
+
+/// Bytes of an ended instance's linear memory that stay mapped for the next one, as in Spin.
+const RESIDENT_MEMORY: usize = 2 * 1024 * 1024;
+
+/// Bytes of an ended instance's tables that stay mapped for the next one, as in Spin.
+const RESIDENT_TABLE: usize = 512 * 1024;
+
+/// How long an instance without requests is kept, as in Spin.
+const INSTANCE_IDLE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long the component may take until it returns a response. Spin has no such limit; without
+/// one, an endless loop in the component holds its instance and the client's connection for ever.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How long a WASIp2 component may take for a request, response body included: it returns only
+/// after it has sent the body.
+const P2_REQUEST_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How long the component computes before it yields to other tasks of the host.
+const EPOCH_INTERVAL: Duration = Duration::from_millis(1);
+
+/// How long compiling may take before a message on stderr says so.
+const COMPILE_MESSAGE_DELAY: Duration = Duration::from_millis(300);
+
+/// Passes requests to instances of the component.
+pub type Handler = ProxyHandler<InstanceFactory>;
+
+/// Makes instances of the component, for [`Handler`].
+pub struct InstanceFactory {
+    engine: Engine,
+    pre: ProxyPre<Guest>,
+    config: GuestConfig,
+}
+
+/// Compiles the component in `file`, or takes the result from the cache, and links it. Every
+/// instance is made with `config`. Fails if the file can't be read, is no component, imports an
+/// interface that is not linked, or exports no HTTP handler.
+pub fn load(file: &Path, config: GuestConfig) -> Result<Handler> {
+    let bytes = std::fs::read(file).with_context(|| {
+        format!(
+            "can't read the component {}; add --build to build it with the manifest's build command",
+            file.display()
+        )
+    })?;
+    let engine = new_engine()?;
+    let component = with_progress_message(
+        "Compiling the component to machine code, once after each change of it...",
+        || Component::from_binary(&engine, &bytes),
+    );
+    let component = component
+        .map_err(anyhow::Error::from)
+        .with_context(|| format!("{} is not a WebAssembly component", file.display()))?;
+    let pre = link(&engine, &component)?;
+    increment_epoch_regularly(&engine);
+    Ok(ProxyHandler::new(InstanceFactory {
+        engine,
+        pre,
+        config,
+    }))
+}
+
+/// Configures Wasmtime. If there is no cache for compiled code, or too little address space for the
+/// pool, it does without and writes a warning.
+fn new_engine() -> Result<Engine> {
+    let mut config = Config::new();
+    config
+        .wasm_component_model_async(true)
+        .epoch_interruption(true);
+    match Cache::new(CacheConfig::new()) {
+        Ok(cache) => drop(config.cache(Some(cache))),
+        Err(error) => warn(&format!(
+            "compiled code is not cached for the next start: {error:#}"
+        )),
+    }
+    // As in Spin: the kernel takes longer to map an instance's memory than many requests take.
+    config.allocation_strategy(instance_pool());
+    let engine = Engine::new(&config).or_else(|error| {
+        // The machine has too little address space for the pool.
+        warn(&format!(
+            "instances are allocated without a pool, which is slower: {error:#}"
+        ));
+        config.allocation_strategy(InstanceAllocationStrategy::OnDemand);
+        Engine::new(&config)
+    })?;
+    Ok(engine)
+}
+
+/// The pooling allocator's limits. The pool reserves addresses; memory is allocated on first use.
+fn instance_pool() -> PoolingAllocationConfig {
+    let mut pool = PoolingAllocationConfig::default();
+    pool.total_component_instances(MAX_INSTANCES)
+        .total_core_instances(4 * MAX_INSTANCES)
+        .total_memories(MAX_INSTANCES)
+        .total_tables(2 * MAX_INSTANCES)
+        .total_stacks(MAX_INSTANCES)
+        .table_elements(100_000)
+        .max_component_instance_size(10 * 1024 * 1024)
+        .max_core_instance_size(10 * 1024 * 1024)
+        .linear_memory_keep_resident(RESIDENT_MEMORY)
+        .table_keep_resident(RESIDENT_TABLE);
+    pool
+}
+
+/// Links the component with every interface that this host provides, and finds the HTTP handler
+/// that it exports: WASIp3's if it has both.
+fn link(engine: &Engine, component: &Component) -> Result<ProxyPre<Guest>> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    wasmtime_wasi::p3::add_to_linker(&mut linker)?;
+    p2::add_only_http_to_linker_async(&mut linker)?;
+    p3::add_to_linker(&mut linker)?;
+    early_body::add_to_linker(&mut linker)?;
+    spin_interfaces::add_to_linker(&mut linker)?;
+    let instance = linker
+        .instantiate_pre(component)
+        .map_err(anyhow::Error::from)
+        .context("the component imports something that this host doesn't provide")?;
+    match p3::bindings::ServicePre::new(instance.clone()) {
+        Ok(pre) => Ok(ProxyPre::P3(pre)),
+        Err(p3_error) => match p2::bindings::ProxyPre::new(instance) {
+            Ok(pre) => Ok(ProxyPre::P2(pre)),
+            Err(p2_error) => Err(anyhow!(
+                "the component exports neither wasi:http/handler@0.3 ({p3_error}) nor \
+                 wasi:http/incoming-handler@0.2 ({p2_error})"
+            )),
+        },
+    }
+}
+
+/// Starts a thread that increments the epoch every [`EPOCH_INTERVAL`] while the engine exists.
+fn increment_epoch_regularly(engine: &Engine) {
+    let engine = engine.weak();
+    std::thread::spawn(move || {
+        while let Some(engine) = engine.upgrade() {
+            engine.increment_epoch();
+            drop(engine);
+            std::thread::sleep(EPOCH_INTERVAL);
+        }
+    });
+}
+
+/// Runs `work`, and writes `message` to stderr if it takes longer than [`COMPILE_MESSAGE_DELAY`].
+fn with_progress_message<T>(message: &'static str, work: impl FnOnce() -> T) -> T {
+    let (done, is_done) = mpsc::channel::<()>();
+    let timer = std::thread::spawn(move || {
+        if is_done.recv_timeout(COMPILE_MESSAGE_DELAY) == Err(mpsc::RecvTimeoutError::Timeout) {
+            warn(message);
+        }
+    });
+    let result = work();
+    drop(done);
+    // The thread only writes a message.
+    let _ = timer.join();
+    result
+}
+
+impl HandlerState for InstanceFactory {
+    type StoreData = Guest;
+    type WorkerExpiration = InstanceExpiration;
+    type WorkerState = InstancePolicy;
+
+    async fn instantiate(
+        &self,
+    ) -> wasmtime::Result<Instance<Guest, InstanceExpiration, InstancePolicy>> {
+        let mut store = Store::new(&self.engine, Guest::new(&self.config));
+        store.limiter(|guest| &mut guest.limits);
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_async_yield_and_update(1);
+        let proxy = self.pre.instantiate_async(&mut store).await?;
+        let (max_requests, request_timeout) = match proxy {
+            Proxy::P3(_) => (MAX_REQUESTS_PER_INSTANCE, REQUEST_TIMEOUT),
+            Proxy::P2(_) => (1, P2_REQUEST_TIMEOUT),
+        };
+        Ok(Instance {
+            store,
+            proxy,
+            view: Guest::http,
+            expiration: InstanceExpiration {
+                request_timeout,
+                timer: Box::pin(tokio::time::sleep(INSTANCE_IDLE_TIMEOUT)),
+            },
+            state: InstancePolicy {
+                max_requests,
+                request_timeout,
+            },
+        })
+    }
+}
+
+/// Limits the requests of one instance: their number and the time of each.
+pub struct InstancePolicy {
+    max_requests: usize,
+    request_timeout: Duration,
+}
+
+impl WorkerState for InstancePolicy {
+    type StoreData = Guest;
+    type RequestData = ();
+
+    fn should_accept_request(&self, concurrent: usize, total: usize) -> ShouldAccept {
+        match (
+            total >= self.max_requests,
+            concurrent >= MAX_CONCURRENT_REQUESTS_PER_INSTANCE,
+        ) {
+            (true, _) => ShouldAccept::Never,
+            (false, true) => ShouldAccept::No,
+            (false, false) => ShouldAccept::Yes,
+        }
+    }
+
+    fn on_request_start(
+        &self,
+        _: StoreContextMut<'_, Guest>,
+        (): (),
+        _: GuestTaskId,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send + Sync>> {
+        Box::pin(tokio::time::sleep(self.request_timeout))
+    }
+
+    fn drop(&self, store: Store<Guest>, result: wasmtime::Result<()>) {
+        // Flushes the component's output first, so that the warning follows its panic message.
+        drop(store);
+        if let Err(error) = result {
+            warn(&format!("an instance of the component ended: {error:?}"));
+        }
+    }
+}
+
+/// Ends an instance that is idle, or that takes longer for a request than it may.
+pub struct InstanceExpiration {
+    request_timeout: Duration,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl WorkerExpiration for InstanceExpiration {
+    fn poll(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        status: WorkerStatus,
+        since: Instant,
+    ) -> Poll<()> {
+        let limit = match status {
+            WorkerStatus::Idle => INSTANCE_IDLE_TIMEOUT,
+            WorkerStatus::Requests => self.request_timeout,
+            // No limit here for a response body that the component copies, or a later store write.
+            WorkerStatus::PostReturn => return Poll::Pending,
+        };
+        let deadline = tokio::time::Instant::from_std(since + limit);
+        if self.timer.deadline() != deadline {
+            self.timer.as_mut().reset(deadline);
+        }
+        self.timer.as_mut().poll(cx)
+    }
+}

@@ -1,0 +1,6 @@
+//! Reads and checks the host's input: manifest, runtime configuration, variables.
+
+pub mod manifest;
+pub mod route;
+pub mod runtime_config;
+pub mod variables;
