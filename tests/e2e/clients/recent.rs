@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::clients::{containerd_pulls, dockerd_pulls};
+use crate::clients::debian::{containerd_pulls, dockerd_pulls};
 use crate::support::daemons::Dockerd;
 use crate::support::hub::Hub;
 use crate::support::image::{DOCKER, Image};
