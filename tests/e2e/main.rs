@@ -12,7 +12,6 @@
 //! | `support` | the mirror as a child process, a client, the registries |
 
 mod clients;
-mod original;
 mod protocol;
 mod security;
 mod soak;

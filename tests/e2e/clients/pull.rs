@@ -5,7 +5,7 @@ use crate::support::hub::{Hub, Place};
 use crate::support::image::{INDEX, Image, digest};
 use crate::support::mirror::Options;
 use crate::support::server::Reply;
-use crate::support::world::{NAME, World};
+use crate::support::world::{MANIFEST_PATH, NAME, World};
 
 #[tokio::test]
 async fn a_pull_as_dockerd_does_it_costs_one_token_and_one_request_each() {
@@ -319,5 +319,29 @@ async fn connections_to_the_upstream_are_used_again() {
         hub.connections() <= 5,
         "{} connections for 22 requests",
         hub.connections()
+    );
+}
+
+#[tokio::test]
+async fn a_request_does_not_ask_the_upstream_twice() {
+    let World { mirror, hub, .. } = World::start().await;
+    mirror
+        .get(MANIFEST_PATH)
+        .accept_manifests()
+        .send()
+        .await
+        .expect(200);
+    hub.take_lines();
+    for _ in 0..3 {
+        mirror
+            .get(MANIFEST_PATH)
+            .accept_manifests()
+            .send()
+            .await
+            .expect(200);
+    }
+    assert_eq!(
+        hub.lines(),
+        vec![format!("registry HEAD {MANIFEST_PATH}"); 3]
     );
 }

@@ -3,7 +3,7 @@
 use crate::support::hub::Place;
 use crate::support::image::digest;
 use crate::support::server::Reply;
-use crate::support::world::{NAME, World};
+use crate::support::world::{MANIFEST_PATH, NAME, World};
 
 const MANIFEST: &str = "/v2/team/app/manifests/1.0";
 
@@ -293,4 +293,18 @@ async fn docker_hubs_429_becomes_a_document_with_its_retry_after() {
             .expect_error(429, "TOOMANYREQUESTS");
         assert_eq!(answer.header("retry-after"), Some("60"));
     }
+}
+
+#[tokio::test]
+async fn writes_are_not_forwarded() {
+    let World { mirror, hub, .. } = World::start().await;
+    for method in ["PUT", "POST", "PATCH", "DELETE"] {
+        mirror
+            .request(method, MANIFEST_PATH)
+            .body("{}")
+            .send()
+            .await
+            .expect_error(405, "UNSUPPORTED");
+    }
+    assert!(hub.lines().is_empty(), "{:?}", hub.lines());
 }

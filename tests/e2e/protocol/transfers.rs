@@ -12,7 +12,7 @@ use crate::support::hub::{Hub, Place};
 use crate::support::image::{Content, INDEX, digest};
 use crate::support::mirror::Options;
 use crate::support::server::{Pieces, Reply, Server};
-use crate::support::world::{NAME, World};
+use crate::support::world::{MANIFEST_PATH, NAME, World};
 
 const MIB: usize = 1024 * 1024;
 
@@ -122,7 +122,7 @@ async fn what_the_client_has_already_is_a_304() {
     let world = direct().await;
     let manifest = &world.image.index;
     for (target, content) in [
-        (world.manifest(), manifest),
+        (MANIFEST_PATH.to_owned(), manifest),
         (world.layer(), &world.image.here().layers[0]),
     ] {
         let etag = format!("\"{}\"", content.digest);
@@ -289,7 +289,7 @@ async fn the_head_and_the_body_of_a_manifest_leave_in_one_piece() {
     let address = world.mirror.address();
     let request = format!(
         "GET {} HTTP/1.1\r\nhost: {address}\r\naccept: {INDEX}\r\n\r\n",
-        world.manifest()
+        MANIFEST_PATH
     );
     let mut connection = TcpStream::connect(address).await.expect("a connection");
     let mut whole = 0;
@@ -315,4 +315,21 @@ async fn the_head_and_the_body_of_a_manifest_leave_in_one_piece() {
         whole += usize::from(pieces == 1);
     }
     assert!(whole > 20, "{whole} of 40 answers came in one piece");
+}
+
+#[tokio::test]
+async fn a_redirect_before_the_challenge_is_not_followed() {
+    let World { mirror, hub, image } = World::start().await;
+    let digest = &image.here().layers[0].digest;
+    let location = hub.blob_url(digest);
+    hub.script(move |place, _| {
+        (place == Place::Registry).then(|| Reply::new(307, &[("location", &location)], ""))
+    });
+    let answer = mirror
+        .get(&format!("/v2/{NAME}/blobs/{digest}"))
+        .send()
+        .await
+        .expect(307);
+    assert!(answer.body.is_empty());
+    assert!(hub.seen(Place::Cdn).is_empty(), "{:?}", hub.lines());
 }

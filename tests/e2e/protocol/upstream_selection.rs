@@ -4,6 +4,7 @@ use crate::support::hub::{Hub, Place};
 use crate::support::image::Image;
 use crate::support::mirror::{Mirror, Options};
 use crate::support::server::nobody;
+use crate::support::world::NAME;
 
 const REST: &str = "team/app/manifests/1.0";
 
@@ -150,4 +151,28 @@ async fn the_policy_holds_for_every_way() {
     }
     assert_eq!(unlisted.connections(), 0);
     assert!(hub.lines().is_empty());
+}
+
+#[tokio::test]
+async fn a_link_keeps_its_upstream() {
+    let hub = Hub::start().await;
+    for tag in ["1", "2", "3"] {
+        hub.push(NAME, tag, &Image::oci());
+    }
+    let mirror = Options::default().plain_http(hub.addresses()).start().await;
+    let page = mirror
+        .get(&format!(
+            "/v2/{NAME}/tags/list?n=1&upstream={}",
+            hub.address()
+        ))
+        .send()
+        .await
+        .expect(200);
+    let link = page.header("link").expect("a link");
+    let address = hub.address().to_string();
+    let named = [
+        format!("upstream={address}"),
+        format!("upstream={}", address.replace(':', "%3A")),
+    ];
+    assert!(named.iter().any(|named| link.contains(named)), "{link}");
 }

@@ -1,8 +1,10 @@
 //! What stays here: the client's secrets on the way out, the upstream's on the way back.
 
-use crate::support::hub::Place;
+use crate::support::hub::{Hub, Place};
+use crate::support::image::Image;
+use crate::support::mirror::Options;
 use crate::support::server::{Reply, Seen};
-use crate::support::world::{NAME, World};
+use crate::support::world::{MANIFEST_PATH, NAME, TAG, World};
 
 /// Sent by a client with every kind of request; none of it is any upstream's business.
 const SECRETS: [(&str, &str); 10] = [
@@ -308,4 +310,30 @@ async fn a_relative_location_becomes_absolute() {
         let answer = mirror.get(&target).send().await.expect(307);
         assert_eq!(answer.header("location"), Some(&*expected), "{location}");
     }
+}
+
+#[tokio::test]
+async fn the_clients_authorization_goes_to_no_upstream() {
+    let hub = Hub::start().await;
+    hub.push(NAME, TAG, &Image::oci());
+    let mirror = Options::default().plain_http(hub.addresses()).start().await;
+    let request = mirror
+        .get(&format!("{MANIFEST_PATH}?upstream={}", hub.address()))
+        .accept_manifests();
+    request
+        .header("authorization", "Basic dXNlcjpwYXNzd29yZA==")
+        .send()
+        .await
+        .expect(200);
+    let places = [Place::Registry, Place::Tokens, Place::Cdn];
+    let seen = places
+        .into_iter()
+        .flat_map(|place| hub.seen(place))
+        .collect::<Vec<_>>();
+    assert!(
+        seen.iter().all(|seen| seen
+            .header("authorization")
+            .is_none_or(|value| !value.starts_with("Basic"))),
+        "{seen:?}"
+    );
 }

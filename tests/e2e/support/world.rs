@@ -7,6 +7,8 @@ use super::mirror::{Mirror, Options};
 /// The image's name and tag in the registry.
 pub const NAME: &str = "library/alpine";
 pub const TAG: &str = "latest";
+/// The path of its manifest.
+pub const MANIFEST_PATH: &str = "/v2/library/alpine/manifests/latest";
 
 pub struct World {
     pub mirror: Mirror,
@@ -28,11 +30,6 @@ impl World {
             .plain_http([hub.tokens(), hub.cdn()]);
         let mirror = more(options).start().await;
         Self { mirror, hub, image }
-    }
-
-    /// `/v2/library/alpine/manifests/latest`
-    pub fn manifest(&self) -> String {
-        format!("/v2/{NAME}/manifests/{TAG}")
     }
 
     /// The path of the first layer.

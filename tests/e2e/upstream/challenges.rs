@@ -2,7 +2,7 @@
 
 use crate::support::hub::{Params, Place};
 use crate::support::server::{Reply, Server};
-use crate::support::world::{NAME, World};
+use crate::support::world::{MANIFEST_PATH, NAME, World};
 
 /// The lines of a 401, and what the token server has to be asked.
 struct Case {
@@ -271,4 +271,46 @@ async fn a_registry_without_authentication_is_asked_once() {
     }
     assert_eq!(hub.lines().len(), 2, "{:?}", hub.lines());
     assert!(hub.seen(Place::Tokens).is_empty());
+}
+
+#[tokio::test]
+async fn a_list_scope_is_not_cut_at_its_comma() {
+    let World { mirror, hub, .. } = World::start().await;
+    // Cut at the comma, what is left has no right to pull.
+    hub.challenge(|p| {
+        let scope = p.scope.replace(":pull", ":push,pull");
+        vec![format!(
+            r#"Bearer realm="{}",service="{}",scope="{scope}""#,
+            p.realm, p.service
+        )]
+    });
+    mirror
+        .get(MANIFEST_PATH)
+        .accept_manifests()
+        .send()
+        .await
+        .expect(200);
+}
+
+#[tokio::test]
+async fn a_realm_with_an_equals_sign_in_its_query_is_not_cut() {
+    let World { mirror, hub, .. } = World::start().await;
+    hub.challenge(|p| {
+        vec![format!(
+            r#"Bearer realm="{}?account=a=b&c=d",service="{}",scope="{}""#,
+            p.realm, p.service, p.scope
+        )]
+    });
+    mirror
+        .get(MANIFEST_PATH)
+        .accept_manifests()
+        .send()
+        .await
+        .expect(200);
+    let query = hub.seen(Place::Tokens)[0].query();
+    assert!(
+        query.contains(&("account".into(), "a=b".into())),
+        "{query:?}"
+    );
+    assert!(query.contains(&("c".into(), "d".into())), "{query:?}");
 }

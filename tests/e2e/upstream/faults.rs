@@ -7,7 +7,7 @@ use crate::support::hub::Place;
 use crate::support::image::digest;
 use crate::support::mirror::{Mirror, Options};
 use crate::support::server::{Full, Pieces, Reply, Server, nobody};
-use crate::support::world::{NAME, World};
+use crate::support::world::{MANIFEST_PATH, NAME, World};
 
 const MANIFEST: &str = "/v2/team/app/manifests/1.0";
 
@@ -243,4 +243,18 @@ async fn one_request_that_fails_takes_no_other_with_it() {
         [hang.status, close.status, one.status, two.status],
         [504, 502, 200, 200]
     );
+}
+
+#[tokio::test]
+async fn an_upstream_that_refuses_is_no_500_with_a_stack_trace() {
+    let mirror = Options::default().upstream(nobody().await).start().await;
+    let answer = mirror
+        .get(MANIFEST_PATH)
+        .accept_manifests()
+        .send()
+        .await
+        .expect_error(502, "UNAVAILABLE");
+    for word in ["panicked", "backtrace", ".rs:", "wasm", "   at ", "Stack"] {
+        assert!(!answer.text().contains(word), "{answer:?}");
+    }
 }

@@ -5,7 +5,7 @@ use crate::support::hub::{Hub, Place};
 use crate::support::image::Image;
 use crate::support::mirror::{Mirror, Options};
 use crate::support::server::{Server, nobody};
-use crate::support::world::World;
+use crate::support::world::{MANIFEST_PATH, NAME, TAG, World};
 
 const TARGET: &str = "/v2/team/app/manifests/1.0";
 
@@ -287,4 +287,39 @@ async fn a_default_upstream_that_is_none_is_an_error_document() {
             "{name}: {answer:?}"
         );
     }
+}
+
+#[tokio::test]
+async fn an_upstream_keeps_its_port() {
+    let hub = Hub::start().await;
+    hub.push(NAME, TAG, &Image::oci());
+    let mirror = Options::default().plain_http(hub.addresses()).start().await;
+    mirror
+        .get(&format!("{MANIFEST_PATH}?upstream={}", hub.address()))
+        .accept_manifests()
+        .send()
+        .await
+        .expect(200);
+    let host = hub.seen(Place::Registry)[0]
+        .header("host")
+        .map(str::to_string);
+    assert_eq!(host, Some(hub.address().to_string()));
+}
+
+#[tokio::test]
+async fn loopback_and_private_upstreams_are_not_reached() {
+    let unwanted = Server::unwanted("127.0.0.1").await;
+    let mirror = Options::default().start().await;
+    for host in [
+        unwanted.address.to_string(),
+        format!("localhost:{}", unwanted.address.port()),
+        "10.0.0.1".into(),
+    ] {
+        mirror
+            .get(&format!("{MANIFEST_PATH}?upstream={host}"))
+            .send()
+            .await
+            .expect_error(403, "DENIED");
+    }
+    assert_eq!(unwanted.connections(), 0);
 }
