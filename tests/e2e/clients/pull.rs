@@ -2,14 +2,14 @@
 
 use crate::support::client::Request;
 use crate::support::hub::{Hub, Place};
+use crate::support::hub_fixture::{HubFixture, MANIFEST_PATH, NAME};
 use crate::support::image::{INDEX, Image, digest};
 use crate::support::mirror::Options;
 use crate::support::server::Reply;
-use crate::support::world::{MANIFEST_PATH, NAME, World};
 
 #[tokio::test]
 async fn a_pull_as_dockerd_does_it_costs_one_token_and_one_request_each() {
-    let World { mirror, hub, image } = World::start().await;
+    let HubFixture { mirror, hub, image } = HubFixture::start().await;
     let platform = image.here();
 
     let ping = mirror.get("/v2/").send().await.expect(200);
@@ -101,7 +101,7 @@ async fn a_pull_as_dockerd_does_it_costs_one_token_and_one_request_each() {
 
 #[tokio::test]
 async fn a_new_repository_on_a_known_upstream_costs_one_token_and_one_request() {
-    let World { mirror, hub, .. } = World::start().await;
+    let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     hub.push("other/image", "1.0", &Image::oci());
     mirror
         .get(&format!("/v2/{NAME}/manifests/latest"))
@@ -125,11 +125,11 @@ async fn a_new_repository_on_a_known_upstream_costs_one_token_and_one_request() 
 
 #[tokio::test]
 async fn the_token_survives_a_restart() {
-    let World {
+    let HubFixture {
         mut mirror,
         hub,
         image,
-    } = World::start().await;
+    } = HubFixture::start().await;
     let target = format!("/v2/{NAME}/manifests/latest");
     mirror
         .get(&target)
@@ -154,14 +154,14 @@ async fn the_token_survives_a_restart() {
 
 #[tokio::test]
 async fn the_process_ends_cleanly_on_sigterm() {
-    let World { mut mirror, .. } = World::start().await;
+    let HubFixture { mut mirror, .. } = HubFixture::start().await;
     mirror.get("/v2/").send().await.expect(200);
     assert!(mirror.stop(), "{:?}", mirror.stderr());
 }
 
 #[tokio::test]
 async fn a_one_part_name_stays_as_it_is_outside_docker_hub() {
-    let World { mirror, hub, image } = World::start().await;
+    let HubFixture { mirror, hub, image } = HubFixture::start().await;
     hub.push("alpine", "latest", &image);
     mirror
         .get("/v2/alpine/manifests/latest")
@@ -174,7 +174,7 @@ async fn a_one_part_name_stays_as_it_is_outside_docker_hub() {
 
 #[tokio::test]
 async fn tags_page_through_their_links_to_the_end() {
-    let World { mirror, hub, image } = World::start().await;
+    let HubFixture { mirror, hub, image } = HubFixture::start().await;
     for tag in ["3.18", "3.19", "3.20", "edge"] {
         hub.push(NAME, tag, &image);
     }
@@ -240,7 +240,7 @@ async fn a_list_of_another_upstream_pages_on_there() {
 
 #[tokio::test]
 async fn the_catalog_and_referrers_are_forwarded() {
-    let World { mirror, hub, image } = World::start().await;
+    let HubFixture { mirror, hub, image } = HubFixture::start().await;
     let catalog = mirror.get("/v2/_catalog?n=10").send().await.expect(200);
     assert_eq!(catalog.json()["repositories"], serde_json::json!([NAME]));
 
@@ -261,8 +261,8 @@ async fn the_catalog_and_referrers_are_forwarded() {
 #[tokio::test]
 async fn a_manifest_that_is_redirected_is_followed_here() {
     let elsewhere = Hub::start().await;
-    let World { mirror, hub, image } =
-        World::with(|options| options.plain_http(elsewhere.addresses())).await;
+    let HubFixture { mirror, hub, image } =
+        HubFixture::with(|options| options.plain_http(elsewhere.addresses())).await;
     elsewhere.push(NAME, "latest", &image);
     let target = format!("/v2/{NAME}/manifests/latest");
     let location = format!("http://{}{target}", elsewhere.address());
@@ -305,7 +305,7 @@ async fn a_manifest_that_is_redirected_is_followed_here() {
 
 #[tokio::test]
 async fn connections_to_the_upstream_are_used_again() {
-    let World { mirror, hub, .. } = World::start().await;
+    let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     for _ in 0..20 {
         mirror
             .get(&format!("/v2/{NAME}/manifests/latest"))
@@ -324,7 +324,7 @@ async fn connections_to_the_upstream_are_used_again() {
 
 #[tokio::test]
 async fn a_request_does_not_ask_the_upstream_twice() {
-    let World { mirror, hub, .. } = World::start().await;
+    let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     mirror
         .get(MANIFEST_PATH)
         .accept_manifests()

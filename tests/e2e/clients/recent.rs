@@ -3,13 +3,13 @@
 use serde_json::{Value, json};
 
 use crate::clients::debian::{containerd_pulls, dockerd_pulls};
+use crate::support::client_fixture::{ClientFixture, NAME, expect_blobs};
 use crate::support::daemons::Dockerd;
 use crate::support::hub::Hub;
 use crate::support::image::{DOCKER, Image};
 use crate::support::mirror::Options;
 use crate::support::process::run;
 use crate::support::programs::{Programs, is_root};
-use crate::support::scene::{NAME, Scene, expect_blobs};
 use crate::support::server::nobody;
 
 fn docker_28(more: &[&str]) -> Option<Programs> {
@@ -68,18 +68,18 @@ async fn a_warm_pull_of_six_layers_by_dockerd_28_costs_what_the_client_asks() {
     let Some(programs) = docker_28(&[]) else {
         return;
     };
-    let Some(scene) = Scene::debian(false, 6).await else {
+    let Some(fixture) = ClientFixture::debian(false, 6).await else {
         return;
     };
-    let config: Value = serde_json::from_str(&scene.recipe("daemon.json")).expect("daemon.json");
+    let config: Value = serde_json::from_str(&fixture.recipe("daemon.json")).expect("daemon.json");
     let mut before = None;
     for pull in ["cold", "warm"] {
         let dockerd = Dockerd::start(
             &programs,
-            &scene.path(pull),
+            &fixture.path(pull),
             &config,
             "vfs",
-            scene.environment(),
+            fixture.environment(),
         )
         .await;
         dockerd.docker(&["pull", "alpine"]).await.expect("a pull");
@@ -87,11 +87,11 @@ async fn a_warm_pull_of_six_layers_by_dockerd_28_costs_what_the_client_asks() {
             .docker(&["image", "inspect", "alpine", "--format", "{{.Id}}"])
             .await
             .expect("an image");
-        assert_eq!(id.trim(), scene.image.here().config.digest);
+        assert_eq!(id.trim(), fixture.image.here().config.digest);
         dockerd.stop();
         // HEAD of the tag, index, manifest, config, six layers.
-        let least = before.map_or(0, |cost: crate::support::scene::Cost| cost.asked) + 10;
-        let cost = scene.cost(least).await;
+        let least = before.map_or(0, |cost: crate::support::client_fixture::Cost| cost.asked) + 10;
+        let cost = fixture.cost(least).await;
         if let Some(before) = before.replace(cost) {
             let (asked, requests) = (cost.asked - before.asked, cost.requests - before.requests);
             let fetches = cost.fetches - before.fetches;
@@ -111,16 +111,16 @@ async fn dockerd_28_pulls_into_containerds_store() {
     let Some(programs) = docker_28(&[]) else {
         return;
     };
-    for scene in Scene::all().await {
+    for fixture in ClientFixture::all().await {
         let mut config: Value =
-            serde_json::from_str(&scene.recipe("daemon.json")).expect("daemon.json");
+            serde_json::from_str(&fixture.recipe("daemon.json")).expect("daemon.json");
         config["features"] = json!({ "containerd-snapshotter": true });
         let dockerd = Dockerd::start(
             &programs,
-            &scene.path("d"),
+            &fixture.path("d"),
             &config,
             "native",
-            scene.environment(),
+            fixture.environment(),
         )
         .await;
         dockerd.docker(&["pull", "alpine"]).await.expect("a pull");
@@ -128,8 +128,8 @@ async fn dockerd_28_pulls_into_containerds_store() {
             .docker(&["image", "inspect", "alpine", "--format", "{{.Id}}"])
             .await
             .expect("an image");
-        assert_eq!(id.trim(), scene.image.index.digest);
-        scene
+        assert_eq!(id.trim(), fixture.image.index.digest);
+        fixture
             .expect_its_cost("dockerd 28 with containerd's store", 7)
             .await;
         dockerd.stop();
@@ -142,23 +142,23 @@ async fn buildkit_builds_on_an_image_of_the_mirror() {
     let Some(programs) = docker_28(&["docker-buildx"]) else {
         return;
     };
-    for scene in Scene::all().await {
+    for fixture in ClientFixture::all().await {
         let config: Value =
-            serde_json::from_str(&scene.recipe("daemon.json")).expect("daemon.json");
-        let plugin = scene.write(".docker/cli-plugins/docker-buildx", "");
+            serde_json::from_str(&fixture.recipe("daemon.json")).expect("daemon.json");
+        let plugin = fixture.write(".docker/cli-plugins/docker-buildx", "");
         std::fs::remove_file(&plugin).expect("a file");
         std::os::unix::fs::symlink(programs.find("docker-buildx").expect("a plugin"), &plugin)
             .expect("a link");
-        scene.write("context/Dockerfile", "FROM alpine\nLABEL built=here\n");
+        fixture.write("context/Dockerfile", "FROM alpine\nLABEL built=here\n");
         let dockerd = Dockerd::start(
             &programs,
-            &scene.path("d"),
+            &fixture.path("d"),
             &config,
             "vfs",
-            scene.environment(),
+            fixture.environment(),
         )
         .await;
-        let context = scene.path("context").display().to_string();
+        let context = fixture.path("context").display().to_string();
         dockerd
             .docker(&["build", "--tag", "built", &context])
             .await
@@ -174,23 +174,23 @@ async fn buildkit_builds_on_an_image_of_the_mirror() {
             .await;
         let layers: Value = serde_json::from_str(&layers.expect("an image")).expect("layers");
         let config: Value =
-            serde_json::from_slice(&scene.image.here().config.bytes).expect("a config");
+            serde_json::from_slice(&fixture.image.here().config.bytes).expect("a config");
         assert_eq!(layers, config["rootfs"]["diff_ids"]);
         // HEAD of the tag or its index, manifest, config, three layers.
-        scene.expect_its_cost("BuildKit", 6).await;
+        fixture.expect_its_cost("BuildKit", 6).await;
         dockerd.stop();
     }
 }
 
 /// Runs the command lines of a recipe one after the other in a folder of its own, and returns what they print.
-async fn follow(programs: &Programs, scene: &Scene, recipe: &str, lines: &str) -> String {
-    let script = scene.write(recipe, lines);
+async fn follow(programs: &Programs, fixture: &ClientFixture, recipe: &str, lines: &str) -> String {
+    let script = fixture.write(recipe, lines);
     let mut command = programs.command("sh");
     command
         .arg("-e")
         .arg(script)
-        .current_dir(scene.path(""))
-        .envs(scene.environment());
+        .current_dir(fixture.path(""))
+        .envs(fixture.environment());
     run(&mut command.into()).await
 }
 
@@ -199,13 +199,13 @@ async fn crane_reads_the_mirror_as_a_registry() {
     let Some(programs) = Programs::newer(&["crane"]) else {
         return;
     };
-    for scene in Scene::all().await {
-        let printed = follow(&programs, &scene, "crane.sh", &scene.recipe("crane.sh")).await;
-        assert_eq!(printed, format!("latest\n{}\n", scene.image.index.digest));
-        for platform in &scene.image.platforms {
-            expect_blobs(&scene.path("alpine/blobs/sha256"), platform);
+    for fixture in ClientFixture::all().await {
+        let printed = follow(&programs, &fixture, "crane.sh", &fixture.recipe("crane.sh")).await;
+        assert_eq!(printed, format!("latest\n{}\n", fixture.image.index.digest));
+        for platform in &fixture.image.platforms {
+            expect_blobs(&fixture.path("alpine/blobs/sha256"), platform);
         }
-        scene.expect_its_cost("crane", 1 + 1 + 3 + 8).await;
+        fixture.expect_its_cost("crane", 1 + 1 + 3 + 8).await;
     }
 }
 
@@ -214,22 +214,22 @@ async fn oras_reads_the_mirror_as_a_registry() {
     let Some(programs) = Programs::newer(&["oras"]) else {
         return;
     };
-    for scene in Scene::all().await {
+    for fixture in ClientFixture::all().await {
         // Over http it wants to be told, or to see `localhost`.
-        let lines = scene.recipe("oras.sh");
-        let lines = if scene.is_https() {
+        let lines = fixture.recipe("oras.sh");
+        let lines = if fixture.is_https() {
             lines
         } else {
             lines.replace("127.0.0.1", "localhost")
         };
-        let printed = follow(&programs, &scene, "oras.sh", &lines).await;
+        let printed = follow(&programs, &fixture, "oras.sh", &lines).await;
         assert!(
-            printed.starts_with("latest\n") && printed.contains(&scene.image.index.digest),
+            printed.starts_with("latest\n") && printed.contains(&fixture.image.index.digest),
             "{printed}"
         );
-        for platform in &scene.image.platforms {
-            expect_blobs(&scene.path("alpine/blobs/sha256"), platform);
+        for platform in &fixture.image.platforms {
+            expect_blobs(&fixture.path("alpine/blobs/sha256"), platform);
         }
-        scene.expect_its_cost("oras", 1 + 1 + 3 + 8).await;
+        fixture.expect_its_cost("oras", 1 + 1 + 3 + 8).await;
     }
 }

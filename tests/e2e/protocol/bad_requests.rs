@@ -1,9 +1,9 @@
 //! What the mirror refuses by itself, and what an upstream doesn't have. Always an OCI document.
 
 use crate::support::hub::Place;
+use crate::support::hub_fixture::{HubFixture, MANIFEST_PATH, NAME};
 use crate::support::image::digest;
 use crate::support::server::Reply;
-use crate::support::world::{MANIFEST_PATH, NAME, World};
 
 const MANIFEST: &str = "/v2/team/app/manifests/1.0";
 
@@ -13,7 +13,7 @@ fn blob() -> String {
 
 #[tokio::test]
 async fn malformed_requests_are_refused_here_with_the_right_code() {
-    let World { mirror, hub, .. } = World::start().await;
+    let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     let hex = "a".repeat(64);
     let long = format!("{}/x", "a".repeat(254));
     let tag = "t".repeat(129);
@@ -136,7 +136,7 @@ async fn malformed_requests_are_refused_here_with_the_right_code() {
 
 #[tokio::test]
 async fn names_tags_and_digests_of_every_allowed_form_are_forwarded() {
-    let World { mirror, hub, .. } = World::start().await;
+    let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     let sha512 = format!("sha512:{}", "b".repeat(128));
     let long = format!("{}/{}", "a".repeat(127), "b".repeat(127));
     let targets = [
@@ -159,7 +159,7 @@ async fn names_tags_and_digests_of_every_allowed_form_are_forwarded() {
 
 #[tokio::test]
 async fn writes_are_refused_and_never_forwarded() {
-    let World { mirror, hub, .. } = World::start().await;
+    let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     let layer = blob();
     let cases = [
         ("PUT", MANIFEST),
@@ -186,7 +186,7 @@ async fn writes_are_refused_and_never_forwarded() {
 
 #[tokio::test]
 async fn the_body_of_a_get_stays_here() {
-    let World { mirror, hub, .. } = World::start().await;
+    let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     let answer = mirror
         .get(&format!("/v2/{NAME}/manifests/latest"))
         .accept_manifests()
@@ -203,9 +203,9 @@ async fn the_body_of_a_get_stays_here() {
 
 #[tokio::test]
 async fn head_of_an_error_has_no_body() {
-    let World {
+    let HubFixture {
         mirror, hub: _hub, ..
-    } = World::start().await;
+    } = HubFixture::start().await;
     for (target, status) in [
         ("/v2/Team/app/manifests/1.0", 400),
         ("/v2/team/app/manifests/1.0", 404),
@@ -228,7 +228,7 @@ async fn head_of_an_error_has_no_body() {
 
 #[tokio::test]
 async fn what_the_upstream_does_not_have_is_a_404_of_the_right_kind() {
-    let World { mirror, hub, .. } = World::start().await;
+    let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     let answer = mirror
         .get(&format!("/v2/{NAME}/manifests/missing"))
         .accept_manifests()
@@ -272,7 +272,7 @@ async fn what_the_upstream_does_not_have_is_a_404_of_the_right_kind() {
 
 #[tokio::test]
 async fn docker_hubs_429_becomes_a_document_with_its_retry_after() {
-    let World { mirror, hub, image } = World::start().await;
+    let HubFixture { mirror, hub, image } = HubFixture::start().await;
     hub.script(|place, _| {
         let headers = [
             ("content-type", "text/plain"),
@@ -297,7 +297,7 @@ async fn docker_hubs_429_becomes_a_document_with_its_retry_after() {
 
 #[tokio::test]
 async fn writes_are_not_forwarded() {
-    let World { mirror, hub, .. } = World::start().await;
+    let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     for method in ["PUT", "POST", "PATCH", "DELETE"] {
         mirror
             .request(method, MANIFEST_PATH)

@@ -1,11 +1,11 @@
 //! What a person sees, and a crawler.
 
 use crate::support::hub::Place;
-use crate::support::world::World;
+use crate::support::hub_fixture::HubFixture;
 
 #[tokio::test]
 async fn the_page_says_how_to_use_the_mirror_at_its_own_address() {
-    let World { mirror, hub, .. } = World::start().await;
+    let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     let page = mirror.get("/").send().await.expect(200);
     assert!(
         page.header("content-type")
@@ -37,7 +37,7 @@ async fn the_page_says_how_to_use_the_mirror_at_its_own_address() {
 
 #[tokio::test]
 async fn the_page_shows_an_address_and_never_runs_it() {
-    let World { mirror, .. } = World::start().await;
+    let HubFixture { mirror, .. } = HubFixture::start().await;
     for host in [
         "a\"><script>alert(1)</script>",
         "a<b",
@@ -57,7 +57,7 @@ async fn the_page_shows_an_address_and_never_runs_it() {
 
 #[tokio::test]
 async fn head_of_the_page_has_its_length() {
-    let World { mirror, .. } = World::start().await;
+    let HubFixture { mirror, .. } = HubFixture::start().await;
     let page = mirror.get("/").send().await.expect(200);
     let head = mirror.head("/").send().await.expect(200);
     assert!(head.body.is_empty());
@@ -69,7 +69,7 @@ async fn head_of_the_page_has_its_length() {
 
 #[tokio::test]
 async fn robots_are_sent_away() {
-    let World { mirror, .. } = World::start().await;
+    let HubFixture { mirror, .. } = HubFixture::start().await;
     let robots = mirror.get("/robots.txt").send().await.expect(200);
     assert!(
         robots
@@ -82,7 +82,7 @@ async fn robots_are_sent_away() {
 
 #[tokio::test]
 async fn anything_else_is_not_found() {
-    let World { mirror, hub, .. } = World::start().await;
+    let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     for target in [
         "/index.html",
         "/favicon.ico",
@@ -111,7 +111,7 @@ async fn anything_else_is_not_found() {
 
 #[tokio::test]
 async fn the_ping_is_answered_with_and_without_its_slash() {
-    let World { mirror, hub, .. } = World::start().await;
+    let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     for target in ["/v2", "/v2/", "/v2/?x=1"] {
         for method in ["GET", "HEAD"] {
             let ping = mirror.request(method, target).send().await.expect(200);

@@ -36,14 +36,14 @@ const WAYS: [Way; 6] = [
 ];
 
 /// A registry, and two mirrors: one has it as its default upstream, the default of the other doesn't exist.
-struct Scene {
+struct Fixture {
     hub: Hub,
     image: Image,
     default: Mirror,
     other: Mirror,
 }
 
-impl Scene {
+impl Fixture {
     async fn start() -> Self {
         let hub = Hub::start().await;
         let image = Image::oci();
@@ -376,10 +376,10 @@ fn table(image: &Image) -> Vec<Row> {
 
 #[tokio::test]
 async fn every_endpoint_in_every_way_of_naming_an_upstream() {
-    let scene = Scene::start().await;
-    for row in table(&scene.image) {
+    let fixture = Fixture::start().await;
+    for row in table(&fixture.image) {
         for way in WAYS {
-            let Some(request) = scene.request(way, row.method, &row.rest) else {
+            let Some(request) = fixture.request(way, row.method, &row.rest) else {
                 continue;
             };
             let request = row
@@ -394,8 +394,8 @@ async fn every_endpoint_in_every_way_of_naming_an_upstream() {
 }
 
 /// Follows `Link` from page to page, through the same mirror under the same name.
-async fn pages(scene: &Scene, way: Way, rest: &str, list: &str) -> Vec<Vec<Value>> {
-    let mut request = scene.request(way, "GET", rest).expect("a form for it");
+async fn pages(fixture: &Fixture, way: Way, rest: &str, list: &str) -> Vec<Vec<Value>> {
+    let mut request = fixture.request(way, "GET", rest).expect("a form for it");
     let mut pages = Vec::new();
     loop {
         let answer = request.send().await.expect(200);
@@ -412,14 +412,14 @@ async fn pages(scene: &Scene, way: Way, rest: &str, list: &str) -> Vec<Vec<Value
             target.starts_with('/'),
             "{way:?} leads past the mirror: {link}"
         );
-        request = scene.to(way, "GET", target);
+        request = fixture.to(way, "GET", target);
     }
 }
 
 #[tokio::test]
 async fn every_list_pages_on_to_its_end_in_every_way_of_naming_an_upstream() {
-    let scene = Scene::start().await;
-    let referrers = format!("{NAME}/referrers/{}", scene.image.index.digest);
+    let fixture = Fixture::start().await;
+    let referrers = format!("{NAME}/referrers/{}", fixture.image.index.digest);
     for (section, rest, list, sizes) in [
         (
             "end-8b",
@@ -449,7 +449,7 @@ async fn every_list_pages_on_to_its_end_in_every_way_of_naming_an_upstream() {
         ),
     ] {
         for way in WAYS {
-            let pages = pages(&scene, way, &rest, list).await;
+            let pages = pages(&fixture, way, &rest, list).await;
             let found: Vec<_> = pages.iter().map(Vec::len).collect();
             assert_eq!(found, sizes, "{section} {rest} by {way:?}: {pages:?}");
             let mut seen = pages.concat();

@@ -9,25 +9,30 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::support::hub::{Hub, Place};
+use crate::support::hub_fixture::{HubFixture, MANIFEST_PATH, NAME};
 use crate::support::image::{Content, INDEX, digest};
 use crate::support::mirror::Options;
 use crate::support::server::{Pieces, Reply, Server};
-use crate::support::world::{MANIFEST_PATH, NAME, World};
 
 const MIB: usize = 1024 * 1024;
 
 /// A registry that serves its blobs itself.
-async fn direct() -> World {
-    let world = World::start().await;
-    world.hub.serve_blobs_directly();
-    world
+async fn direct() -> HubFixture {
+    let fixture = HubFixture::start().await;
+    fixture.hub.serve_blobs_directly();
+    fixture
 }
 
 #[tokio::test]
 async fn a_blob_comes_whole_with_its_headers() {
-    let world = direct().await;
-    let layer = &world.image.here().layers[0];
-    let answer = world.mirror.get(&world.layer()).send().await.expect(200);
+    let fixture = direct().await;
+    let layer = &fixture.image.here().layers[0];
+    let answer = fixture
+        .mirror
+        .get(&fixture.layer())
+        .send()
+        .await
+        .expect(200);
     assert_eq!(answer.body, layer.bytes);
     assert_eq!(
         answer.header("content-length"),
@@ -48,16 +53,21 @@ async fn a_blob_comes_whole_with_its_headers() {
 
 #[tokio::test]
 async fn head_of_a_blob_has_the_length_and_no_body() {
-    let world = direct().await;
-    let layer = &world.image.here().layers[0];
-    let answer = world.mirror.head(&world.layer()).send().await.expect(200);
+    let fixture = direct().await;
+    let layer = &fixture.image.here().layers[0];
+    let answer = fixture
+        .mirror
+        .head(&fixture.layer())
+        .send()
+        .await
+        .expect(200);
     assert_eq!(
         answer.header("content-length"),
         Some(&*layer.bytes.len().to_string())
     );
     assert!(answer.body.is_empty());
     assert!(
-        world
+        fixture
             .hub
             .seen(Place::Registry)
             .iter()
@@ -67,8 +77,8 @@ async fn head_of_a_blob_has_the_length_and_no_body() {
 
 #[tokio::test]
 async fn a_range_is_a_206_with_its_content_range() {
-    let world = direct().await;
-    let bytes = &world.image.here().layers[0].bytes;
+    let fixture = direct().await;
+    let bytes = &fixture.image.here().layers[0].bytes;
     let length = bytes.len();
     let cases = [
         ("bytes=100-".to_string(), 100..length),
@@ -77,9 +87,9 @@ async fn a_range_is_a_206_with_its_content_range() {
         ("bytes=-7".to_string(), length - 7..length),
     ];
     for (range, expected) in cases {
-        let answer = world
+        let answer = fixture
             .mirror
-            .get(&world.layer())
+            .get(&fixture.layer())
             .header("range", &range)
             .send()
             .await
@@ -101,12 +111,12 @@ async fn a_range_is_a_206_with_its_content_range() {
 
 #[tokio::test]
 async fn a_range_past_the_end_is_a_416_with_the_length() {
-    let world = direct().await;
-    let length = world.image.here().layers[0].bytes.len();
+    let fixture = direct().await;
+    let length = fixture.image.here().layers[0].bytes.len();
     let range = format!("bytes={length}-");
-    let answer = world
+    let answer = fixture
         .mirror
-        .get(&world.layer())
+        .get(&fixture.layer())
         .header("range", range)
         .send()
         .await
@@ -119,14 +129,14 @@ async fn a_range_past_the_end_is_a_416_with_the_length() {
 
 #[tokio::test]
 async fn what_the_client_has_already_is_a_304() {
-    let world = direct().await;
-    let manifest = &world.image.index;
+    let fixture = direct().await;
+    let manifest = &fixture.image.index;
     for (target, content) in [
         (MANIFEST_PATH.to_owned(), manifest),
-        (world.layer(), &world.image.here().layers[0]),
+        (fixture.layer(), &fixture.image.here().layers[0]),
     ] {
         let etag = format!("\"{}\"", content.digest);
-        let request = world
+        let request = fixture
             .mirror
             .get(&target)
             .accept_manifests()
@@ -269,12 +279,12 @@ async fn a_body_that_stalls_upstream_is_cut_off() {
 
 #[tokio::test]
 async fn an_empty_blob_has_a_length_of_zero() {
-    let world = direct().await;
+    let fixture = direct().await;
     let empty = Content::new("application/octet-stream", "");
-    world.hub.push_blob(NAME, &empty);
-    let answer = world
+    fixture.hub.push_blob(NAME, &empty);
+    let answer = fixture
         .mirror
-        .get(&world.blob(&empty.digest))
+        .get(&fixture.blob(&empty.digest))
         .send()
         .await
         .expect(200);
@@ -285,8 +295,8 @@ async fn an_empty_blob_has_a_length_of_zero() {
 /// Nagle's algorithm off: 40 ms on a real Spin.
 #[tokio::test]
 async fn the_head_and_the_body_of_a_manifest_leave_in_one_piece() {
-    let world = World::start().await;
-    let address = world.mirror.address();
+    let fixture = HubFixture::start().await;
+    let address = fixture.mirror.address();
     let request = format!(
         "GET {} HTTP/1.1\r\nhost: {address}\r\naccept: {INDEX}\r\n\r\n",
         MANIFEST_PATH
@@ -300,7 +310,7 @@ async fn the_head_and_the_body_of_a_manifest_leave_in_one_piece() {
             .expect("written");
         let mut answer = Vec::with_capacity(64 * 1024);
         let mut pieces = 0;
-        while !answer.ends_with(&world.image.index.bytes) {
+        while !answer.ends_with(&fixture.image.index.bytes) {
             let read =
                 tokio::time::timeout(Duration::from_secs(10), connection.read_buf(&mut answer))
                     .await;
@@ -319,7 +329,7 @@ async fn the_head_and_the_body_of_a_manifest_leave_in_one_piece() {
 
 #[tokio::test]
 async fn a_redirect_before_the_challenge_is_not_followed() {
-    let World { mirror, hub, image } = World::start().await;
+    let HubFixture { mirror, hub, image } = HubFixture::start().await;
     let digest = &image.here().layers[0].digest;
     let location = hub.blob_url(digest);
     hub.script(move |place, _| {

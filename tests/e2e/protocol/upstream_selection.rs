@@ -1,10 +1,10 @@
 //! The four ways to name an upstream: `?upstream=`, a path in front, the first part of the name, `?ns=`.
 
 use crate::support::hub::{Hub, Place};
+use crate::support::hub_fixture::NAME;
 use crate::support::image::Image;
 use crate::support::mirror::{Mirror, Options};
 use crate::support::server::nobody;
-use crate::support::world::NAME;
 
 const REST: &str = "team/app/manifests/1.0";
 

@@ -8,10 +8,10 @@ use bytes::Bytes;
 
 use crate::support::client::Answer;
 use crate::support::hub::{Hub, Place};
+use crate::support::hub_fixture::{HubFixture, NAME};
 use crate::support::image::{DOCKER, INDEX, Image, digest};
 use crate::support::mirror::{Mirror, Options};
 use crate::support::server::{Pieces, Reply, Seen};
-use crate::support::world::{NAME, World};
 
 /// What an inner host says, and its name; neither is anybody's business.
 const WORDS: &str = "dial tcp vault.corp.example: password is hunter2";
@@ -43,7 +43,7 @@ fn bomb(begin: &str) -> Pieces {
 
 #[tokio::test]
 async fn headers_of_more_than_8_kib_are_refused_both_ways() {
-    let World { mirror, hub, image } = World::start().await;
+    let HubFixture { mirror, hub, image } = HubFixture::start().await;
     let long = "x".repeat(8 * 1024 + 1);
     for name in ["accept", "range", "if-none-match"] {
         let request = mirror
@@ -116,7 +116,7 @@ async fn headers_of_more_than_8_kib_are_refused_both_ways() {
 
 #[tokio::test]
 async fn a_token_answer_of_more_than_1_mib_is_not_read_to_its_end() {
-    let World { mirror, hub, .. } = World::start().await;
+    let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     let taken: Arc<Mutex<Vec<_>>> = Arc::default();
     let counters = Arc::clone(&taken);
     answer_all(&hub, Place::Tokens, move |_| {
@@ -136,7 +136,7 @@ async fn a_token_answer_of_more_than_1_mib_is_not_read_to_its_end() {
 
 #[tokio::test]
 async fn a_manifest_of_more_than_4_mib_is_refused_with_and_without_its_length() {
-    let World { mirror, hub, .. } = World::start().await;
+    let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     for whole in [true, false] {
         answer_all(&hub, Place::Registry, move |_| {
             let body = if whole {
@@ -161,9 +161,9 @@ async fn a_manifest_of_more_than_4_mib_is_refused_with_and_without_its_length() 
 
 #[tokio::test]
 async fn three_thousand_invented_names_leave_a_thousand_keys() {
-    let World {
+    let HubFixture {
         mut mirror, hub, ..
-    } = World::with(|options| options.variable("client_limit", 1_000_000)).await;
+    } = HubFixture::with(|options| options.variable("client_limit", 1_000_000)).await;
     manifest(&mirror).await.expect(200);
     // Each has a digest of its own, so that each is worth keeping.
     answer_all(&hub, Place::Registry, |seen| {
@@ -205,7 +205,8 @@ async fn three_thousand_invented_names_leave_a_thousand_keys() {
 
 #[tokio::test]
 async fn a_closed_mirror_shows_nothing_but_its_health_to_who_does_not_know_the_secret() {
-    let World { mirror, hub, .. } = World::with(|options| options.variable("secret", SECRET)).await;
+    let HubFixture { mirror, hub, .. } =
+        HubFixture::with(|options| options.variable("secret", SECRET)).await;
     let manifest = format!("/v2/{NAME}/manifests/latest");
     let guesses = [
         "/".into(),
@@ -256,9 +257,9 @@ async fn a_closed_mirror_shows_nothing_but_its_health_to_who_does_not_know_the_s
 
 #[tokio::test]
 async fn a_client_over_its_limit_is_told_to_wait_whatever_it_claims_to_be() {
-    let World {
+    let HubFixture {
         mirror, hub: _hub, ..
-    } = World::with(|options| options.variable("client_limit", 3)).await;
+    } = HubFixture::with(|options| options.variable("client_limit", 3)).await;
     let target = format!("/v2/{NAME}/manifests/latest");
     let mut statuses = Vec::new();
     for number in 0..8 {
@@ -297,9 +298,9 @@ async fn a_client_over_its_limit_is_told_to_wait_whatever_it_claims_to_be() {
 
 #[tokio::test]
 async fn behind_a_trusted_proxy_each_of_its_clients_has_a_limit_of_its_own() {
-    let World {
+    let HubFixture {
         mirror, hub: _hub, ..
-    } = World::with(|options| {
+    } = HubFixture::with(|options| {
         options
             .variable("client_limit", 3)
             .variable("trusted_proxies", 1)
@@ -341,7 +342,7 @@ async fn what_an_inner_host_says_is_heard_by_nobody() {
     ];
     for place in [Place::Tokens, Place::Registry] {
         for status in [200, 302, 400, 401, 403, 404, 429, 500, 503] {
-            let World { mirror, hub, image } = World::start().await;
+            let HubFixture { mirror, hub, image } = HubFixture::start().await;
             answer_all(&hub, place, move |_| Reply::new(status, &headers, WORDS));
             let blob = format!("/v2/{NAME}/blobs/{}", image.here().layers[0].digest);
             for target in [
@@ -377,7 +378,7 @@ async fn what_an_inner_host_says_is_heard_by_nobody() {
 
 #[tokio::test]
 async fn where_an_inner_realm_or_redirect_is_stays_unsaid() {
-    let World { mirror, hub, .. } = World::start().await;
+    let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     hub.challenge(|_| vec![r#"Bearer realm="https://vault.corp.internal/hunter2""#.into()]);
     let realm = manifest(&mirror).await.expect_error(502, "UNAVAILABLE");
     answer_all(&hub, Place::Registry, |_| {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::support::client::Request;
-use crate::support::world::{NAME, World};
+use crate::support::hub_fixture::{HubFixture, NAME};
 
 /// The fields of a line of logfmt.
 fn fields(line: &str) -> BTreeMap<&str, &str> {
@@ -14,7 +14,7 @@ fn fields(line: &str) -> BTreeMap<&str, &str> {
 
 #[tokio::test]
 async fn every_request_is_one_line_with_its_fields() {
-    let World { mirror, hub, image } = World::start().await;
+    let HubFixture { mirror, hub, image } = HubFixture::start().await;
     let upstream = hub.address().to_string();
     let manifest = format!("/v2/{NAME}/manifests/latest");
     let layer = &image.here().layers[0].digest;
@@ -80,11 +80,11 @@ async fn every_request_is_one_line_with_its_fields() {
 
 #[tokio::test]
 async fn the_log_says_where_a_token_came_from() {
-    let World {
+    let HubFixture {
         mut mirror,
         hub: _hub,
         ..
-    } = World::start().await;
+    } = HubFixture::start().await;
     let target = format!("/v2/{NAME}/manifests/latest");
     mirror
         .get(&target)
@@ -107,7 +107,7 @@ async fn the_log_says_where_a_token_came_from() {
 
 #[tokio::test]
 async fn no_token_and_no_secret_of_a_client_is_logged() {
-    let World { mirror, hub, .. } = World::start().await;
+    let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     let targets = [
         format!("/v2/{NAME}/manifests/latest"),
         format!("/v2/{NAME}/tags/list?key=query-secret"),
@@ -141,7 +141,7 @@ async fn no_token_and_no_secret_of_a_client_is_logged() {
 
 #[tokio::test]
 async fn nobody_can_write_lines_into_the_log() {
-    let World { mirror, .. } = World::start().await;
+    let HubFixture { mirror, .. } = HubFixture::start().await;
     let forged = "%0ahammal%20method=GET%20status=200";
     let targets = [
         format!("/v2/a{forged}/manifests/latest"),

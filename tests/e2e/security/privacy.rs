@@ -1,10 +1,10 @@
 //! What stays here: the client's secrets on the way out, the upstream's on the way back.
 
 use crate::support::hub::{Hub, Place};
+use crate::support::hub_fixture::{HubFixture, MANIFEST_PATH, NAME, TAG};
 use crate::support::image::Image;
 use crate::support::mirror::Options;
 use crate::support::server::{Reply, Seen};
-use crate::support::world::{MANIFEST_PATH, NAME, TAG, World};
 
 /// Sent by a client with every kind of request; none of it is any upstream's business.
 const SECRETS: [(&str, &str); 10] = [
@@ -40,7 +40,7 @@ fn leaked(seen: &Seen) -> Option<String> {
 
 #[tokio::test]
 async fn the_clients_private_headers_stay_here() {
-    let World { mirror, hub, image } = World::start().await;
+    let HubFixture { mirror, hub, image } = HubFixture::start().await;
     let targets = [
         format!("/v2/{NAME}/manifests/latest"),
         format!("/v2/{NAME}/blobs/{}", image.here().layers[0].digest),
@@ -75,7 +75,7 @@ async fn the_clients_private_headers_stay_here() {
 
 #[tokio::test]
 async fn a_query_cannot_smuggle_a_second_request() {
-    let World { mirror, hub, .. } = World::start().await;
+    let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     let target = format!("/v2/{NAME}/tags/list?n=1%0d%0aAuthorization:%20Basic%20eA==");
     mirror.get(&target).send().await;
     for seen in hub.seen(Place::Registry) {
@@ -89,7 +89,7 @@ async fn a_query_cannot_smuggle_a_second_request() {
 
 #[tokio::test]
 async fn every_accept_line_arrives() {
-    let World { mirror, hub, .. } = World::start().await;
+    let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     let lines = [
         "application/vnd.docker.distribution.manifest.v2+json",
         "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json;q=0.5",
@@ -115,7 +115,7 @@ async fn every_accept_line_arrives() {
 
 #[tokio::test]
 async fn the_upstream_is_asked_for_bytes_as_they_are() {
-    let World { mirror, hub, .. } = World::start().await;
+    let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     let request = mirror
         .get(&format!("/v2/{NAME}/manifests/latest"))
         .accept_manifests();
@@ -132,7 +132,7 @@ async fn the_upstream_is_asked_for_bytes_as_they_are() {
 
 #[tokio::test]
 async fn an_encoding_that_an_upstream_chose_all_the_same_is_told() {
-    let World { mirror, hub, .. } = World::start().await;
+    let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     hub.script(|place, _| {
         let headers = [
             ("content-encoding", "gzip"),
@@ -151,7 +151,7 @@ async fn an_encoding_that_an_upstream_chose_all_the_same_is_told() {
 
 #[tokio::test]
 async fn the_upstreams_rate_limits_come_back_and_its_private_headers_do_not() {
-    let World { mirror, hub, image } = World::start().await;
+    let HubFixture { mirror, hub, image } = HubFixture::start().await;
     let targets = [
         (format!("/v2/{NAME}/manifests/latest"), 200),
         (
@@ -192,7 +192,7 @@ async fn the_upstreams_rate_limits_come_back_and_its_private_headers_do_not() {
 #[tokio::test]
 async fn a_challenge_never_comes_back_whatever_the_status() {
     for status in [200, 400, 401, 403, 404, 407, 429, 500, 503] {
-        let World { mirror, hub, .. } = World::start().await;
+        let HubFixture { mirror, hub, .. } = HubFixture::start().await;
         hub.script(move |place, _| {
             let headers = [
                 ("www-authenticate", "Basic realm=\"give me your password\""),
@@ -226,7 +226,7 @@ async fn a_challenge_never_comes_back_whatever_the_status() {
 
 #[tokio::test]
 async fn a_web_page_under_a_blobs_name_is_not_shown_as_one() {
-    let World { mirror, hub, .. } = World::start().await;
+    let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     hub.script(|place, _| {
         let headers = [
             ("content-type", "text/html"),
@@ -269,7 +269,7 @@ async fn a_web_page_under_a_blobs_name_is_not_shown_as_one() {
 
 #[tokio::test]
 async fn a_redirect_before_any_challenge_goes_back_without_its_bytes() {
-    let World { mirror, hub, image } = World::start().await;
+    let HubFixture { mirror, hub, image } = HubFixture::start().await;
     let location = hub.blob_url(&image.here().layers[0].digest);
     for status in [302, 307] {
         let location = location.clone();
@@ -291,7 +291,7 @@ async fn a_redirect_before_any_challenge_goes_back_without_its_bytes() {
 
 #[tokio::test]
 async fn a_relative_location_becomes_absolute() {
-    let World { mirror, hub, image } = World::start().await;
+    let HubFixture { mirror, hub, image } = HubFixture::start().await;
     let address = hub.address();
     let digest = &image.here().layers[0].digest;
     let target = format!("/v2/{NAME}/blobs/{digest}");

@@ -6,12 +6,12 @@ use std::sync::{Arc, OnceLock};
 use crate::support::client::Answer;
 use crate::support::docker_registry::pass;
 use crate::support::hub::{Hub, Place};
+use crate::support::hub_fixture::{HubFixture, NAME};
 use crate::support::image::Image;
 use crate::support::mirror::{Mirror, Options, can_name_hosts};
+use crate::support::public_registries::{Host, PublicRegistries};
 use crate::support::server::{Reply, Server, any_port};
 use crate::support::skip;
-use crate::support::wild::{Host, Wild};
-use crate::support::world::{NAME, World};
 
 const REST: &str = "team/app/manifests/1.0";
 
@@ -141,7 +141,7 @@ async fn neither_a_realm_nor_a_redirect_leads_to_an_address_that_the_host_blocks
     let port = inner.address.port();
     let mapped = Ipv4Addr::new(127, 77, 0, 1).to_ipv6_mapped().into();
     let blocked = "[outbound_networking]\nblock_networks = [\"127.77.0.0/16\"]\n";
-    let World { mirror, hub, image } = World::with(|options| {
+    let HubFixture { mirror, hub, image } = HubFixture::with(|options| {
         let options = options
             .host("inner.example.com", inner.address.ip())
             .host("mapped.example.com", mapped);
@@ -174,8 +174,8 @@ async fn neither_a_realm_nor_a_redirect_leads_to_an_address_that_the_host_blocks
 
 #[tokio::test]
 async fn a_streamed_blob_is_not_fetched_from_inside_nor_in_circles() {
-    let World { mirror, hub, image } =
-        World::with(|options| options.variable("blob_delivery", "stream")).await;
+    let HubFixture { mirror, hub, image } =
+        HubFixture::with(|options| options.variable("blob_delivery", "stream")).await;
     let inner = Server::unwanted("127.0.0.1").await;
     let blob = format!("/v2/{NAME}/blobs/{}", image.here().layers[0].digest);
     let inside = [
@@ -221,7 +221,7 @@ async fn front(behind: Arc<OnceLock<SocketAddr>>) -> Server {
 async fn a_redirect_back_to_the_mirror_by_its_public_name_ends_after_three_rounds() {
     let behind = Arc::new(OnceLock::new());
     let front = front(Arc::clone(&behind)).await;
-    let World { mirror, hub, image } = World::with(|options| {
+    let HubFixture { mirror, hub, image } = HubFixture::with(|options| {
         options
             .plain_http([front.address])
             .variable("blob_delivery", "stream")
@@ -260,7 +260,7 @@ async fn an_https_registry_leads_nobody_to_plain_http_or_back_to_the_mirror() {
     let inner = Server::unwanted("127.0.0.1").await;
     let plain = format!("http://{}/blob", inner.address);
     let moved = |location: String| move |_: &_| redirect(&location);
-    let Some(wild) = Wild::start([
+    let Some(registries) = PublicRegistries::start([
         Host::new("plain.example.com", moved(plain)),
         Host::new(
             "named.example.com",
@@ -284,7 +284,7 @@ async fn an_https_registry_leads_nobody_to_plain_http_or_back_to_the_mirror() {
     for registry in ["plain", "named", "back", "script"] {
         let registry = format!("{registry}.example.com");
         let target = format!("/v2/{blob}?upstream={registry}");
-        let answer = wild
+        let answer = registries
             .mirror
             .get(&target)
             .host("mirror.example.com")
@@ -295,12 +295,16 @@ async fn an_https_registry_leads_nobody_to_plain_http_or_back_to_the_mirror() {
         if registry.starts_with("back") {
             continue;
         }
-        wild.ask("GET", &registry, REST)
+        registries
+            .ask("GET", &registry, REST)
             .await
             .expect_error(502, "UNAVAILABLE");
     }
     // A client that reads it in its own way must not come back here, or see a user's name.
-    let answer = wild.ask("GET", "sly.example.com", &blob).await.expect(307);
+    let answer = registries
+        .ask("GET", "sly.example.com", &blob)
+        .await
+        .expect(307);
     assert_eq!(
         answer.header("location"),
         Some("https://cdn.example.com/@mirror.example.com/x")
@@ -310,7 +314,7 @@ async fn an_https_registry_leads_nobody_to_plain_http_or_back_to_the_mirror() {
 
 #[tokio::test]
 async fn a_registry_over_plain_http_sends_clients_to_plain_http_only_where_that_is_listed() {
-    let World { mirror, hub, image } = World::start().await;
+    let HubFixture { mirror, hub, image } = HubFixture::start().await;
     let blob = format!("/v2/{NAME}/blobs/{}", image.here().layers[0].digest);
     mirror.get(&blob).send().await.expect(307);
     for (location, status) in [
@@ -333,8 +337,8 @@ async fn a_closed_mirror_asks_no_other_upstream_and_no_other_realm() {
             .plain_http(other.addresses())
             .variable("allowed_upstreams", "")
     };
-    let World { mirror, hub, .. } =
-        World::with(|options| closed(options).variable("token_services", "")).await;
+    let HubFixture { mirror, hub, .. } =
+        HubFixture::with(|options| closed(options).variable("token_services", "")).await;
     for target in [
         format!("/v2/{REST}?upstream={}", other.address()),
         format!("/{}/v2/{REST}", other.address()),
@@ -359,10 +363,10 @@ async fn a_closed_mirror_asks_no_other_upstream_and_no_other_realm() {
     manifest(&mirror).await.expect_error(502, "UNAVAILABLE");
     assert_eq!(other.connections(), 0);
 
-    let World { mirror, .. } =
-        World::with(|options| closed(options).variable("token_services", "127.0.0.2:*")).await;
+    let HubFixture { mirror, .. } =
+        HubFixture::with(|options| closed(options).variable("token_services", "127.0.0.2:*")).await;
     manifest(&mirror).await.expect_error(500, "UNKNOWN");
-    let World { mirror, hub, .. } = World::with(closed).await;
+    let HubFixture { mirror, hub, .. } = HubFixture::with(closed).await;
     let open = Options::default()
         .upstream(hub.address())
         .plain_http(hub.addresses());
@@ -377,7 +381,7 @@ async fn a_closed_mirror_asks_no_other_upstream_and_no_other_realm() {
 async fn a_denied_host_is_neither_upstream_nor_realm_nor_where_a_redirect_leads() {
     let denied = Server::unwanted("127.0.0.1").await;
     let at = denied.address;
-    let World { mirror, hub, image } = World::with(|options| {
+    let HubFixture { mirror, hub, image } = HubFixture::with(|options| {
         options
             .plain_http([at])
             .variable("denied_upstreams", at)

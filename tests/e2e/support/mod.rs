@@ -3,19 +3,19 @@
 pub mod answers;
 pub mod ca;
 pub mod client;
+pub mod client_fixture;
 pub mod daemons;
 pub mod docker_registry;
 pub mod hub;
+pub mod hub_fixture;
 pub mod image;
 pub mod mirror;
 pub mod process;
 pub mod programs;
+pub mod public_registries;
 pub mod registry;
-pub mod scene;
 pub mod server;
 pub mod token_server;
-pub mod wild;
-pub mod world;
 
 use std::time::{Duration, Instant};
 

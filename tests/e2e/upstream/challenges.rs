@@ -1,8 +1,8 @@
 //! Challenges as registries send them, and whom the mirror asks for a token because of them.
 
 use crate::support::hub::{Params, Place};
+use crate::support::hub_fixture::{HubFixture, MANIFEST_PATH, NAME};
 use crate::support::server::{Reply, Server};
-use crate::support::world::{MANIFEST_PATH, NAME, World};
 
 /// The lines of a 401, and what the token server has to be asked.
 struct Case {
@@ -138,7 +138,7 @@ const CASES: [Case; 12] = [
 #[tokio::test]
 async fn every_form_of_challenge_is_answered() {
     for case in CASES {
-        let World { mirror, hub, image } = World::start().await;
+        let HubFixture { mirror, hub, image } = HubFixture::start().await;
         hub.challenge(case.lines);
         let answer = mirror
             .get("/v2/library/alpine/manifests/latest")
@@ -165,7 +165,7 @@ async fn every_form_of_challenge_is_answered() {
 
 #[tokio::test]
 async fn a_scope_of_several_resources_is_asked_for_whole() {
-    let World { mirror, hub, .. } = World::start().await;
+    let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     hub.challenge(|p| {
         vec![format!(
             r#"Bearer realm="{}",service="s",scope="{} repository:other/image:pull""#,
@@ -195,7 +195,7 @@ async fn a_401_that_an_anonymous_user_cannot_answer_is_denied() {
         vec!["Bearer"],
         vec![r#"Bearer service="s""#],
     ] {
-        let World { mirror, hub, .. } = World::start().await;
+        let HubFixture { mirror, hub, .. } = HubFixture::start().await;
         let sent = lines.iter().map(ToString::to_string).collect::<Vec<_>>();
         hub.challenge(move |_| sent.clone());
         let answer = mirror
@@ -233,7 +233,7 @@ async fn a_realm_that_may_not_be_contacted_is_not() {
         String::new(),
     ];
     for realm in realms {
-        let World { mirror, hub, .. } = World::start().await;
+        let HubFixture { mirror, hub, .. } = HubFixture::start().await;
         let line = format!(r#"Bearer realm="{realm}",service="s",scope="repository:{NAME}:pull""#);
         hub.challenge(move |_| vec![line.clone()]);
         let answer = mirror
@@ -255,7 +255,7 @@ async fn a_realm_that_may_not_be_contacted_is_not() {
 
 #[tokio::test]
 async fn a_registry_without_authentication_is_asked_once() {
-    let World { mirror, hub, image } = World::start().await;
+    let HubFixture { mirror, hub, image } = HubFixture::start().await;
     let body = image.index.bytes.clone();
     hub.script(move |place, _| {
         let headers = [("content-type", crate::support::image::INDEX)];
@@ -275,7 +275,7 @@ async fn a_registry_without_authentication_is_asked_once() {
 
 #[tokio::test]
 async fn a_list_scope_is_not_cut_at_its_comma() {
-    let World { mirror, hub, .. } = World::start().await;
+    let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     // Cut at the comma, what is left has no right to pull.
     hub.challenge(|p| {
         let scope = p.scope.replace(":pull", ":push,pull");
@@ -294,7 +294,7 @@ async fn a_list_scope_is_not_cut_at_its_comma() {
 
 #[tokio::test]
 async fn a_realm_with_an_equals_sign_in_its_query_is_not_cut() {
-    let World { mirror, hub, .. } = World::start().await;
+    let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     hub.challenge(|p| {
         vec![format!(
             r#"Bearer realm="{}?account=a=b&c=d",service="{}",scope="{}""#,

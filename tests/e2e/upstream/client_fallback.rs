@@ -152,7 +152,7 @@ async fn each_fault_has_a_status_and_a_code() {
 }
 
 /// A mirror whose upstream has every fault in turn, one image for each, and a second host that has all images and none.
-struct Scene {
+struct Fixture {
     mirror: Mirror,
     second: Server,
     /// When the second host was asked for an image first.
@@ -162,7 +162,7 @@ struct Scene {
     _hub: Hub,
 }
 
-impl Scene {
+impl Fixture {
     async fn start() -> Self {
         let hub = Hub::start().await;
         let mut faults = HashMap::new();
@@ -297,20 +297,20 @@ enum Layers {
 }
 
 async fn dockerd_goes_on(programs: &Programs, client: &str) {
-    let scene = Scene::start().await;
-    let mirrors =
-        [scene.mirror.address(), scene.second.address].map(|address| format!("http://{address}"));
+    let fixture = Fixture::start().await;
+    let mirrors = [fixture.mirror.address(), fixture.second.address]
+        .map(|address| format!("http://{address}"));
     let config = serde_json::json!({ "registry-mirrors": mirrors });
-    let home = scene.files.path().to_path_buf();
+    let home = fixture.files.path().to_path_buf();
     let dockerd = Dockerd::start(
         programs,
-        &scene.files.path().join("d"),
+        &fixture.files.path().join("d"),
         &config,
         "vfs",
         vec![("HOME", home)],
     )
     .await;
-    scene
+    fixture
         .measure(client, Layers::FromAnyHost, async |name| {
             dockerd.docker(&["pull", name]).await
         })
@@ -319,9 +319,9 @@ async fn dockerd_goes_on(programs: &Programs, client: &str) {
 }
 
 async fn containerd_goes_on(programs: &Programs, client: &str) {
-    let scene = Scene::start().await;
-    let dir = scene.files.path();
-    let hosts = [scene.mirror.address(), scene.second.address].map(|address| {
+    let fixture = Fixture::start().await;
+    let dir = fixture.files.path();
+    let hosts = [fixture.mirror.address(), fixture.second.address].map(|address| {
         format!("[host.\"http://{address}\"]\ncapabilities = [\"pull\", \"resolve\"]\n")
     });
     std::fs::create_dir_all(dir.join("hosts/docker.io")).expect("a folder");
@@ -336,7 +336,7 @@ async fn containerd_goes_on(programs: &Programs, client: &str) {
             .pull(&dir.join("hosts"), &format!("docker.io/{name}:latest"))
             .await
     };
-    scene.measure(client, Layers::FromAnyHost, pull).await;
+    fixture.measure(client, Layers::FromAnyHost, pull).await;
     containerd.stop();
 }
 
@@ -383,9 +383,9 @@ async fn podman_goes_on_at_once() {
     let Some(programs) = Programs::installed(&["podman"]).filter(|_| is_root("podman")) else {
         return;
     };
-    let scene = Scene::start().await;
-    let dir = scene.files.path();
-    let mirrors = [scene.mirror.address(), scene.second.address]
+    let fixture = Fixture::start().await;
+    let dir = fixture.files.path();
+    let mirrors = [fixture.mirror.address(), fixture.second.address]
         .map(|address| format!("[[registry.mirror]]\nlocation = \"{address}\"\ninsecure = true\n"));
     let conf = dir.join("registries.conf");
     let text = format!(
@@ -419,7 +419,7 @@ async fn podman_goes_on_at_once() {
             .env("XDG_RUNTIME_DIR", dir);
         result(command).await
     };
-    scene
+    fixture
         .measure("podman", Layers::FromTheManifestsHost, pull)
         .await;
 }

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use crate::support::client::Answer;
 use crate::support::hub::Place;
+use crate::support::hub_fixture::{HubFixture, MANIFEST_PATH, NAME};
 use crate::support::image::digest;
 use crate::support::mirror::{Mirror, Options};
 use crate::support::server::{Full, Pieces, Reply, Server, nobody};
-use crate::support::world::{MANIFEST_PATH, NAME, World};
 
 const MANIFEST: &str = "/v2/team/app/manifests/1.0";
 
@@ -77,7 +77,7 @@ async fn an_upstream_that_does_not_take_the_connection_is_a_504_in_time() {
 
 #[tokio::test]
 async fn a_token_servers_whole_answer_has_a_limit_of_its_own() {
-    let World { mirror, hub, .. } = World::with(|options| {
+    let HubFixture { mirror, hub, .. } = HubFixture::with(|options| {
         let options = options
             .variable("first_byte_timeout", 600)
             .variable("between_bytes_timeout", 600);
@@ -102,8 +102,8 @@ async fn a_token_servers_whole_answer_has_a_limit_of_its_own() {
 
 #[tokio::test]
 async fn a_token_server_that_says_nothing_is_a_504_in_time() {
-    let World { mirror, hub, .. } =
-        World::with(|options| options.variable("first_byte_timeout", 2)).await;
+    let HubFixture { mirror, hub, .. } =
+        HubFixture::with(|options| options.variable("first_byte_timeout", 2)).await;
     hub.script(|place, _| (place == Place::Tokens).then_some(Reply::Hang));
     let answer = mirror
         .get(&format!("/v2/{NAME}/manifests/latest"))
@@ -182,7 +182,7 @@ async fn statuses_that_make_no_sense_are_the_upstreams_fault() {
 
 #[tokio::test]
 async fn a_redirect_without_end_is_given_up() {
-    let World { mirror, hub, .. } = World::start().await;
+    let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     let location = format!("http://{}/v2/{NAME}/manifests/latest", hub.address());
     hub.script(move |place, _| {
         (place == Place::Registry).then(|| Reply::new(307, &[("location", &location)], ""))
@@ -199,7 +199,7 @@ async fn a_redirect_without_end_is_given_up() {
 #[tokio::test]
 async fn a_manifest_redirected_to_a_private_address_is_not_followed() {
     let unwanted = Server::unwanted("127.0.0.1").await;
-    let World { mirror, hub, .. } = World::start().await;
+    let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     for scheme in ["http", "https"] {
         let location = format!("{scheme}://{}/latest/meta-data/", unwanted.address);
         hub.script(move |place, _| {
@@ -218,8 +218,8 @@ async fn a_manifest_redirected_to_a_private_address_is_not_followed() {
 
 #[tokio::test]
 async fn one_request_that_fails_takes_no_other_with_it() {
-    let World { mirror, hub, .. } =
-        World::with(|options| options.variable("first_byte_timeout", 3)).await;
+    let HubFixture { mirror, hub, .. } =
+        HubFixture::with(|options| options.variable("first_byte_timeout", 3)).await;
     mirror
         .get(&format!("/v2/{NAME}/manifests/latest"))
         .accept_manifests()

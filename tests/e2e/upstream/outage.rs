@@ -7,11 +7,11 @@ use serde_json::json;
 
 use crate::support::daemons::{Containerd, Dockerd};
 use crate::support::hub::{Hub, Place};
+use crate::support::hub_fixture::{NAME, TAG};
 use crate::support::image::{DOCKER, Image};
 use crate::support::mirror::{Mirror, Options};
 use crate::support::programs::{Programs, is_root};
 use crate::support::server::Reply;
-use crate::support::world::{NAME, TAG};
 
 /// Pulls three times into an empty client: cold, warm, and with the registry off but for what its delivery network needs.
 /// `pull` is given an empty folder, and says what it pulled.

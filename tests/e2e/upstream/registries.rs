@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::support::answers::error;
 use crate::support::image::{DOCKER_LIST, INDEX, digest};
+use crate::support::public_registries::{Host, PublicRegistries};
 use crate::support::server::{Reply, Seen};
-use crate::support::wild::{Host, Wild};
 
 fn challenge(line: &str) -> Reply {
     Reply::new(
@@ -88,10 +88,10 @@ async fn public_ecr_aws() {
             _ => manifest_for(seen),
         }
     });
-    let Some(wild) = Wild::start([ecr]).await else {
+    let Some(registries) = PublicRegistries::start([ecr]).await else {
         return;
     };
-    let basic = wild
+    let basic = registries
         .mirror
         .get("/v2/docker/library/alpine/manifests/3?upstream=public.ecr.aws");
     basic
@@ -100,11 +100,12 @@ async fn public_ecr_aws() {
         .send()
         .await
         .expect(200);
-    wild.ask("GET", "public.ecr.aws", "nginx/nginx/manifests/1")
+    registries
+        .ask("GET", "public.ecr.aws", "nginx/nginx/manifests/1")
         .await
         .expect(200);
     assert_eq!(
-        wild.asked(),
+        registries.asked(),
         [
             "GET https://public.ecr.aws/v2/docker/library/alpine/manifests/3",
             "GET https://public.ecr.aws/token/?service=public.ecr.aws&scope=aws",
@@ -114,12 +115,15 @@ async fn public_ecr_aws() {
     );
     let blob = blob("nginx/nginx");
     for method in ["HEAD", "GET"] {
-        let answer = wild.ask(method, "public.ecr.aws", &blob).await.expect(307);
+        let answer = registries
+            .ask(method, "public.ecr.aws", &blob)
+            .await
+            .expect(307);
         assert_eq!(answer.header("location"), Some(CDN), "{method}");
     }
     let url = format!("https://public.ecr.aws/v2/{blob} Bearer aws-token");
     assert_eq!(
-        wild.asked(),
+        registries.asked(),
         [
             format!("HEAD {url}"),
             format!("GET {url}"),
@@ -151,17 +155,17 @@ async fn nvcr_io() {
         }
     });
     let authn = Host::new("authn.nvidia.com", |_| error(401, "UNAUTHORIZED"));
-    let Some(wild) = Wild::start([nvcr, authn]).await else {
+    let Some(registries) = PublicRegistries::start([nvcr, authn]).await else {
         return;
     };
-    let ask = || wild.ask("GET", "nvcr.io", "nvidia/cuda/manifests/12");
+    let ask = || registries.ask("GET", "nvcr.io", "nvidia/cuda/manifests/12");
     ask().await.expect(200);
     is_expired.store(true, Ordering::SeqCst);
     ask().await.expect(200);
     let url = "https://nvcr.io/v2/nvidia/cuda/manifests/12";
     let fetch = "GET https://nvcr.io/proxy_auth?scope=repository%3Anvidia%2Fcuda%3Apull";
     assert_eq!(
-        wild.asked(),
+        registries.asked(),
         [
             format!("GET {url}"),
             fetch.into(),
@@ -189,17 +193,18 @@ async fn lscr_io() {
         path if path.contains("/blobs/") => redirect(307, CDN),
         _ => manifest_for(seen),
     });
-    let Some(wild) = Wild::start([lscr, ghcr]).await else {
+    let Some(registries) = PublicRegistries::start([lscr, ghcr]).await else {
         return;
     };
     for method in ["HEAD", "GET"] {
-        wild.ask(method, "lscr.io", "linuxserver/nginx/manifests/latest")
+        registries
+            .ask(method, "lscr.io", "linuxserver/nginx/manifests/latest")
             .await
             .expect(200);
     }
     let path = "v2/linuxserver/nginx/manifests/latest";
     assert_eq!(
-        wild.asked(),
+        registries.asked(),
         [
             format!("HEAD https://lscr.io/{path}"),
             format!("HEAD https://ghcr.io/{path}"),
@@ -211,10 +216,10 @@ async fn lscr_io() {
     );
     // A client that was sent to ghcr.io itself would have no token for it.
     let blob = blob("linuxserver/nginx");
-    let answer = wild.ask("GET", "lscr.io", &blob).await.expect(307);
+    let answer = registries.ask("GET", "lscr.io", &blob).await.expect(307);
     assert_eq!(answer.header("location"), Some(CDN));
     assert_eq!(
-        wild.asked(),
+        registries.asked(),
         [
             format!("GET https://lscr.io/v2/{blob}"),
             format!("GET https://ghcr.io/v2/{blob} Bearer of-ghcr")
@@ -240,11 +245,11 @@ async fn registry_k8s_io() {
         }
     });
     let pkg = Host::new("europe-west1-docker.pkg.dev", manifest_for);
-    let Some(wild) = Wild::start([k8s, pkg]).await else {
+    let Some(registries) = PublicRegistries::start([k8s, pkg]).await else {
         return;
     };
     for method in ["HEAD", "GET"] {
-        let answer = wild
+        let answer = registries
             .ask(method, "registry.k8s.io", "pause/manifests/3.9")
             .await
             .expect(200);
@@ -256,7 +261,7 @@ async fn registry_k8s_io() {
         );
         assert_eq!(answer.header("location"), None);
         assert_eq!(
-            wild.asked(),
+            registries.asked(),
             [
                 format!("{method} https://registry.k8s.io/v2/pause/manifests/3.9"),
                 format!(
@@ -265,7 +270,7 @@ async fn registry_k8s_io() {
             ]
         );
     }
-    let answer = wild
+    let answer = registries
         .ask("GET", "registry.k8s.io", &blob("pause"))
         .await
         .expect(307);
@@ -331,11 +336,11 @@ async fn who_grants_tokens() {
         if case.grantor != case.registry {
             hosts.push(Host::new(case.grantor, answer));
         }
-        let Some(wild) = Wild::start(hosts).await else {
+        let Some(registries) = PublicRegistries::start(hosts).await else {
             return;
         };
-        let seen = wild.ask("GET", case.registry, case.rest).await;
-        let asked = wild.asked();
+        let seen = registries.ask("GET", case.registry, case.rest).await;
+        let asked = registries.asked();
         assert_eq!(seen.status, 200, "{}: {asked:#?}", case.registry);
         assert_eq!(asked.len(), case.requests, "{}: {asked:#?}", case.registry);
         let fetch = format!("GET https://{}{}", case.grantor, case.fetch);
@@ -346,8 +351,11 @@ async fn who_grants_tokens() {
             case.registry
         );
         // From then on each request is one.
-        wild.ask("GET", case.registry, case.rest).await.expect(200);
-        assert_eq!(wild.asked().len(), 1, "{}", case.registry);
+        registries
+            .ask("GET", case.registry, case.rest)
+            .await
+            .expect(200);
+        assert_eq!(registries.asked().len(), 1, "{}", case.registry);
     }
 }
 
@@ -371,19 +379,22 @@ async fn ghcr_io() {
                 }
             }
         });
-        let Some(wild) = Wild::start([ghcr]).await else {
+        let Some(registries) = PublicRegistries::start([ghcr]).await else {
             return;
         };
-        wild.ask("GET", "ghcr.io", "owner/private/manifests/1")
+        registries
+            .ask("GET", "ghcr.io", "owner/private/manifests/1")
             .await
             .expect_error(403, "DENIED");
-        wild.ask("GET", "ghcr.io", &blob("owner/private"))
+        registries
+            .ask("GET", "ghcr.io", &blob("owner/private"))
             .await
             .expect_error(403, "DENIED");
-        wild.ask("GET", "ghcr.io", "owner/image/manifests/1")
+        registries
+            .ask("GET", "ghcr.io", "owner/image/manifests/1")
             .await
             .expect(200);
-        let old = wild
+        let old = registries
             .mirror
             .get("/v2/owner/image/manifests/1?upstream=ghcr.io")
             .header("accept", DOCKER_LIST);
@@ -397,11 +408,11 @@ async fn quay_io() {
     for status in [302, 307] {
         let cdn = "https://cdn01.quay.io/quayio-production-s3/sha256/aa/x?X-Amz-Signature=b%2Fc&cf_sign=d%3D%3D";
         let quay = Host::new("quay.io", move |_| redirect(status, cdn));
-        let Some(wild) = Wild::start([quay]).await else {
+        let Some(registries) = PublicRegistries::start([quay]).await else {
             return;
         };
         for method in ["GET", "HEAD"] {
-            let answer = wild
+            let answer = registries
                 .ask(method, "quay.io", &blob("coreos/etcd"))
                 .await
                 .expect(status);
@@ -434,10 +445,10 @@ async fn docker_hub() {
             Reply::new(200, &headers, "{}")
         }
     });
-    let Some(wild) = Wild::start([hub]).await else {
+    let Some(registries) = PublicRegistries::start([hub]).await else {
         return;
     };
-    let answer = wild
+    let answer = registries
         .ask("GET", "docker.io", "alpine/manifests/latest")
         .await
         .expect(200);
@@ -445,11 +456,11 @@ async fn docker_hub() {
     assert_eq!(answer.header("ratelimit-remaining"), Some("76;w=21600"));
     assert_eq!(answer.header("docker-ratelimit-source"), Some("192.0.2.1"));
     assert_eq!(
-        wild.asked(),
+        registries.asked(),
         ["GET https://registry-1.docker.io/v2/library/alpine/manifests/latest"]
     );
     for rest in ["team/busy/manifests/latest", &blob("team/busy")] {
-        let answer = wild
+        let answer = registries
             .ask("GET", "docker.io", rest)
             .await
             .expect_error(429, "TOOMANYREQUESTS");
@@ -475,10 +486,10 @@ async fn a_blob_elsewhere_in_the_same_registry() {
         ),
         _ => redirect(307, &location),
     });
-    let Some(wild) = Wild::start([registry]).await else {
+    let Some(registries) = PublicRegistries::start([registry]).await else {
         return;
     };
-    let answer = wild
+    let answer = registries
         .ask("GET", "registry.example.com", &blob("team/app"))
         .await
         .expect(200);
@@ -487,7 +498,7 @@ async fn a_blob_elsewhere_in_the_same_registry() {
         (&b"a layer"[..], None)
     );
     assert_eq!(
-        wild.asked()[1],
+        registries.asked()[1],
         format!("GET https://registry.example.com{target}")
     );
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::support::hub::Place;
+use crate::support::hub_fixture::{HubFixture, MANIFEST_PATH, NAME};
 use crate::support::mirror::{is_spin, is_wasip2};
 use crate::support::server::Reply;
-use crate::support::world::{MANIFEST_PATH, NAME, World};
 
 /// The body of a token server's answer, made of a valid token.
 type Answer = fn(&str) -> String;
@@ -37,7 +37,7 @@ async fn every_form_of_token_is_used() {
         }),
     ];
     for (name, answer) in cases {
-        let World { mirror, hub, .. } = World::start().await;
+        let HubFixture { mirror, hub, .. } = HubFixture::start().await;
         hub.token_answer(answer);
         let target = format!("/v2/{NAME}/manifests/latest");
         let answer = mirror.get(&target).accept_manifests().send().await;
@@ -53,7 +53,7 @@ async fn every_form_of_token_is_used() {
 
 #[tokio::test]
 async fn a_token_without_expires_in_is_kept_for_a_while() {
-    let World { mirror, hub, .. } = World::start().await;
+    let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     hub.token_answer(|token| json!({ "token": token }).to_string());
     let target = format!("/v2/{NAME}/manifests/latest");
     for _ in 0..3 {
@@ -69,7 +69,7 @@ async fn a_token_without_expires_in_is_kept_for_a_while() {
 
 #[tokio::test]
 async fn a_token_is_not_used_past_its_life() {
-    let World { mirror, hub, .. } = World::start().await;
+    let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     hub.token_answer(|token| json!({ "token": token, "expires_in": 1 }).to_string());
     let target = format!("/v2/{NAME}/manifests/latest");
     mirror
@@ -126,7 +126,7 @@ async fn what_is_no_token_is_the_upstreams_fault() {
         }),
     ];
     for (name, answer) in cases {
-        let World { mirror, hub, .. } = World::start().await;
+        let HubFixture { mirror, hub, .. } = HubFixture::start().await;
         hub.token_answer(answer);
         let answer = mirror
             .get(&format!("/v2/{NAME}/manifests/latest"))
@@ -162,7 +162,7 @@ async fn a_token_servers_refusals_are_told_apart() {
         (302, 502, "UNAVAILABLE"),
     ];
     for (status, expected, code) in cases {
-        let World { mirror, hub, .. } = World::start().await;
+        let HubFixture { mirror, hub, .. } = HubFixture::start().await;
         hub.script(move |place, _| {
             let headers = [
                 ("retry-after", "7"),
@@ -188,7 +188,7 @@ async fn a_token_servers_refusals_are_told_apart() {
 
 #[tokio::test]
 async fn a_dead_token_is_refreshed_once() {
-    let World { mirror, hub, .. } = World::start().await;
+    let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     let target = format!("/v2/{NAME}/manifests/latest");
     mirror
         .get(&target)
@@ -217,7 +217,7 @@ async fn a_dead_token_is_refreshed_once() {
 
 #[tokio::test]
 async fn a_repository_that_stays_closed_is_denied_and_not_asked_again_and_again() {
-    let World { mirror, hub, .. } = World::start().await;
+    let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     hub.make_private(NAME);
     let target = format!("/v2/{NAME}/manifests/latest");
     mirror
@@ -240,7 +240,7 @@ async fn a_repository_that_stays_closed_is_denied_and_not_asked_again_and_again(
 
 #[tokio::test]
 async fn one_repositorys_token_is_not_anothers() {
-    let World { mirror, hub, image } = World::start().await;
+    let HubFixture { mirror, hub, image } = HubFixture::start().await;
     hub.push("other/image", "latest", &image);
     for name in [NAME, "other/image", NAME, "other/image"] {
         mirror
@@ -264,7 +264,7 @@ async fn one_repositorys_token_is_not_anothers() {
 
 #[tokio::test]
 async fn an_access_token_is_as_good_as_a_token() {
-    let World { mirror, hub, .. } = World::start().await;
+    let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     hub.token_answer(|token| json!({ "access_token": token, "expires_in": 300 }).to_string());
     mirror
         .get(MANIFEST_PATH)
@@ -276,9 +276,9 @@ async fn an_access_token_is_as_good_as_a_token() {
 
 #[tokio::test]
 async fn a_dead_cached_token_is_not_served_as_a_401() {
-    let World {
+    let HubFixture {
         mut mirror, hub, ..
-    } = World::start().await;
+    } = HubFixture::start().await;
     mirror
         .get(MANIFEST_PATH)
         .accept_manifests()
@@ -305,7 +305,7 @@ async fn a_dead_cached_token_is_not_served_as_a_401() {
 
 #[tokio::test]
 async fn a_token_that_lives_less_than_a_minute_is_not_fetched_for_each_request() {
-    let World { mirror, hub, .. } = World::start().await;
+    let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     hub.token_answer(|token| json!({ "token": token, "expires_in": 30 }).to_string());
     for _ in 0..5 {
         mirror
@@ -340,7 +340,7 @@ async fn forty_simultaneous_first_requests_do_not_fetch_forty_tokens() {
 }
 
 async fn tokens_of_forty_simultaneous_requests() -> usize {
-    let World { mirror, hub, .. } = World::start().await;
+    let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     // An instance that runs takes 16 requests at once. Where none does, the platform starts one for each request.
     mirror.get("/v2/").send().await.expect(200);
     // Every request that can miss the token does.

@@ -2,10 +2,10 @@
 
 use crate::support::client::Answer;
 use crate::support::hub::{Hub, Place};
+use crate::support::hub_fixture::{HubFixture, MANIFEST_PATH, NAME, TAG};
 use crate::support::image::Image;
 use crate::support::mirror::{Mirror, Options};
 use crate::support::server::{Server, nobody};
-use crate::support::world::{MANIFEST_PATH, NAME, TAG, World};
 
 const TARGET: &str = "/v2/team/app/manifests/1.0";
 
@@ -213,7 +213,7 @@ async fn private_and_literal_addresses_are_denied_without_a_connection() {
 
 #[tokio::test]
 async fn a_listed_registry_does_not_open_its_neighbours() {
-    let World { mirror, hub, .. } = World::start().await;
+    let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     let unwanted = Server::unwanted("127.0.0.1").await;
     let answer = ask(&mirror, &format!("upstream={}", unwanted.address)).await;
     answer.expect_error(403, "DENIED");

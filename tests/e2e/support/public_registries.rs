@@ -25,13 +25,13 @@ impl Host {
     }
 }
 
-pub struct Wild {
+pub struct PublicRegistries {
     pub mirror: Mirror,
     asked: Arc<Mutex<Vec<String>>>,
     _servers: Vec<Server>,
 }
 
-impl Wild {
+impl PublicRegistries {
     /// `None`, and says so, where a mirror can't be given names and port 443.
     pub async fn start(hosts: impl IntoIterator<Item = Host>) -> Option<Self> {
         if !can_name_hosts() {

@@ -16,7 +16,7 @@ use super::skip;
 pub const NAME: &str = "library/alpine";
 pub const REFERENCE: &str = "docker.io/library/alpine:latest";
 
-pub struct Scene {
+pub struct ClientFixture {
     upstream: Upstream,
     pub image: Image,
     pub mirror: Mirror,
@@ -37,15 +37,15 @@ pub struct Cost {
     pub fetches: usize,
 }
 
-impl Scene {
+impl ClientFixture {
     /// Debian's registry over http and https, and ours with its redirects to a CDN; ours alone where Debian's is missing.
     pub async fn all() -> Vec<Self> {
-        let mut scenes = Vec::new();
+        let mut fixtures = Vec::new();
         for https in [false, true] {
-            scenes.extend(Self::debian(https, 3).await);
+            fixtures.extend(Self::debian(https, 3).await);
         }
-        scenes.push(Self::ours().await);
-        scenes
+        fixtures.push(Self::ours().await);
+        fixtures
     }
 
     pub async fn debian(https: bool, layers: usize) -> Option<Self> {
@@ -138,7 +138,7 @@ impl Scene {
         own.lines().map(insecure).collect()
     }
 
-    /// What a client needs to know of this scene's folder and certificate authority.
+    /// What a client needs to know of this fixture's folder and certificate authority.
     pub fn environment(&self) -> Environment {
         let home = self.files.path().to_path_buf();
         self.write(

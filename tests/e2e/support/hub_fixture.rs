@@ -10,13 +10,13 @@ pub const TAG: &str = "latest";
 /// The path of its manifest.
 pub const MANIFEST_PATH: &str = "/v2/library/alpine/manifests/latest";
 
-pub struct World {
+pub struct HubFixture {
     pub mirror: Mirror,
     pub hub: Hub,
     pub image: Image,
 }
 
-impl World {
+impl HubFixture {
     pub async fn start() -> Self {
         Self::with(|options| options).await
     }
