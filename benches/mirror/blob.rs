@@ -6,9 +6,9 @@ use crate::load::{Connection, Until};
 use crate::rounds::{median, place, warm};
 use crate::table::Table;
 use crate::targets::Targets;
-use crate::upstream::BLOB;
 use hyper::StatusCode;
 use std::time::{Duration, Instant};
+use test_support::counting_registry::BLOB;
 
 const MIB: f64 = 1048576.0;
 

@@ -2,9 +2,7 @@
 
 use crate::arguments::Arguments;
 use crate::build::{self, repository};
-use crate::ca::Ca;
 use crate::process::{Process, find};
-use crate::upstream::{Counts, Upstream};
 use crate::usage::Tree;
 use std::fs;
 use std::net::SocketAddr;
@@ -13,6 +11,8 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use test_support::ca::Ca;
+use test_support::counting_registry::{CountingRegistry, Counts};
 
 /// Without its cache of manifests: every request goes upstream.
 pub const MIRROR: &str = "mirror";
@@ -43,8 +43,8 @@ impl Contestant {
     /// Starts all of them. The mirror's upstream asks for tokens, the others' does not.
     pub async fn start(
         arguments: &Arguments,
-        open: &Upstream,
-        guarded: &Upstream,
+        open: &CountingRegistry,
+        guarded: &CountingRegistry,
         ca: Option<&Ca>,
     ) -> Vec<Self> {
         let host = build::host(arguments);
@@ -127,7 +127,7 @@ impl Component<'_> {
         name: &str,
         manifest: &Path,
         variables: &[String],
-        upstream: &Upstream,
+        upstream: &CountingRegistry,
     ) -> Contestant {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut command = Command::new(self.host);
@@ -185,7 +185,7 @@ fn announced(stdout: &str) -> Option<SocketAddr> {
     url.trim_end_matches('/').parse().ok()
 }
 
-async fn start_nginx(nginx: &Path, upstream: &Upstream) -> Contestant {
+async fn start_nginx(nginx: &Path, upstream: &CountingRegistry) -> Contestant {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let address = free_address();
     let config = folder.path().join("nginx.conf");
@@ -207,8 +207,8 @@ async fn start_nginx(nginx: &Path, upstream: &Upstream) -> Contestant {
 }
 
 /// A plain reverse proxy: connections kept on both sides, nothing stored, nothing logged.
-fn nginx_config(folder: &Path, listen: SocketAddr, upstream: &Upstream) -> String {
-    let Upstream {
+fn nginx_config(folder: &Path, listen: SocketAddr, upstream: &CountingRegistry) -> String {
+    let CountingRegistry {
         scheme, address, ..
     } = upstream;
     let folder = folder.display();

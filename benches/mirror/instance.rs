@@ -6,9 +6,9 @@ use crate::load::{Connection, Until};
 use crate::rounds::{median, place, warm};
 use crate::table::{Table, milliseconds};
 use crate::targets::Targets;
-use crate::upstream::WARM;
 use hyper::StatusCode;
 use std::time::{Duration, Instant};
+use test_support::counting_registry::WARM;
 
 /// Hosts drop an instance that had nothing to do for a second.
 const IDLE: Duration = Duration::from_millis(1400);

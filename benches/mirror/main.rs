@@ -2,7 +2,7 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `upstream`, `ca`, `load` | the registry, who signs its certificate, and its clients, all in this process |
+//! | `load` | the clients, in this process, as is the upstream: `test_support::counting_registry` |
 //! | `contestants`, `build`, `process`, `usage` | who is measured, how it is started, what it takes |
 //! | `rounds` | turns, medians and ratios |
 //! | `requests`, `blob`, `traces`, `instance` | the cases |
@@ -11,9 +11,6 @@
 mod arguments;
 mod blob;
 mod build;
-#[path = "../../tests/e2e/support/ca.rs"]
-#[allow(dead_code, reason = "the tests need more of it")]
-mod ca;
 mod contestants;
 mod instance;
 mod load;
@@ -23,17 +20,16 @@ mod rounds;
 mod table;
 mod targets;
 mod traces;
-mod upstream;
 mod usage;
 
 use arguments::{Arguments, Case};
-use ca::Ca;
 use clap::{Parser as _, ValueEnum as _};
 use contestants::Contestant;
 use std::process::ExitCode;
 use targets::Targets;
+use test_support::ca::Ca;
+use test_support::counting_registry::CountingRegistry;
 use tokio::signal::unix::{SignalKind, signal};
-use upstream::Upstream;
 
 fn main() -> ExitCode {
     // `cargo test --benches` runs this too, without `--bench`, and has no minutes to spend.
@@ -60,8 +56,8 @@ async fn measure(arguments: &Arguments) {
     let scale = arguments.scale();
     let mut targets = Targets::default();
     let ca = arguments.tls.then(Ca::new);
-    let open = Upstream::start(false, scale.blob, ca.as_ref()).await;
-    let guarded = Upstream::start(true, scale.blob, ca.as_ref()).await;
+    let open = CountingRegistry::start(false, scale.blob, ca.as_ref()).await;
+    let guarded = CountingRegistry::start(true, scale.blob, ca.as_ref()).await;
     let contestants = Contestant::start(arguments, &open, &guarded, ca.as_ref()).await;
     println!(
         "{} rounds of {:?} for each, {} connections, {} processors, host {}, upstream {}",

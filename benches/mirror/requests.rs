@@ -5,10 +5,10 @@ use crate::contestants::{CACHING, Contestant, FORWARDER};
 use crate::load::{Load, Until};
 use crate::rounds::{compare, warm};
 use crate::targets::Targets;
-use crate::upstream::{PING, REDIRECT, by_digest, repository};
 use hyper::StatusCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use test_support::counting_registry::{PING, REDIRECT, by_digest, repository};
 
 /// Numbers for repositories that nobody has asked for before.
 static FRESH: AtomicU64 = AtomicU64::new(0);

@@ -4,10 +4,10 @@ use crate::arguments::Scale;
 use crate::contestants::{Contestant, DIRECT, FORWARDER, MIRROR};
 use crate::load::{Load, Until};
 use crate::table::{Table, milliseconds};
-use crate::upstream::WARM;
 use hyper::StatusCode;
 use std::sync::Arc;
 use std::time::Duration;
+use test_support::counting_registry::WARM;
 
 /// Unmeasured load at the start of each turn: instances and connections that others' turns have cost.
 const RUN_IN: Duration = Duration::from_millis(150);

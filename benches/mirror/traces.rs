@@ -6,12 +6,12 @@ use crate::load::{Load, Until};
 use crate::rounds::{Turn, median, turn_of, warm};
 use crate::table::{Table, milliseconds};
 use crate::targets::Targets;
-use crate::upstream::{Upstream, invented};
 use hyper::StatusCode;
 use rusqlite::{Connection, OpenFlags};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use test_support::counting_registry::{CountingRegistry, invented};
 
 /// Writes may come after the answer.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -97,7 +97,7 @@ pub async fn names(contestants: &[Contestant], scale: &Scale, targets: &mut Targ
 /// A tag that is known, while nobody answers upstream. Nothing can be measured after it.
 pub async fn outage(
     contestants: &[Contestant],
-    upstream: &Upstream,
+    upstream: &CountingRegistry,
     scale: &Scale,
     targets: &mut Targets,
 ) {

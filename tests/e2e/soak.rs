@@ -11,10 +11,10 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 
 use crate::support::client::{Answer, Error, Request};
-use crate::support::hub::{Hub, Place};
-use crate::support::image::{Content, Image, OCI, digest};
 use crate::support::mirror::{Mirror, Options};
-use crate::support::server::{Pieces, Reply, Seen};
+use test_support::hub::{Hub, Place};
+use test_support::image::{Content, Image, OCI, digest};
+use test_support::server::{Pieces, Reply, Seen};
 
 const CLIENTS: usize = 50;
 const IMAGES: usize = 12;

@@ -1,11 +1,11 @@
 //! A pull from beginning to end, and what it costs the upstream.
 
 use crate::support::client::Request;
-use crate::support::hub::{Hub, Place};
 use crate::support::hub_fixture::{HubFixture, MANIFEST_PATH, NAME};
-use crate::support::image::{INDEX, Image, digest};
 use crate::support::mirror::Options;
-use crate::support::server::Reply;
+use test_support::hub::{Hub, Place};
+use test_support::image::{INDEX, Image, digest};
+use test_support::server::Reply;
 
 #[tokio::test]
 async fn a_pull_as_dockerd_does_it_costs_one_token_and_one_request_each() {

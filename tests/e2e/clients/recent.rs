@@ -5,12 +5,12 @@ use serde_json::{Value, json};
 use crate::clients::debian::{containerd_pulls, dockerd_pulls};
 use crate::support::client_fixture::{ClientFixture, NAME, expect_blobs};
 use crate::support::daemons::Dockerd;
-use crate::support::hub::Hub;
-use crate::support::image::{DOCKER, Image};
 use crate::support::mirror::Options;
 use crate::support::process::run;
 use crate::support::programs::{Programs, is_root};
-use crate::support::server::nobody;
+use test_support::hub::Hub;
+use test_support::image::{DOCKER, Image};
+use test_support::server::nobody;
 
 fn docker_28(more: &[&str]) -> Option<Programs> {
     Programs::newer(&[&["dockerd", "docker", "containerd"], more].concat())

@@ -1,9 +1,9 @@
 //! What the mirror refuses by itself, and what an upstream doesn't have. Always an OCI document.
 
-use crate::support::hub::Place;
 use crate::support::hub_fixture::{HubFixture, MANIFEST_PATH, NAME};
-use crate::support::image::digest;
-use crate::support::server::Reply;
+use test_support::hub::Place;
+use test_support::image::digest;
+use test_support::server::Reply;
 
 const MANIFEST: &str = "/v2/team/app/manifests/1.0";
 

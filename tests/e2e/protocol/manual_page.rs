@@ -1,7 +1,7 @@
 //! What a person sees, and a crawler.
 
-use crate::support::hub::Place;
 use crate::support::hub_fixture::HubFixture;
+use test_support::hub::Place;
 
 #[tokio::test]
 async fn the_page_says_how_to_use_the_mirror_at_its_own_address() {

@@ -5,10 +5,10 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use crate::support::client::{Answer, Request};
-use crate::support::hub::{Hub, Place};
-use crate::support::image::{INDEX, Image, digest};
 use crate::support::mirror::{Mirror, Options};
-use crate::support::server::{Reply, Seen, nobody};
+use test_support::hub::{Hub, Place};
+use test_support::image::{INDEX, Image, digest};
+use test_support::server::{Reply, Seen, nobody};
 
 const NAME: &str = "team/app";
 const TAGS: [&str; 5] = ["1", "2", "3", "4", "5"];

@@ -8,11 +8,11 @@ use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::support::hub::{Hub, Place};
 use crate::support::hub_fixture::{HubFixture, MANIFEST_PATH, NAME};
-use crate::support::image::{Content, INDEX, digest};
 use crate::support::mirror::Options;
-use crate::support::server::{Pieces, Reply, Server};
+use test_support::hub::{Hub, Place};
+use test_support::image::{Content, INDEX, digest};
+use test_support::server::{Pieces, Reply, Server};
 
 const MIB: usize = 1024 * 1024;
 

@@ -1,10 +1,10 @@
 //! The four ways to name an upstream: `?upstream=`, a path in front, the first part of the name, `?ns=`.
 
-use crate::support::hub::{Hub, Place};
 use crate::support::hub_fixture::NAME;
-use crate::support::image::Image;
 use crate::support::mirror::{Mirror, Options};
-use crate::support::server::nobody;
+use test_support::hub::{Hub, Place};
+use test_support::image::Image;
+use test_support::server::nobody;
 
 const REST: &str = "team/app/manifests/1.0";
 
@@ -134,7 +134,7 @@ async fn docker_hubs_namespace_is_the_default_upstream() {
 #[tokio::test]
 async fn the_policy_holds_for_every_way() {
     let (mirror, [hub]) = registries().await;
-    let unlisted = crate::support::server::Server::unwanted("127.0.0.1").await;
+    let unlisted = test_support::server::Server::unwanted("127.0.0.1").await;
     let host = unlisted.address;
     let forms = [
         format!("/v2/{REST}?upstream={host}"),

@@ -7,11 +7,11 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::support::client::Answer;
-use crate::support::hub::{Hub, Place};
 use crate::support::hub_fixture::{HubFixture, NAME};
-use crate::support::image::{DOCKER, INDEX, Image, digest};
 use crate::support::mirror::{Mirror, Options};
-use crate::support::server::{Pieces, Reply, Seen};
+use test_support::hub::{Hub, Place};
+use test_support::image::{DOCKER, INDEX, Image, digest};
+use test_support::server::{Pieces, Reply, Seen};
 
 /// What an inner host says, and its name; neither is anybody's business.
 const WORDS: &str = "dial tcp vault.corp.example: password is hunter2";

@@ -1,10 +1,10 @@
 //! What stays here: the client's secrets on the way out, the upstream's on the way back.
 
-use crate::support::hub::{Hub, Place};
 use crate::support::hub_fixture::{HubFixture, MANIFEST_PATH, NAME, TAG};
-use crate::support::image::Image;
 use crate::support::mirror::Options;
-use crate::support::server::{Reply, Seen};
+use test_support::hub::{Hub, Place};
+use test_support::image::Image;
+use test_support::server::{Reply, Seen};
 
 /// Sent by a client with every kind of request; none of it is any upstream's business.
 const SECRETS: [(&str, &str); 10] = [
@@ -200,7 +200,7 @@ async fn a_challenge_never_comes_back_whatever_the_status() {
                     "proxy-authenticate",
                     "Basic realm=\"give me your password\"",
                 ),
-                ("content-type", crate::support::image::INDEX),
+                ("content-type", test_support::image::INDEX),
             ];
             (place == Place::Registry).then(|| Reply::new(status, &headers, "{}"))
         });

@@ -5,13 +5,13 @@ use std::sync::{Arc, OnceLock};
 
 use crate::support::client::Answer;
 use crate::support::docker_registry::pass;
-use crate::support::hub::{Hub, Place};
 use crate::support::hub_fixture::{HubFixture, NAME};
-use crate::support::image::Image;
 use crate::support::mirror::{Mirror, Options, can_name_hosts};
 use crate::support::public_registries::{Host, PublicRegistries};
-use crate::support::server::{Reply, Server, any_port};
 use crate::support::skip;
+use test_support::hub::{Hub, Place};
+use test_support::image::Image;
+use test_support::server::{Reply, Server, any_port};
 
 const REST: &str = "team/app/manifests/1.0";
 

@@ -14,8 +14,8 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::ca::Ca;
-use super::image::{DOCKER_LIST, DOCKER_MANIFEST, INDEX, MANIFEST};
+use test_support::ca::Ca;
+use test_support::image::{DOCKER_LIST, DOCKER_MANIFEST, INDEX, MANIFEST};
 
 /// Longer than any time-out of the mirror: a client that waits this long has found a bug.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::ca::Ca;
 use super::daemons::Environment;
 use super::docker_registry::{DockerRegistry, pass};
-use super::hub::{Hub, Place};
-use super::image::{DOCKER, Image, OCI, Platform, digest};
 use super::mirror::{Mirror, Options, repository};
-use super::server::{Reply, Server, any_port};
 use super::skip;
+use test_support::ca::Ca;
+use test_support::hub::{Hub, Place};
+use test_support::image::{DOCKER, Image, OCI, Platform, digest};
+use test_support::server::{Reply, Server, any_port};
 
 pub const NAME: &str = "library/alpine";
 pub const REFERENCE: &str = "docker.io/library/alpine:latest";

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
 
 use super::client::{Answer, Request};
-use super::image::{Content, Image};
 use super::process::{Process, find};
-use super::server::{Reply, Seen, Server};
 use super::token_server::{ISSUER, SERVICE, TokenServer};
+use test_support::image::{Content, Image};
+use test_support::server::{Reply, Seen, Server};
 
 pub struct DockerRegistry {
     pub tokens: TokenServer,

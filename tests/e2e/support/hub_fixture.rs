@@ -1,8 +1,8 @@
 //! The usual scene: one registry like Docker Hub with one image, and a mirror of it.
 
-use super::hub::Hub;
-use super::image::Image;
 use super::mirror::{Mirror, Options};
+use test_support::hub::Hub;
+use test_support::image::Image;
 
 /// The image's name and tag in the registry.
 pub const NAME: &str = "library/alpine";

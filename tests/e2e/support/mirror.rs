@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use super::ca::Ca;
 use super::client::{Request, Settling};
 use super::process::Process;
 use super::wait_for;
+use test_support::ca::Ca;
 
 /// Enough for Spin to compile the component anew on a busy machine.
 const START: Duration = Duration::from_secs(90);

@@ -1,20 +1,14 @@
 //! What the tests stand on: the mirror as a child process, a client, and registries of ours.
 
-pub mod answers;
-pub mod ca;
 pub mod client;
 pub mod client_fixture;
 pub mod daemons;
 pub mod docker_registry;
-pub mod hub;
 pub mod hub_fixture;
-pub mod image;
 pub mod mirror;
 pub mod process;
 pub mod programs;
 pub mod public_registries;
-pub mod registry;
-pub mod server;
 pub mod token_server;
 
 use std::time::{Duration, Instant};

@@ -5,11 +5,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::ca::Ca;
 use super::client::Answer;
 use super::mirror::{Mirror, Options, can_name_hosts};
-use super::server::{Reply, Seen, Server};
 use super::skip;
+use test_support::ca::Ca;
+use test_support::server::{Reply, Seen, Server};
 
 type Script = Box<dyn Fn(&Seen) -> Reply + Send + Sync>;
 

@@ -8,7 +8,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use serde_json::{Value, json};
 
-use super::server::{Reply, Seen, Server};
+use test_support::server::{Reply, Seen, Server};
 
 pub const SERVICE: &str = "registry.docker.io";
 pub const ISSUER: &str = "hammal's tests";

@@ -1,8 +1,8 @@
 //! Challenges as registries send them, and whom the mirror asks for a token because of them.
 
-use crate::support::hub::{Params, Place};
 use crate::support::hub_fixture::{HubFixture, MANIFEST_PATH, NAME};
-use crate::support::server::{Reply, Server};
+use test_support::hub::{Params, Place};
+use test_support::server::{Reply, Server};
 
 /// The lines of a 401, and what the token server has to be asked.
 struct Case {
@@ -258,7 +258,7 @@ async fn a_registry_without_authentication_is_asked_once() {
     let HubFixture { mirror, hub, image } = HubFixture::start().await;
     let body = image.index.bytes.clone();
     hub.script(move |place, _| {
-        let headers = [("content-type", crate::support::image::INDEX)];
+        let headers = [("content-type", test_support::image::INDEX)];
         (place == Place::Registry).then(|| Reply::new(200, &headers, body.clone()))
     });
     for _ in 0..2 {

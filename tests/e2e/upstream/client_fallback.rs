@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::support::answers::{content, error, split};
 use crate::support::daemons::{Containerd, Dockerd, result};
-use crate::support::hub::{Hub, Place};
-use crate::support::image::{Content, DOCKER, Image, digest};
 use crate::support::mirror::{Mirror, Options, repository};
 use crate::support::programs::{Programs, is_root};
-use crate::support::server::{Reply, Seen, Server, nobody};
+use test_support::answers::{content, error, split};
+use test_support::hub::{Hub, Place};
+use test_support::image::{Content, DOCKER, Image, digest};
+use test_support::server::{Reply, Seen, Server, nobody};
 
 /// dockerd retries a 5xx on a layer for 50 s.
 const BOUND: Duration = Duration::from_secs(10);

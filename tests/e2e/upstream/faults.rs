@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use crate::support::client::Answer;
-use crate::support::hub::Place;
 use crate::support::hub_fixture::{HubFixture, MANIFEST_PATH, NAME};
-use crate::support::image::digest;
 use crate::support::mirror::{Mirror, Options};
-use crate::support::server::{Full, Pieces, Reply, Server, nobody};
+use test_support::hub::Place;
+use test_support::image::digest;
+use test_support::server::{Full, Pieces, Reply, Server, nobody};
 
 const MANIFEST: &str = "/v2/team/app/manifests/1.0";
 

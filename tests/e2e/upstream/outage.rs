@@ -6,12 +6,12 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::support::daemons::{Containerd, Dockerd};
-use crate::support::hub::{Hub, Place};
 use crate::support::hub_fixture::{NAME, TAG};
-use crate::support::image::{DOCKER, Image};
 use crate::support::mirror::{Mirror, Options};
 use crate::support::programs::{Programs, is_root};
-use crate::support::server::Reply;
+use test_support::hub::{Hub, Place};
+use test_support::image::{DOCKER, Image};
+use test_support::server::Reply;
 
 /// Pulls three times into an empty client: cold, warm, and with the registry off but for what its delivery network needs.
 /// `pull` is given an empty folder, and says what it pulled.

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::support::answers::error;
-use crate::support::image::{DOCKER_LIST, INDEX, digest};
 use crate::support::public_registries::{Host, PublicRegistries};
-use crate::support::server::{Reply, Seen};
+use test_support::answers::error;
+use test_support::image::{DOCKER_LIST, INDEX, digest};
+use test_support::server::{Reply, Seen};
 
 fn challenge(line: &str) -> Reply {
     Reply::new(

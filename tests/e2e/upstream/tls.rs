@@ -2,13 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use crate::support::ca::Ca;
 use crate::support::client::Request;
-use crate::support::hub::{Addresses, Hub, Place};
-use crate::support::image::{Image, digest};
 use crate::support::mirror::{Options, can_name_hosts};
-use crate::support::server::{Server, any_port};
 use crate::support::skip;
+use test_support::ca::Ca;
+use test_support::hub::{Addresses, Hub, Place};
+use test_support::image::{Image, digest};
+use test_support::server::{Server, any_port};
 
 const LOOPBACK: [&str; 3] = ["127.0.0.1", "127.0.0.2", "127.0.0.3"];
 const DOCKER_HUB: [&str; 3] = [

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::support::hub::Place;
 use crate::support::hub_fixture::{HubFixture, MANIFEST_PATH, NAME};
 use crate::support::mirror::{is_spin, is_wasip2};
-use crate::support::server::Reply;
+use test_support::hub::Place;
+use test_support::server::Reply;
 
 /// The body of a token server's answer, made of a valid token.
 type Answer = fn(&str) -> String;

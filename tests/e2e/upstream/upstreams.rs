@@ -1,11 +1,11 @@
 //! `?upstream=`: how a registry is named, which names are no registry, and which must not be contacted.
 
 use crate::support::client::Answer;
-use crate::support::hub::{Hub, Place};
 use crate::support::hub_fixture::{HubFixture, MANIFEST_PATH, NAME, TAG};
-use crate::support::image::Image;
 use crate::support::mirror::{Mirror, Options};
-use crate::support::server::{Server, nobody};
+use test_support::hub::{Hub, Place};
+use test_support::image::Image;
+use test_support::server::{Server, nobody};
 
 const TARGET: &str = "/v2/team/app/manifests/1.0";
 

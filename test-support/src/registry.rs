@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::answers::{COMMON, content as serve_content, error, paged, split};
-use super::image::{Content, INDEX};
-use super::server::{Reply, Seen};
+use crate::answers::{COMMON, content as serve_content, error, paged, split};
+use crate::image::{Content, INDEX};
+use crate::server::{Reply, Seen};
 
 /// What Docker Hub's CDN signs, with characters that must arrive as they are.
 const SIGNATURE: &str = "expires=1700000000&signature=a%2Fb%3D~-_.&version=3";

@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ca::Ca;
-use super::image::{Content, Image};
-use super::registry::State;
-pub use super::registry::{Params, Place};
-use super::server::{Reply, Seen, Server, any_port};
+use crate::ca::Ca;
+use crate::image::{Content, Image};
+use crate::registry::State;
+pub use crate::registry::{Params, Place};
+use crate::server::{Reply, Seen, Server, any_port};
 
 pub struct Hub {
     state: Arc<State>,

@@ -63,7 +63,7 @@ pub struct Counts {
 }
 
 /// A registry on ports of its own, until it is stopped.
-pub struct Upstream {
+pub struct CountingRegistry {
     /// Where it is without TLS, whatever it has besides.
     pub plain: SocketAddr,
     /// Where contestants find it.
@@ -87,7 +87,7 @@ struct Registry {
 
 type Answer = Response<Either<Full<Bytes>, Zeros>>;
 
-impl Upstream {
+impl CountingRegistry {
     /// `guarded`: asks for a token, and grants them too.
     pub async fn start(guarded: bool, blob: u64, ca: Option<&Ca>) -> Self {
         let (listener, plain) = listen().await;

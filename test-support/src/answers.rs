@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::image::Content;
-use super::server::{Reply, Seen};
+use crate::image::Content;
+use crate::server::{Reply, Seen};
 
 /// What Docker Hub says with every answer, and what must stop at the mirror.
 pub const COMMON: [(&str, &str); 7] = [
