@@ -1,4 +1,5 @@
-//! What traffic leaves behind: requests upstream, tokens, keys in the store, slower answers afterwards.
+//! What traffic leaves behind: requests upstream, tokens, keys in the store, slower answers
+//! afterwards.
 
 use crate::arguments::Scale;
 use crate::contestants::{CACHING, Contestant, MIRROR};
@@ -11,7 +12,7 @@ use rusqlite::{Connection, OpenFlags};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use test_support::counting_registry::{CountingRegistry, invented};
+use test_support::counting_registry::{CountingRegistry, missing};
 
 /// Writes may come after the answer.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -71,7 +72,7 @@ pub async fn names(contestants: &[Contestant], scale: &Scale, targets: &mut Targ
         let load = Load {
             connections: scale.connections,
             until: Until::Requests(scale.names),
-            path: Arc::new(invented),
+            path: Arc::new(missing),
             status: StatusCode::NOT_FOUND,
         };
         let turn = turn_of(contestant, &load).await;

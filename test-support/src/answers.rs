@@ -1,11 +1,11 @@
-//! What a registry's answers look like on the wire.
+//! Responses of registries as they are on the wire.
 
 use serde_json::{Value, json};
 
 use crate::image::Content;
-use crate::server::{Reply, Seen};
+use crate::server::{ReceivedRequest, Reply};
 
-/// What Docker Hub says with every answer, and what must stop at the mirror.
+/// Headers of every response of Docker Hub's, and some that the mirror must not pass on.
 pub const COMMON: [(&str, &str); 7] = [
     ("docker-distribution-api-version", "registry/2.0"),
     ("ratelimit-limit", "100;w=21600"),
@@ -26,8 +26,9 @@ pub fn error(status: u16, code: &str) -> Reply {
     )
 }
 
-/// Whole, a range of it, or none of it: RFC 9110, sections 13 and 14, as far as clients go.
-pub fn content(seen: &Seen, content: &Content, media_type: &str) -> Reply {
+/// Content in full, a range of it, or 304: sections 13 and 14 of RFC 9110, as far as clients use
+/// them.
+pub fn content(received: &ReceivedRequest, content: &Content, media_type: &str) -> Reply {
     let etag = format!("\"{}\"", content.digest);
     let length = content.bytes.len();
     let mut headers = COMMON.to_vec();
@@ -37,10 +38,10 @@ pub fn content(seen: &Seen, content: &Content, media_type: &str) -> Reply {
         ("etag", &etag),
         ("accept-ranges", "bytes"),
     ]);
-    if seen.header("if-none-match") == Some(&etag) {
+    if received.header("if-none-match") == Some(&etag) {
         return Reply::new(304, &headers, "");
     }
-    let range = seen
+    let range = received
         .header("range")
         .and_then(|range| range.strip_prefix("bytes="))
         .and_then(|range| {
@@ -67,7 +68,7 @@ pub fn content(seen: &Seen, content: &Content, media_type: &str) -> Reply {
     Reply::new(
         status,
         &headers,
-        if seen.method == "HEAD" {
+        if received.method == "HEAD" {
             bytes::Bytes::new()
         } else {
             bytes
@@ -75,14 +76,14 @@ pub fn content(seen: &Seen, content: &Content, media_type: &str) -> Reply {
     )
 }
 
-/// A list, `n` entries at a time, the rest after `last`, by way of `Link`.
+/// One page of a list: `n` entries after `last`, and a `Link` to the next page.
 pub fn paged(
-    seen: &Seen,
+    received: &ReceivedRequest,
     path: &str,
     document: impl Fn(&[String]) -> Value,
     entries: Vec<String>,
 ) -> Reply {
-    let query = seen.query();
+    let query = received.query();
     let value = |name| {
         query
             .iter()
@@ -110,7 +111,7 @@ pub fn paged(
     Reply::new(200, &headers, document(page).to_string())
 }
 
-/// `/v2/NAME/manifests/REFERENCE` and its like, from the right.
+/// Splits `/v2/NAME/manifests/REFERENCE` and its like into name, kind and reference.
 pub fn split(path: &str) -> Option<(&str, &str, &str)> {
     let (rest, reference) = path.strip_prefix("/v2/")?.rsplit_once('/')?;
     let (name, kind) = rest.rsplit_once('/')?;

@@ -1,4 +1,4 @@
-//! A certificate authority that lives as long as one test.
+//! A certificate authority for one test or one run of the benchmark.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ impl Ca {
         self.issuer.pem()
     }
 
-    /// A server that is `names` and speaks HTTP/2 and HTTP/1.1.
+    /// The configuration of a server with a certificate for `names`, with HTTP/2 and HTTP/1.1.
     pub fn server(&self, names: &[&str]) -> Arc<rustls::ServerConfig> {
         let names = names.iter().map(ToString::to_string).collect::<Vec<_>>();
         let key = KeyPair::generate().expect("a key");
@@ -39,7 +39,7 @@ impl Ca {
         Arc::new(config)
     }
 
-    /// A client that trusts this authority alone.
+    /// The configuration of a client that trusts this authority alone.
     pub fn client(&self) -> Arc<rustls::ClientConfig> {
         let mut roots = rustls::RootCertStore::empty();
         roots

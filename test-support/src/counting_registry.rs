@@ -1,6 +1,5 @@
-//! The upstream: a registry in this process, once open and once behind a token, that counts what it is asked.
+//! A registry for load: it answers from memory, asks for tokens or not, and counts requests.
 
-use crate::ca::Ca;
 use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
@@ -8,18 +7,21 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, header};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
-use sha2::{Digest as _, Sha256};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
+use crate::ca::Ca;
+use crate::image::{MANIFEST, digest};
+use crate::server::{Server, any_port};
+
+/// Paths of a manifest, of a blob that is redirected to a CDN, and of a blob that the registry
+/// serves itself.
 pub const WARM: &str = "/v2/bench/warm/manifests/latest";
 pub const REDIRECT: &str = "/v2/bench/redirect/blobs/sha256:\
     0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -27,35 +29,30 @@ pub const BLOB: &str = "/v2/bench/blob/blobs/sha256:\
     0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 pub const PING: &str = "/v2/";
 
-/// A repository that exists, as every name does but the invented ones.
+/// The path of the manifest in a repository that exists; all below `bench/` do.
 pub fn repository(name: &str) -> String {
     format!("/v2/bench/{name}/manifests/latest")
 }
 
-/// The manifest that every tag points at.
+/// The path, by digest, of the manifest that every tag points to.
 pub fn by_digest() -> String {
-    format!("/v2/bench/warm/manifests/{}", digest())
+    format!("/v2/bench/warm/manifests/{}", digest(&manifest()))
 }
 
-fn digest() -> String {
-    format!("sha256:{:x}", Sha256::digest(manifest()))
+/// The path of a manifest in a repository that does not exist.
+pub fn missing(number: u64) -> String {
+    format!("/v2/{MISSING}/name-{number}/manifests/latest")
 }
 
-/// A repository that doesn't.
-pub fn invented(number: u64) -> String {
-    format!("/v2/{INVENTED}/name-{number}/manifests/latest")
-}
-
-const INVENTED: &str = "invented";
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-/// Of layers that nobody asks for.
+const MISSING: &str = "missing";
+/// Of layers that are never requested.
 const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
-/// The length of Docker Hub's in 2026, in bytes.
-const TOKEN: usize = 2_500;
-const PIECE: usize = 64 * 1024;
-static ZEROS: [u8; PIECE] = [0; PIECE];
+/// Bytes of a token, as Docker Hub's have in 2026.
+const TOKEN_LENGTH: usize = 2_500;
+const CHUNK: usize = 64 * 1024;
+static ZEROS: [u8; CHUNK] = [0; CHUNK];
 
-/// How often an upstream was asked.
+/// Requests so far.
 #[derive(Debug, Default)]
 pub struct Counts {
     pub requests: AtomicU64,
@@ -64,20 +61,21 @@ pub struct Counts {
 
 /// A registry on ports of its own, until it is stopped.
 pub struct CountingRegistry {
-    /// Where it is without TLS, whatever it has besides.
+    /// Its address without TLS, which it always has.
     pub plain: SocketAddr,
-    /// Where contestants find it.
+    /// Scheme and address for the proxies in front of it.
     pub scheme: &'static str,
     pub address: SocketAddr,
     pub counts: Arc<Counts>,
-    serving: Vec<JoinHandle<()>>,
+    servers: Vec<Server>,
 }
 
 struct Registry {
-    url: String,
-    guarded: bool,
-    /// Bytes of every blob that isn't redirected.
-    blob: u64,
+    /// Set once the address is known.
+    url: OnceLock<String>,
+    requires_token: bool,
+    /// Bytes of every blob that is not redirected.
+    blob_length: u64,
     manifest: Bytes,
     /// The manifest's, which clients and mirrors verify.
     digest: String,
@@ -85,45 +83,60 @@ struct Registry {
     counts: Arc<Counts>,
 }
 
-type Answer = Response<Either<Full<Bytes>, Zeros>>;
+type RegistryResponse = Response<Either<Full<Bytes>, Zeros>>;
 
 impl CountingRegistry {
-    /// `guarded`: asks for a token, and grants them too.
-    pub async fn start(guarded: bool, blob: u64, ca: Option<&Ca>) -> Self {
-        let (listener, plain) = listen().await;
-        let (secure, scheme, address) = match ca {
-            Some(ca) => {
-                let (listener, address) = listen().await;
-                let acceptor = TlsAcceptor::from(ca.server(&["127.0.0.1"]));
-                (Some((listener, acceptor)), "https", address)
-            }
-            None => (None, "http", plain),
-        };
+    /// Starts one. `requires_token`: it sends challenges, and is its own token server.
+    pub async fn start(requires_token: bool, blob_length: u64, ca: Option<&Ca>) -> Self {
         let counts = Arc::default();
+        let manifest = manifest();
         let registry = Arc::new(Registry {
-            url: format!("{scheme}://{address}"),
-            guarded,
-            blob,
-            digest: digest(),
-            manifest: manifest(),
-            token: format!(r#"{{"token":"{}","expires_in":300}}"#, "t".repeat(TOKEN)).into(),
+            url: OnceLock::new(),
+            requires_token,
+            blob_length,
+            digest: digest(&manifest),
+            manifest,
+            token: format!(
+                r#"{{"token":"{}","expires_in":300}}"#,
+                "t".repeat(TOKEN_LENGTH)
+            )
+            .into(),
             counts: Arc::clone(&counts),
         });
-        let mut serving = vec![tokio::spawn(serve(
-            listener,
-            Arc::clone(&registry),
-            async |stream| Some(stream),
-        ))];
-        if let Some((listener, acceptor)) = secure {
-            let accept = async move |stream| acceptor.accept(stream).await.ok();
-            serving.push(tokio::spawn(serve(listener, registry, accept)));
+        let served = Arc::clone(&registry);
+        let mut servers = vec![
+            Server::accept(any_port("127.0.0.1"), move |stream| {
+                serve(stream, Arc::clone(&served))
+            })
+            .await,
+        ];
+        let plain = servers[0].address;
+        let mut scheme = "http";
+        if let Some(ca) = ca {
+            let acceptor = TlsAcceptor::from(ca.server(&["127.0.0.1"]));
+            let served = Arc::clone(&registry);
+            let each = move |stream| {
+                let (acceptor, served) = (acceptor.clone(), Arc::clone(&served));
+                async move {
+                    if let Ok(stream) = acceptor.accept(stream).await {
+                        serve(stream, served).await;
+                    }
+                }
+            };
+            servers.push(Server::accept(any_port("127.0.0.1"), each).await);
+            scheme = "https";
         }
+        let address = servers.last().map_or(plain, |server| server.address);
+        registry
+            .url
+            .set(format!("{scheme}://{address}"))
+            .expect("set once");
         Self {
             plain,
             scheme,
             address,
             counts,
-            serving,
+            servers,
         }
     }
 
@@ -131,53 +144,34 @@ impl CountingRegistry {
         format!("{}://{}", self.scheme, self.address)
     }
 
-    /// From now on nobody answers there.
+    /// From now on connections are refused.
     pub fn stop(&self) {
-        for serving in &self.serving {
-            serving.abort();
+        for server in &self.servers {
+            server.stop();
         }
     }
 }
 
-async fn listen() -> (TcpListener, SocketAddr) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let address = listener.local_addr().expect("an address");
-    (listener, address)
-}
-
-/// Answers on every connection that `accept` makes something of.
-async fn serve<S, A>(listener: TcpListener, registry: Arc<Registry>, accept: A)
+async fn serve<S>(stream: S, registry: Arc<Registry>)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    A: AsyncFn(TcpStream) -> Option<S>,
 {
-    // They end with this task.
-    let mut connections = JoinSet::new();
-    while let Ok((stream, _)) = listener.accept().await {
-        let _ = stream.set_nodelay(true);
-        let Some(stream) = accept(stream).await else {
-            continue;
-        };
-        let registry = Arc::clone(&registry);
-        let service = service_fn(move |request| {
-            let answer = registry.answer(&request);
-            async move { Ok::<_, Infallible>(answer) }
-        });
-        connections.spawn(async move {
-            // Errors are the client's: gone.
-            let _ = Builder::new(TokioExecutor::new())
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
-        });
-    }
+    let service = service_fn(move |request| {
+        let response = registry.respond(&request);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    // An error means that the client has closed the connection.
+    let _ = Builder::new(TokioExecutor::new())
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
 }
 
 impl Registry {
-    fn answer(&self, request: &Request<Incoming>) -> Answer {
+    fn respond(&self, request: &Request<Incoming>) -> RegistryResponse {
         let path = request.uri().path();
         if path == "/token" {
             self.counts.tokens.fetch_add(1, Ordering::Relaxed);
-            return answer(
+            return response(
                 200,
                 &[("content-type", "application/json")],
                 self.token.clone(),
@@ -185,30 +179,32 @@ impl Registry {
         }
         self.counts.requests.fetch_add(1, Ordering::Relaxed);
         let Some(path) = path.strip_prefix("/v2/") else {
-            return answer(404, &[], "");
+            return response(404, &[], "");
         };
-        if self.guarded && !request.headers().contains_key(header::AUTHORIZATION) {
+        if self.requires_token && !request.headers().contains_key(header::AUTHORIZATION) {
             return self.challenge(path);
         }
         match path
             .rsplit_once("/manifests/")
             .or(path.rsplit_once("/blobs/"))
         {
-            None => answer(200, &[("content-type", "application/json")], "{}"),
-            Some((name, _)) if name.starts_with(INVENTED) => {
+            None => response(200, &[("content-type", "application/json")], "{}"),
+            Some((name, _)) if name.starts_with(MISSING) => {
                 let unknown = r#"{"errors":[{"code":"NAME_UNKNOWN","message":"repository name not known to registry"}]}"#;
-                answer(404, &[("content-type", "application/json")], unknown)
+                response(404, &[("content-type", "application/json")], unknown)
             }
             Some(("bench/redirect", digest)) => {
-                let location = format!("{}/cdn/{digest}?verify={}", self.url, "s".repeat(300));
-                answer(
+                let location = format!("{}/cdn/{digest}?verify={}", self.url(), "s".repeat(300));
+                response(
                     307,
                     &[("location", &location)],
                     "<a href=\"there\">Temporary Redirect</a>.",
                 )
             }
             Some(("bench/blob", digest)) => {
-                let zeros = Zeros { left: self.blob };
+                let zeros = Zeros {
+                    left: self.blob_length,
+                };
                 head(
                     200,
                     &[
@@ -229,24 +225,28 @@ impl Registry {
                     ("ratelimit-limit", "100;w=21600"),
                     ("ratelimit-remaining", "99;w=21600"),
                 ];
-                answer(200, &headers, self.manifest.clone())
+                response(200, &headers, self.manifest.clone())
             }
         }
     }
 
-    fn challenge(&self, path: &str) -> Answer {
+    fn url(&self) -> &str {
+        self.url.get().expect("the address of the registry")
+    }
+
+    fn challenge(&self, path: &str) -> RegistryResponse {
         let name = path
             .rsplit_once("/manifests/")
             .or(path.rsplit_once("/blobs/"));
         let name = name.map_or("", |(name, _)| name);
-        let url = &self.url;
+        let url = self.url();
         let challenge =
             format!(r#"Bearer realm="{url}/token",service="bench",scope="repository:{name}:pull""#);
-        answer(401, &[("www-authenticate", &challenge)], "")
+        response(401, &[("www-authenticate", &challenge)], "")
     }
 }
 
-fn answer(status: u16, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
+fn response(status: u16, headers: &[(&str, &str)], body: impl Into<Bytes>) -> RegistryResponse {
     head(status, headers)
         .body(Either::Left(Full::new(body.into())))
         .expect("a response")
@@ -259,7 +259,7 @@ fn head(status: u16, headers: &[(&str, &str)]) -> hyper::http::response::Builder
         .fold(start, |head, (name, value)| head.header(*name, *value))
 }
 
-/// About 2 KB, as an image of ten layers has.
+/// The manifest of an image of ten layers, about 2 KB.
 fn manifest() -> Bytes {
     let layer = |size| {
         serde_json::json!({
@@ -275,7 +275,7 @@ fn manifest() -> Bytes {
     manifest.to_string().into()
 }
 
-/// A body of zeros, from memory.
+/// A body of zeros.
 struct Zeros {
     left: u64,
 }
@@ -288,10 +288,10 @@ impl Body for Zeros {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let piece = self.left.min(PIECE as u64);
-        self.left -= piece;
-        let piece = &ZEROS[..usize::try_from(piece).expect("a piece's length")];
-        Poll::Ready((!piece.is_empty()).then(|| Ok(Frame::data(Bytes::from_static(piece)))))
+        let chunk = self.left.min(CHUNK as u64);
+        self.left -= chunk;
+        let chunk = &ZEROS[..usize::try_from(chunk).expect("the length of a chunk")];
+        Poll::Ready((!chunk.is_empty()).then(|| Ok(Frame::data(Bytes::from_static(chunk)))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -1,4 +1,4 @@
-//! An image of several platforms and several layers, as a build tool makes one.
+//! Images of several platforms and layers, as build tools make them.
 
 use bytes::Bytes;
 use flate2::Compression;
@@ -11,7 +11,7 @@ pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
-/// The media types of one of the two families.
+/// The media types of OCI or of Docker images.
 #[derive(Clone, Copy)]
 pub struct Family {
     pub index: &'static str,
@@ -33,7 +33,7 @@ pub const DOCKER: Family = Family {
     layer: "application/vnd.docker.image.rootfs.diff.tar.gzip",
 };
 
-/// Bytes under their digest.
+/// A manifest or a blob.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Content {
     pub digest: String,
@@ -56,7 +56,7 @@ impl Content {
     }
 }
 
-/// One platform's part.
+/// The image for one platform.
 #[derive(Clone)]
 pub struct Platform {
     pub manifest: Content,
@@ -67,18 +67,18 @@ pub struct Platform {
 #[derive(Clone)]
 pub struct Image {
     pub index: Content,
-    /// This machine's platform first, then another.
+    /// This machine's platform comes first.
     pub platforms: Vec<Platform>,
 }
 
 impl Image {
-    /// Three layers and a config on each of two platforms. `seed` makes every digest another one.
+    /// Three layers and a config for each of two platforms. All digests depend on `seed`.
     pub fn new(family: Family, seed: &str) -> Self {
-        Self::of_layers(family, seed, 3)
+        Self::with_layers(family, seed, 3)
     }
 
-    /// The same with up to six layers.
-    pub fn of_layers(family: Family, seed: &str, layers: usize) -> Self {
+    /// The same with one to six layers.
+    pub fn with_layers(family: Family, seed: &str, layers: usize) -> Self {
         let here = if cfg!(target_arch = "aarch64") {
             "arm64"
         } else {
@@ -109,8 +109,8 @@ impl Image {
         Self::new(OCI, "")
     }
 
-    /// The part for this machine.
-    pub fn here(&self) -> &Platform {
+    /// The image for this machine's platform.
+    pub fn native(&self) -> &Platform {
         &self.platforms[0]
     }
 
@@ -173,7 +173,7 @@ pub fn digest(bytes: &[u8]) -> String {
         })
 }
 
-/// A tar archive with one file of some size, which doesn't compress to nothing.
+/// A tar archive with one file of 64 KiB that compresses badly.
 fn layer(name: &str, seed: &str) -> Vec<u8> {
     let mut content = Vec::new();
     for block in 0..2048 {

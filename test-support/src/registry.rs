@@ -1,4 +1,4 @@
-//! What the scripted registry, its token server and its CDN answer.
+//! The responses of the registry, the token server and the CDN of [`crate::hub::Hub`].
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Mutex, OnceLock};
@@ -8,23 +8,23 @@ use serde_json::json;
 
 use crate::answers::{COMMON, content as serve_content, error, paged, split};
 use crate::image::{Content, INDEX};
-use crate::server::{Reply, Seen};
+use crate::server::{ReceivedRequest, Reply};
 
-/// What Docker Hub's CDN signs, with characters that must arrive as they are.
+/// A query as Docker Hub's CDN signs it, with characters that must not be encoded anew.
 const SIGNATURE: &str = "expires=1700000000&signature=a%2Fb%3D~-_.&version=3";
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Place {
+pub enum Service {
     Registry,
     Tokens,
     Cdn,
 }
 
-pub type Script = Box<dyn Fn(Place, &Seen) -> Option<Reply> + Send + Sync>;
+pub type Script = Box<dyn Fn(Service, &ReceivedRequest) -> Option<Reply> + Send + Sync>;
 pub type Challenge = Box<dyn Fn(&Params) -> Vec<String> + Send + Sync>;
-pub type TokenAnswer = Box<dyn Fn(&str) -> String + Send + Sync>;
+pub type TokenBody = Box<dyn Fn(&str) -> String + Send + Sync>;
 
-/// What a challenge of this registry says.
+/// The parameters of a challenge.
 pub struct Params {
     pub realm: String,
     pub service: &'static str,
@@ -34,16 +34,16 @@ pub struct Params {
 #[derive(Default)]
 pub struct State {
     pub repositories: Mutex<BTreeMap<String, Repository>>,
-    pub seen: Mutex<Vec<(Place, Seen)>>,
+    pub received: Mutex<Vec<(Service, ReceivedRequest)>>,
     pub valid: Mutex<HashMap<String, String>>,
     pub issued: Mutex<usize>,
     pub private: Mutex<HashSet<String>>,
     pub direct: Mutex<bool>,
     pub script: Mutex<Option<Script>>,
-    pub delay: Mutex<Option<(Place, Duration)>>,
+    pub delay: Mutex<Option<(Service, Duration)>>,
     pub challenge: Mutex<Option<Challenge>>,
-    pub token_answer: Mutex<Option<TokenAnswer>>,
-    /// Where the token server and the CDN are, as URLs.
+    pub token_body: Mutex<Option<TokenBody>>,
+    /// URLs of the token server and the CDN.
     pub realm: OnceLock<String>,
     pub cdn: OnceLock<String>,
 }
@@ -56,35 +56,35 @@ pub struct Repository {
 }
 
 impl State {
-    pub fn reply(&self, place: Place, seen: Seen) -> Reply {
-        self.seen
+    pub fn reply(&self, service: Service, received: ReceivedRequest) -> Reply {
+        self.received
             .lock()
             .expect("requests")
-            .push((place, seen.clone()));
+            .push((service, received.clone()));
         if let Some(script) = &*self.script.lock().expect("the script")
-            && let Some(reply) = script(place, &seen)
+            && let Some(reply) = script(service, &received)
         {
             return reply;
         }
-        let reply = match place {
-            Place::Registry => self.registry(&seen),
-            Place::Tokens => self.token(&seen),
-            Place::Cdn => self.cdn(&seen),
+        let reply = match service {
+            Service::Registry => self.registry(&received),
+            Service::Tokens => self.token(&received),
+            Service::Cdn => self.cdn(&received),
         };
         match *self.delay.lock().expect("the delay") {
-            Some((slow, time)) if slow == place => reply.after(time),
+            Some((slow, time)) if slow == service => reply.after(time),
             _ => reply,
         }
     }
 
-    fn registry(&self, seen: &Seen) -> Reply {
-        let path = seen.path();
-        if !matches!(&*seen.method, "GET" | "HEAD") {
+    fn registry(&self, received: &ReceivedRequest) -> Reply {
+        let path = received.path();
+        if !matches!(&*received.method, "GET" | "HEAD") {
             return error(405, "UNSUPPORTED");
         }
         if path == "/v2/" || path == "/v2" {
             return self
-                .refuse(seen, None)
+                .refuse(received, None)
                 .unwrap_or_else(|| Reply::new(200, &COMMON, "{}"));
         }
         if path == "/v2/_catalog" {
@@ -96,10 +96,10 @@ impl State {
                 .cloned()
                 .collect();
             return self
-                .refuse(seen, Some("registry:catalog:*"))
+                .refuse(received, Some("registry:catalog:*"))
                 .unwrap_or_else(|| {
                     paged(
-                        seen,
+                        received,
                         &path[1..],
                         |page| json!({ "repositories": page }),
                         names,
@@ -109,7 +109,7 @@ impl State {
         let Some((name, kind, reference)) = split(path) else {
             return error(404, "NAME_UNKNOWN");
         };
-        if let Some(refusal) = self.refuse(seen, Some(&format!("repository:{name}:pull"))) {
+        if let Some(refusal) = self.refuse(received, Some(&format!("repository:{name}:pull"))) {
             return refusal;
         }
         let repositories = self.repositories.lock().expect("repositories");
@@ -123,7 +123,7 @@ impl State {
                     .get(reference)
                     .map_or(reference, |digest| digest);
                 let accepts = |content: &&Content| {
-                    let mut lines = seen.headers.get_all("accept").iter();
+                    let mut lines = received.headers.get_all("accept").iter();
                     lines.any(|line| {
                         line.to_str()
                             .is_ok_and(|line| line.contains(content.media_type))
@@ -131,13 +131,13 @@ impl State {
                 };
                 match repository.manifests.get(digest).filter(accepts) {
                     None => error(404, "MANIFEST_UNKNOWN"),
-                    Some(content) => serve_content(seen, content, content.media_type),
+                    Some(content) => serve_content(received, content, content.media_type),
                 }
             }
             "blobs" => match repository.blobs.get(reference) {
                 None => error(404, "BLOB_UNKNOWN"),
                 Some(content) if *self.direct.lock().expect("direct") => {
-                    serve_content(seen, content, "application/octet-stream")
+                    serve_content(received, content, "application/octet-stream")
                 }
                 Some(content) => Reply::new(
                     307,
@@ -152,7 +152,7 @@ impl State {
             "tags" => {
                 let tags = repository.tags.keys().cloned().collect();
                 paged(
-                    seen,
+                    received,
                     &path[1..],
                     |page| json!({ "name": name, "tags": page }),
                     tags,
@@ -170,10 +170,10 @@ impl State {
         }
     }
 
-    /// A 401, unless the request has a token for `scope`.
-    fn refuse(&self, seen: &Seen, scope: Option<&str>) -> Option<Reply> {
+    /// Returns a 401, unless the request has a token for `scope`.
+    fn refuse(&self, received: &ReceivedRequest, scope: Option<&str>) -> Option<Reply> {
         let valid = self.valid.lock().expect("tokens");
-        let token = seen
+        let token = received
             .header("authorization")
             .and_then(|value| value.strip_prefix("Bearer "));
         let granted = token.and_then(|token| valid.get(token));
@@ -211,11 +211,11 @@ impl State {
         Some(Reply::new(401, &headers, document.to_string()))
     }
 
-    fn token(&self, seen: &Seen) -> Reply {
-        if seen.method != "GET" || seen.path() != "/token" {
+    fn token(&self, received: &ReceivedRequest) -> Reply {
+        if received.method != "GET" || received.path() != "/token" {
             return error(404, "UNSUPPORTED");
         }
-        let asked = seen
+        let asked = received
             .query()
             .into_iter()
             .filter(|(name, _)| name == "scope")
@@ -229,7 +229,7 @@ impl State {
                     .nth(1)
                     .is_some_and(|name| private.contains(name))
             });
-        // Nothing but pull is ever granted to the anonymous.
+        // Anonymous users are granted nothing but pull.
         let granted = granted.map(|scope| match scope.rsplit_once(':') {
             Some((resource, actions)) if actions.split(',').any(|action| action == "pull") => {
                 format!("{resource}:pull")
@@ -244,28 +244,28 @@ impl State {
             .lock()
             .expect("tokens")
             .insert(token.clone(), granted);
-        let body = match &*self.token_answer.lock().expect("the answer") {
-            Some(answer) => answer(&token),
+        let body = match &*self.token_body.lock().expect("the response") {
+            Some(response) => response(&token),
             None => json!({ "token": token, "access_token": token, "expires_in": 300 }).to_string(),
         };
         Reply::new(200, &[("content-type", "application/json")], body)
     }
 
-    fn cdn(&self, seen: &Seen) -> Reply {
-        if seen.headers.contains_key("authorization") {
+    fn cdn(&self, received: &ReceivedRequest) -> Reply {
+        if received.headers.contains_key("authorization") {
             return Reply::new(
                 400,
                 &[("content-type", "application/xml")],
                 "<Code>InvalidArgument</Code>",
             );
         }
-        let digest = seen
+        let digest = received
             .path()
             .split('/')
             .nth(7)
             .map(|hex| format!("sha256:{hex}"))
             .unwrap_or_default();
-        if !self.blob_url(&digest).ends_with(&seen.target) {
+        if !self.blob_url(&digest).ends_with(&received.target) {
             return Reply::new(
                 403,
                 &[("content-type", "application/xml")],
@@ -278,7 +278,7 @@ impl State {
             .find_map(|repository| repository.blobs.get(&digest))
         {
             None => Reply::new(404, &[], ""),
-            Some(content) => serve_content(seen, content, "application/octet-stream"),
+            Some(content) => serve_content(received, content, "application/octet-stream"),
         }
     }
 

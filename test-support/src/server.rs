@@ -1,4 +1,5 @@
-//! A server of ours on a port of its own: hands each request to a function, and can also misbehave.
+//! An HTTP server that answers each request from a function, and that can hang, close early or send
+//! a broken body.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -20,25 +21,25 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Sleep, sleep};
 use tokio_rustls::TlsAcceptor;
 
-/// A request as it arrived.
+/// A request as the server received it.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub struct ReceivedRequest {
     pub method: String,
-    /// Path and query, raw.
+    /// Path and query, not decoded.
     pub target: String,
     pub headers: HeaderMap,
     pub version: Version,
     pub body: Bytes,
 }
 
-impl Seen {
+impl ReceivedRequest {
     pub fn path(&self) -> &str {
         self.target
             .split_once('?')
             .map_or(&*self.target, |(path, _)| path)
     }
 
-    /// The decoded pairs of the query, in order.
+    /// The name-value pairs of the query, decoded, in order.
     pub fn query(&self) -> Vec<(String, String)> {
         let query = self.target.split_once('?').map_or("", |(_, query)| query);
         url::form_urlencoded::parse(query.as_bytes())
@@ -55,39 +56,39 @@ impl Seen {
 
 /// What the server does with a request.
 pub enum Reply {
-    Answer(Response<Pieces>),
-    /// What is known later.
-    Later(Pin<Box<dyn Future<Output = Reply> + Send>>),
-    /// Takes the request and never says a word.
+    Response(Response<ScriptedBody>),
+    /// A reply that takes time to make.
+    Deferred(Pin<Box<dyn Future<Output = Reply> + Send>>),
+    /// Reads the request and never responds.
     Hang,
-    /// Takes the request and ends the connection.
+    /// Reads the request and closes the connection.
     Close,
 }
 
 impl Reply {
     pub fn new(status: u16, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Self {
-        Self::streamed(status, headers, Pieces::whole(body))
+        Self::streamed(status, headers, ScriptedBody::whole(body))
     }
 
-    pub fn streamed(status: u16, headers: &[(&str, &str)], body: Pieces) -> Self {
-        let mut answer = Response::builder().status(status);
+    pub fn streamed(status: u16, headers: &[(&str, &str)], body: ScriptedBody) -> Self {
+        let mut response = Response::builder().status(status);
         for (name, value) in headers {
-            answer = answer.header(*name, *value);
+            response = response.header(*name, *value);
         }
-        Self::Answer(answer.body(body).expect("a response"))
+        Self::Response(response.body(body).expect("a response"))
     }
 
     pub fn after(self, wait: Duration) -> Self {
-        Self::Later(Box::pin(async move {
+        Self::Deferred(Box::pin(async move {
             sleep(wait).await;
             self
         }))
     }
 }
 
-pub type Handler = Arc<dyn Fn(Seen) -> Reply + Send + Sync>;
+pub type Handler = Arc<dyn Fn(ReceivedRequest) -> Reply + Send + Sync>;
 
-/// Ends with its owner, and so does every connection that it has.
+/// Stops when dropped, and closes its connections.
 pub struct Server {
     pub address: SocketAddr,
     connections: Arc<AtomicUsize>,
@@ -118,11 +119,14 @@ impl Server {
         .await
     }
 
-    pub async fn plain(ip: &str, handler: impl Fn(Seen) -> Reply + Send + Sync + 'static) -> Self {
+    pub async fn plain(
+        ip: &str,
+        handler: impl Fn(ReceivedRequest) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         Self::start(any_port(ip), None, Arc::new(handler)).await
     }
 
-    /// Reads what the client sends, answers with these very bytes, ends the connection.
+    /// Reads what the client sends, writes `bytes`, whatever they are, and closes the connection.
     pub async fn raw(bytes: impl Into<Bytes>) -> Self {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let bytes = bytes.into();
@@ -133,24 +137,31 @@ impl Server {
                 let _ = stream.read(&mut request).await;
                 let _ = stream.write_all(&bytes).await;
                 let _ = stream.shutdown().await;
-                // A close with unread input would be a reset, which may overtake the answer.
+                // Closing with unread input would send a reset, which can overtake the response.
                 while stream.read(&mut request).await.is_ok_and(|read| read > 0) {}
             }
         })
         .await
     }
 
-    /// A server that nobody should connect to: look at [`Server::connections`] afterwards.
+    /// A server that nothing should connect to; [`Server::connections`] tells whether something
+    /// did.
     pub async fn unwanted(ip: &str) -> Self {
         Self::accept(any_port(ip), |_| async {}).await
     }
 
-    /// How many connections were made so far.
+    /// The number of connections accepted so far.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
 
-    async fn accept<F, T>(at: SocketAddr, each: F) -> Self
+    /// Stops listening and closes every connection.
+    pub fn stop(&self) {
+        self.task.abort();
+    }
+
+    /// Runs `each` on every connection.
+    pub async fn accept<F, T>(at: SocketAddr, each: F) -> Self
     where
         F: Fn(TcpStream) -> T + Send + 'static,
         T: Future<Output = ()> + Send + 'static,
@@ -180,7 +191,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.task.abort();
+        self.stop();
     }
 }
 
@@ -188,14 +199,14 @@ pub fn any_port(ip: &str) -> SocketAddr {
     SocketAddr::new(ip.parse::<IpAddr>().expect("an address"), 0)
 }
 
-/// A server whose queue is full: the kernel answers nobody who connects.
-pub struct Full {
+/// A listening socket whose backlog is full: the kernel leaves new connections without a reply.
+pub struct FullBacklog {
     pub address: SocketAddr,
     _listener: TcpListener,
     _waiting: Vec<TcpStream>,
 }
 
-impl Full {
+impl FullBacklog {
     pub async fn start() -> Self {
         let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
         socket.bind(any_port("127.0.0.1")).expect("a free port");
@@ -215,8 +226,9 @@ impl Full {
     }
 }
 
-/// An address that refuses connections: taken, so that nobody else gets it while the tests run, and not listened on.
-pub async fn nobody() -> SocketAddr {
+/// Returns an address that refuses connections. The port stays bound, so that no other test is
+/// given it.
+pub async fn closed_address() -> SocketAddr {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.bind(any_port("127.0.0.1")).expect("a free port");
     let address = socket.local_addr().expect("an address");
@@ -232,7 +244,7 @@ where
         let handler = Arc::clone(&handler);
         async move {
             let (head, body) = request.into_parts();
-            let seen = Seen {
+            let received = ReceivedRequest {
                 method: head.method.to_string(),
                 target: head
                     .uri
@@ -247,13 +259,13 @@ where
                     .map_err(std::io::Error::other)?
                     .to_bytes(),
             };
-            let mut reply = handler(seen);
+            let mut reply = handler(received);
             loop {
                 reply = match reply {
-                    Reply::Answer(answer) => return Ok(answer),
+                    Reply::Response(response) => return Ok(response),
                     Reply::Hang => std::future::pending().await,
                     Reply::Close => return Err(std::io::Error::other("closed as scripted")),
-                    Reply::Later(reply) => reply.await,
+                    Reply::Deferred(reply) => reply.await,
                 }
             }
         }
@@ -263,22 +275,22 @@ where
         .await;
 }
 
-/// A body in pieces, which can pause and break off.
+/// A response body in parts, which can pause, hang and break off.
 #[derive(Default)]
-pub struct Pieces {
-    pieces: VecDeque<Piece>,
+pub struct ScriptedBody {
+    parts: VecDeque<BodyPart>,
     pause: Option<Pin<Box<Sleep>>>,
-    taken: Arc<AtomicU64>,
+    sent: Arc<AtomicU64>,
 }
 
-enum Piece {
+enum BodyPart {
     Data(Bytes),
     Pause(Duration),
     Hang,
     Break,
 }
 
-impl Pieces {
+impl ScriptedBody {
     pub fn whole(body: impl Into<Bytes>) -> Self {
         let body = body.into();
         if body.is_empty() {
@@ -289,34 +301,34 @@ impl Pieces {
     }
 
     pub fn data(mut self, data: impl Into<Bytes>) -> Self {
-        self.pieces.push_back(Piece::Data(data.into()));
+        self.parts.push_back(BodyPart::Data(data.into()));
         self
     }
 
     pub fn pause(mut self, wait: Duration) -> Self {
-        self.pieces.push_back(Piece::Pause(wait));
+        self.parts.push_back(BodyPart::Pause(wait));
         self
     }
 
     pub fn hang(mut self) -> Self {
-        self.pieces.push_back(Piece::Hang);
+        self.parts.push_back(BodyPart::Hang);
         self
     }
 
-    /// Ends the connection here, once what came before is on its way.
+    /// Closes the connection here, once the parts before have been sent.
     pub fn then_break(self) -> Self {
-        let mut pieces = self.pause(Duration::from_millis(50));
-        pieces.pieces.push_back(Piece::Break);
-        pieces
+        let mut body = self.pause(Duration::from_millis(50));
+        body.parts.push_back(BodyPart::Break);
+        body
     }
 
-    /// Counts the bytes that the connection has taken so far.
+    /// The number of bytes handed to the connection so far.
     pub fn counter(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.taken)
+        Arc::clone(&self.sent)
     }
 }
 
-impl Body for Pieces {
+impl Body for ScriptedBody {
     type Data = Bytes;
     type Error = std::io::Error;
 
@@ -325,25 +337,25 @@ impl Body for Pieces {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         loop {
-            match self.pieces.front_mut() {
+            match self.parts.front_mut() {
                 None => return Poll::Ready(None),
-                Some(Piece::Hang) => return Poll::Pending,
-                Some(Piece::Break) => {
+                Some(BodyPart::Hang) => return Poll::Pending,
+                Some(BodyPart::Break) => {
                     return Poll::Ready(Some(Err(std::io::Error::other("broken as scripted"))));
                 }
-                Some(Piece::Pause(wait)) => {
+                Some(BodyPart::Pause(wait)) => {
                     let wait = *wait;
                     let pause = self.pause.get_or_insert_with(|| Box::pin(sleep(wait)));
                     if pause.as_mut().poll(context).is_pending() {
                         return Poll::Pending;
                     }
                     self.pause = None;
-                    self.pieces.pop_front();
+                    self.parts.pop_front();
                 }
-                Some(Piece::Data(data)) => {
+                Some(BodyPart::Data(data)) => {
                     let data = std::mem::take(data);
-                    self.pieces.pop_front();
-                    self.taken.fetch_add(data.len() as u64, Ordering::SeqCst);
+                    self.parts.pop_front();
+                    self.sent.fetch_add(data.len() as u64, Ordering::SeqCst);
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
             }
@@ -351,19 +363,19 @@ impl Body for Pieces {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.pieces.is_empty()
+        self.parts.is_empty()
     }
 
     fn size_hint(&self) -> hyper::body::SizeHint {
-        let sum = |sum: Option<u64>, piece: &Piece| match piece {
-            Piece::Data(data) => sum.map(|sum| sum + data.len() as u64),
+        let sum = |sum: Option<u64>, part: &BodyPart| match part {
+            BodyPart::Data(data) => sum.map(|sum| sum + data.len() as u64),
             _ => None,
         };
         let mut hint = hyper::body::SizeHint::new();
         if let Some(length) = self
-            .pieces
+            .parts
             .iter()
-            .try_fold(0, |length, piece| sum(Some(length), piece))
+            .try_fold(0, |length, part| sum(Some(length), part))
         {
             hint.set_exact(length);
         }

@@ -1,6 +1,8 @@
-//! The component from end to end, over real sockets: a client, the mirror, a scripted registry behind it.
+//! The component from end to end, over real sockets: a client, the mirror, a scripted registry
+//! behind it.
 //!
-//! The mirror runs on the embedded host, or on Spin with `HAMMAL_TEST_SPIN=/path/to/spin cargo test`.
+//! The mirror runs on the embedded host, or on Spin with `HAMMAL_TEST_SPIN=/path/to/spin cargo
+//! test`.
 //!
 //! | folder | subject |
 //! | --- | --- |

@@ -1,5 +1,5 @@
-//! Real clients of this machine's own suite pull an image of several layers and platforms through the mirror, by the
-//! recipes in `deploy/clients/`. Digests are compared, requests counted.
+//! Clients of this machine's Debian suite pull an image through the mirror, with the files of
+//! `deploy/clients/`. The tests compare digests and count requests.
 
 use serde_json::Value;
 
@@ -31,8 +31,8 @@ async fn skopeo_copies_one_platform_and_all() {
         };
         let here = skopeo("here", &[]).await;
         let manifest = std::fs::read(here.join("manifest.json")).expect("a manifest");
-        assert_eq!(manifest, fixture.image.here().manifest.bytes);
-        expect_blobs(&here, fixture.image.here());
+        assert_eq!(manifest, fixture.image.native().manifest.bytes);
+        expect_blobs(&here, fixture.image.native());
 
         let all = skopeo("all", &["--all"]).await;
         let index = std::fs::read(all.join("manifest.json")).expect("an index");
@@ -40,7 +40,7 @@ async fn skopeo_copies_one_platform_and_all() {
         for platform in &fixture.image.platforms {
             expect_blobs(&all, platform);
         }
-        fixture.expect_its_cost("skopeo", 2 + 4 + 3 + 8).await;
+        fixture.expect_first_pull("skopeo", 2 + 4 + 3 + 8).await;
     }
 }
 
@@ -49,7 +49,7 @@ async fn skopeo_reads_the_mirror_as_a_registry() {
     let Some(programs) = Programs::installed(&["skopeo"]) else {
         return;
     };
-    let Some(fixture) = ClientFixture::debian(true, 3).await else {
+    let Some(fixture) = ClientFixture::docker_registry(true, 3).await else {
         return;
     };
     let mut command = programs.command("sh");
@@ -62,16 +62,16 @@ async fn skopeo_reads_the_mirror_as_a_registry() {
     let printed = run(&mut command.into()).await;
     assert!(printed.contains("latest"), "{printed}");
     assert!(
-        printed.contains(&fixture.image.here().manifest.digest),
+        printed.contains(&fixture.image.native().manifest.digest),
         "{printed}"
     );
     for platform in &fixture.image.platforms {
         expect_blobs(&fixture.path("alpine"), platform);
     }
-    fixture.expect_its_cost("skopeo", 1 + 1 + 3 + 8).await;
+    fixture.expect_first_pull("skopeo", 1 + 1 + 3 + 8).await;
 }
 
-/// podman and buildah share their storage and most of their options.
+/// podman and buildah have the same storage and mostly the same options.
 async fn pull_into_storage(name: &str, global: &[&str]) {
     let Some(programs) = Programs::installed(&[name]).filter(|_| is_root(name)) else {
         return;
@@ -96,14 +96,14 @@ async fn pull_into_storage(name: &str, global: &[&str]) {
             tokio::process::Command::from(command)
         };
         let printed = run(&mut command(&["pull", "--quiet", REFERENCE])).await;
-        assert_eq!(printed.trim(), hex(&fixture.image.here().config.digest));
+        assert_eq!(printed.trim(), hex(&fixture.image.native().config.digest));
         let images = run(&mut command(&["images", "--digests", "--no-trunc"])).await;
-        let here = &fixture.image.here().manifest.digest;
+        let here = &fixture.image.native().manifest.digest;
         assert!(
             images.contains(&fixture.image.index.digest) || images.contains(here),
             "{images}"
         );
-        fixture.expect_its_cost(name, 2 + 4).await;
+        fixture.expect_first_pull(name, 2 + 4).await;
     }
 }
 
@@ -142,11 +142,11 @@ pub async fn dockerd_pulls(programs: &Programs, client: &str) {
         let docker = async |arguments: &[&str]| dockerd.docker(arguments).await.expect("docker");
         docker(&["pull", "alpine"]).await;
         let id = docker(&["image", "inspect", "alpine", "--format", "{{.Id}}"]).await;
-        assert_eq!(id.trim(), fixture.image.here().config.digest);
+        assert_eq!(id.trim(), fixture.image.native().config.digest);
         let digests = docker(&["image", "inspect", "alpine", "--format", "{{.RepoDigests}}"]).await;
         assert!(digests.contains(&fixture.image.index.digest), "{digests}");
         // HEAD of the tag, index, manifest, config, three layers.
-        fixture.expect_its_cost(client, 7).await;
+        fixture.expect_first_pull(client, 7).await;
         dockerd.stop();
     }
 }
@@ -175,7 +175,7 @@ pub async fn containerd_pulls(programs: &Programs, client: &str) {
             .ctr(&["content", "ls", "--quiet"])
             .await
             .expect("content");
-        let here = fixture.image.here();
+        let here = fixture.image.native();
         for wanted in here.blobs().chain([&here.manifest]) {
             assert!(
                 content.contains(&wanted.digest),
@@ -183,7 +183,7 @@ pub async fn containerd_pulls(programs: &Programs, client: &str) {
                 wanted.digest
             );
         }
-        fixture.expect_its_cost(client, 7).await;
+        fixture.expect_first_pull(client, 7).await;
         containerd.stop();
     }
 }

@@ -1,16 +1,16 @@
-//! A pull from beginning to end, and what it costs the upstream.
+//! The requests of a pull, one by one, and the upstream requests that they take.
 
 use crate::support::client::Request;
 use crate::support::hub_fixture::{HubFixture, MANIFEST_PATH, NAME};
 use crate::support::mirror::Options;
-use test_support::hub::{Hub, Place};
+use test_support::hub::{Hub, Service};
 use test_support::image::{INDEX, Image, digest};
 use test_support::server::Reply;
 
 #[tokio::test]
-async fn a_pull_as_dockerd_does_it_costs_one_token_and_one_request_each() {
+async fn a_pull_needs_one_token_and_one_request_each() {
     let HubFixture { mirror, hub, image } = HubFixture::start().await;
-    let platform = image.here();
+    let platform = image.native();
 
     let ping = mirror.get("/v2/").send().await.expect(200);
     assert_eq!(
@@ -18,14 +18,12 @@ async fn a_pull_as_dockerd_does_it_costs_one_token_and_one_request_each() {
         Some("registry/2.0")
     );
     assert!(
-        hub.lines().is_empty(),
+        hub.requests().is_empty(),
         "the ping is answered here: {:?}",
-        hub.lines()
+        hub.requests()
     );
-
-    let tag = format!("/v2/{NAME}/manifests/latest");
     let head = mirror
-        .head(&tag)
+        .head(MANIFEST_PATH)
         .accept_manifests()
         .send()
         .await
@@ -43,16 +41,11 @@ async fn a_pull_as_dockerd_does_it_costs_one_token_and_one_request_each() {
 
     for content in [&image.index, &platform.manifest] {
         let target = format!("/v2/{NAME}/manifests/{}", content.digest);
-        let answer = mirror
-            .get(&target)
-            .accept_manifests()
-            .send()
-            .await
-            .expect(200);
-        assert_eq!(answer.body, content.bytes);
-        assert_eq!(answer.header("content-type"), Some(content.media_type));
+        let response = mirror.get_manifest(&target).await.expect(200);
+        assert_eq!(response.body, content.bytes);
+        assert_eq!(response.header("content-type"), Some(content.media_type));
         assert_eq!(
-            answer.header("docker-content-digest"),
+            response.header("docker-content-digest"),
             Some(&*content.digest)
         );
     }
@@ -66,17 +59,17 @@ async fn a_pull_as_dockerd_does_it_costs_one_token_and_one_request_each() {
             redirect.header("location"),
             Some(&*hub.blob_url(&blob.digest))
         );
-        let answer = Request::of_url(redirect.header("location").expect("a location"))
+        let response = Request::get_url(redirect.header("location").expect("a location"))
             .send()
             .await
             .expect(200);
-        assert_eq!(digest(&answer.body), blob.digest);
+        assert_eq!(digest(&response.body), blob.digest);
     }
 
     let mut expected = vec![
-        format!("registry HEAD {tag}"),
+        format!("registry HEAD {MANIFEST_PATH}"),
         "tokens GET".into(),
-        format!("registry HEAD {tag}"),
+        format!("registry HEAD {MANIFEST_PATH}"),
         format!("registry GET /v2/{NAME}/manifests/{}", image.index.digest),
         format!(
             "registry GET /v2/{NAME}/manifests/{}",
@@ -87,8 +80,8 @@ async fn a_pull_as_dockerd_does_it_costs_one_token_and_one_request_each() {
         expected.push(format!("registry GET /v2/{NAME}/blobs/{}", blob.digest));
         expected.push("cdn GET".into());
     }
-    assert_eq!(hub.lines(), expected);
-    let token = &hub.seen(Place::Tokens)[0];
+    assert_eq!(hub.requests(), expected);
+    let token = &hub.received(Service::Tokens)[0];
     let scope = format!("repository:{NAME}:pull");
     assert_eq!(
         token.query(),
@@ -100,25 +93,18 @@ async fn a_pull_as_dockerd_does_it_costs_one_token_and_one_request_each() {
 }
 
 #[tokio::test]
-async fn a_new_repository_on_a_known_upstream_costs_one_token_and_one_request() {
+async fn a_new_repository_needs_one_token_and_one_request() {
     let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     hub.push("other/image", "1.0", &Image::oci());
-    mirror
-        .get(&format!("/v2/{NAME}/manifests/latest"))
-        .accept_manifests()
-        .send()
-        .await
-        .expect(200);
-    hub.take_lines();
+    mirror.get_manifest(MANIFEST_PATH).await.expect(200);
+    hub.take_requests();
 
     mirror
-        .get("/v2/other/image/manifests/1.0")
-        .accept_manifests()
-        .send()
+        .get_manifest("/v2/other/image/manifests/1.0")
         .await
         .expect(200);
     assert_eq!(
-        hub.lines(),
+        hub.requests(),
         ["tokens GET", "registry GET /v2/other/image/manifests/1.0"]
     );
 }
@@ -130,26 +116,15 @@ async fn the_token_survives_a_restart() {
         hub,
         image,
     } = HubFixture::start().await;
-    let target = format!("/v2/{NAME}/manifests/latest");
-    mirror
-        .get(&target)
-        .accept_manifests()
-        .send()
-        .await
-        .expect(200);
-    hub.take_lines();
+    mirror.get_manifest(MANIFEST_PATH).await.expect(200);
+    hub.take_requests();
 
-    // What is written after the answer has left is written before its line of the log.
+    // The store is written after the response, and before the line of the log.
     mirror.log(1).await;
     mirror.restart().await;
-    let answer = mirror
-        .get(&target)
-        .accept_manifests()
-        .send()
-        .await
-        .expect(200);
-    assert_eq!(answer.body, image.index.bytes);
-    assert_eq!(hub.lines(), [format!("registry HEAD {target}")]);
+    let response = mirror.get_manifest(MANIFEST_PATH).await.expect(200);
+    assert_eq!(response.body, image.index.bytes);
+    assert_eq!(hub.requests(), [format!("registry HEAD {MANIFEST_PATH}")]);
 }
 
 #[tokio::test]
@@ -160,20 +135,21 @@ async fn the_process_ends_cleanly_on_sigterm() {
 }
 
 #[tokio::test]
-async fn a_one_part_name_stays_as_it_is_outside_docker_hub() {
+async fn a_one_part_name_is_kept_outside_docker_hub() {
     let HubFixture { mirror, hub, image } = HubFixture::start().await;
     hub.push("alpine", "latest", &image);
     mirror
-        .get("/v2/alpine/manifests/latest")
-        .accept_manifests()
-        .send()
+        .get_manifest("/v2/alpine/manifests/latest")
         .await
         .expect(200);
-    assert_eq!(hub.lines()[2], "registry GET /v2/alpine/manifests/latest");
+    assert_eq!(
+        hub.requests()[2],
+        "registry GET /v2/alpine/manifests/latest"
+    );
 }
 
 #[tokio::test]
-async fn tags_page_through_their_links_to_the_end() {
+async fn tags_are_listed_page_by_page() {
     let HubFixture { mirror, hub, image } = HubFixture::start().await;
     for tag in ["3.18", "3.19", "3.20", "edge"] {
         hub.push(NAME, tag, &image);
@@ -194,7 +170,7 @@ async fn tags_page_through_their_links_to_the_end() {
     assert_eq!(tags, ["3.18", "3.19", "3.20", "edge", "latest"]);
 }
 
-/// The target of `Link: <...>; rel="next"`, which has to lead back to the mirror.
+/// Returns the target of `Link: <...>; rel="next"`, on the mirror.
 fn next(link: &str, mirror: &str) -> String {
     let (url, rel) = link
         .strip_prefix('<')
@@ -210,7 +186,7 @@ fn next(link: &str, mirror: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_list_of_another_upstream_pages_on_there() {
+async fn a_list_of_another_upstream_links_to_that_upstream() {
     let other = Hub::start().await;
     for tag in ["a", "b", "c"] {
         other.push("team/app", tag, &Image::oci());
@@ -231,9 +207,11 @@ async fn a_list_of_another_upstream_pages_on_there() {
     );
     let page = mirror.get(&target).send().await.expect(200);
     assert_eq!(page.json()["tags"], serde_json::json!(["c"]), "{target}");
-    let asked = other.seen(Place::Registry);
+    let asked = other.received(Service::Registry);
     assert!(
-        asked.iter().all(|seen| !seen.target.contains("upstream")),
+        asked
+            .iter()
+            .all(|received| !received.target.contains("upstream")),
         "{asked:?}"
     );
 }
@@ -255,25 +233,27 @@ async fn the_catalog_and_referrers_are_forwarded() {
         referrers.header("oci-filters-applied"),
         Some("artifactType")
     );
-    assert_eq!(hub.lines().last(), Some(&format!("registry GET {target}")));
+    assert_eq!(
+        hub.requests().last(),
+        Some(&format!("registry GET {target}"))
+    );
 }
 
 #[tokio::test]
-async fn a_manifest_that_is_redirected_is_followed_here() {
+async fn a_manifest_redirect_is_followed_by_the_mirror() {
     let elsewhere = Hub::start().await;
     let HubFixture { mirror, hub, image } =
         HubFixture::with(|options| options.plain_http(elsewhere.addresses())).await;
     elsewhere.push(NAME, "latest", &image);
-    let target = format!("/v2/{NAME}/manifests/latest");
-    let location = format!("http://{}{target}", elsewhere.address());
-    hub.script(move |place, seen| {
-        let moved = place == Place::Registry && seen.path().contains("/manifests/");
+    let location = format!("http://{}{MANIFEST_PATH}", elsewhere.address());
+    hub.script(move |service, received| {
+        let moved = service == Service::Registry && received.path().contains("/manifests/");
         moved.then(|| Reply::new(307, &[("location", &location)], ""))
     });
 
     for _ in 0..2 {
         let head = mirror
-            .head(&target)
+            .head(MANIFEST_PATH)
             .accept_manifests()
             .send()
             .await
@@ -282,17 +262,12 @@ async fn a_manifest_that_is_redirected_is_followed_here() {
             head.header("docker-content-digest"),
             Some(&*image.index.digest)
         );
-        let answer = mirror
-            .get(&target)
-            .accept_manifests()
-            .send()
-            .await
-            .expect(200);
-        assert_eq!(answer.body, image.index.bytes);
+        let response = mirror.get_manifest(MANIFEST_PATH).await.expect(200);
+        assert_eq!(response.body, image.index.bytes);
     }
-    let moved = elsewhere.seen(Place::Registry);
+    let moved = elsewhere.received(Service::Registry);
     assert!(
-        moved.iter().any(|seen| seen.method == "HEAD"),
+        moved.iter().any(|received| received.method == "HEAD"),
         "a HEAD stays a HEAD"
     );
     assert_eq!(
@@ -304,17 +279,12 @@ async fn a_manifest_that_is_redirected_is_followed_here() {
 }
 
 #[tokio::test]
-async fn connections_to_the_upstream_are_used_again() {
+async fn upstream_connections_are_reused() {
     let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     for _ in 0..20 {
-        mirror
-            .get(&format!("/v2/{NAME}/manifests/latest"))
-            .accept_manifests()
-            .send()
-            .await
-            .expect(200);
+        mirror.get_manifest(MANIFEST_PATH).await.expect(200);
     }
-    assert_eq!(hub.lines().len(), 22);
+    assert_eq!(hub.requests().len(), 22);
     assert!(
         hub.connections() <= 5,
         "{} connections for 22 requests",
@@ -323,25 +293,15 @@ async fn connections_to_the_upstream_are_used_again() {
 }
 
 #[tokio::test]
-async fn a_request_does_not_ask_the_upstream_twice() {
+async fn a_request_needs_one_upstream_request() {
     let HubFixture { mirror, hub, .. } = HubFixture::start().await;
-    mirror
-        .get(MANIFEST_PATH)
-        .accept_manifests()
-        .send()
-        .await
-        .expect(200);
-    hub.take_lines();
+    mirror.get_manifest(MANIFEST_PATH).await.expect(200);
+    hub.take_requests();
     for _ in 0..3 {
-        mirror
-            .get(MANIFEST_PATH)
-            .accept_manifests()
-            .send()
-            .await
-            .expect(200);
+        mirror.get_manifest(MANIFEST_PATH).await.expect(200);
     }
     assert_eq!(
-        hub.lines(),
+        hub.requests(),
         vec![format!("registry HEAD {MANIFEST_PATH}"); 3]
     );
 }

@@ -1,16 +1,16 @@
-//! The same with clients that this machine's own suite lacks: docker 28, containerd 2, BuildKit, crane and oras.
+//! The same with newer clients: docker 28, containerd 2, BuildKit, crane and oras.
 
 use serde_json::{Value, json};
 
 use crate::clients::debian::{containerd_pulls, dockerd_pulls};
-use crate::support::client_fixture::{ClientFixture, NAME, expect_blobs};
+use crate::support::client_fixture::{ClientFixture, NAME, RequestCounts, expect_blobs};
 use crate::support::daemons::Dockerd;
 use crate::support::mirror::Options;
 use crate::support::process::run;
 use crate::support::programs::{Programs, is_root};
 use test_support::hub::Hub;
 use test_support::image::{DOCKER, Image};
-use test_support::server::nobody;
+use test_support::server::closed_address;
 
 fn docker_28(more: &[&str]) -> Option<Programs> {
     Programs::newer(&[&["dockerd", "docker", "containerd"], more].concat())
@@ -37,14 +37,14 @@ async fn containerd_2_pulls_through_its_hosts_file() {
 
 /// dockerd 20 refuses such an entry of `registry-mirrors`.
 #[tokio::test]
-async fn dockerd_28_names_an_upstream_by_a_path() {
+async fn dockerd_28_selects_an_upstream_by_a_path() {
     let Some(programs) = docker_28(&[]) else {
         return;
     };
     let (hub, image) = (Hub::start().await, Image::new(DOCKER, "by a path"));
     hub.push(NAME, "latest", &image);
     let mirror = Options::default()
-        .upstream(nobody().await)
+        .upstream(closed_address().await)
         .plain_http(hub.addresses())
         .start()
         .await;
@@ -58,17 +58,17 @@ async fn dockerd_28_names_an_upstream_by_a_path() {
         .docker(&["image", "inspect", "alpine", "--format", "{{.Id}}"])
         .await
         .expect("an image");
-    assert_eq!(id.trim(), image.here().config.digest);
+    assert_eq!(id.trim(), image.native().config.digest);
     dockerd.stop();
 }
 
-/// What must be reached: warm, an image of six layers costs not one upstream request more than the client makes.
+/// The target: a warm pull of six layers takes no more upstream requests than the client makes.
 #[tokio::test]
-async fn a_warm_pull_of_six_layers_by_dockerd_28_costs_what_the_client_asks() {
+async fn a_warm_pull_by_dockerd_28_needs_no_extra_requests() {
     let Some(programs) = docker_28(&[]) else {
         return;
     };
-    let Some(fixture) = ClientFixture::debian(false, 6).await else {
+    let Some(fixture) = ClientFixture::docker_registry(false, 6).await else {
         return;
     };
     let config: Value = serde_json::from_str(&fixture.recipe("daemon.json")).expect("daemon.json");
@@ -87,21 +87,24 @@ async fn a_warm_pull_of_six_layers_by_dockerd_28_costs_what_the_client_asks() {
             .docker(&["image", "inspect", "alpine", "--format", "{{.Id}}"])
             .await
             .expect("an image");
-        assert_eq!(id.trim(), fixture.image.here().config.digest);
+        assert_eq!(id.trim(), fixture.image.native().config.digest);
         dockerd.stop();
         // HEAD of the tag, index, manifest, config, six layers.
-        let least = before.map_or(0, |cost: crate::support::client_fixture::Cost| cost.asked) + 10;
-        let cost = fixture.cost(least).await;
-        if let Some(before) = before.replace(cost) {
-            let (asked, requests) = (cost.asked - before.asked, cost.requests - before.requests);
-            let fetches = cost.fetches - before.fetches;
-            println!(
-                "dockerd 28, six layers, warm: {asked} of the client, {requests} upstream, {fetches} token fetches"
+        let least = before.map_or(0, |counts: RequestCounts| counts.client) + 10;
+        let counts = fixture.request_counts(least).await;
+        if let Some(before) = before.replace(counts) {
+            let (client, upstream) = (
+                counts.client - before.client,
+                counts.upstream - before.upstream,
             );
-            assert!(requests <= asked, "{requests} for {asked}");
-            assert!(fetches <= 1, "{fetches} token fetches");
+            let tokens = counts.tokens - before.tokens;
+            println!(
+                "dockerd 28, six layers, warm: {client} client requests, {upstream} upstream requests, {tokens} token requests"
+            );
+            assert!(upstream <= client, "{upstream} for {client}");
+            assert!(tokens <= 1, "{tokens} token requests");
         } else {
-            println!("dockerd 28, six layers, cold: {cost:?}");
+            println!("dockerd 28, six layers, cold: {counts:?}");
         }
     }
 }
@@ -130,15 +133,15 @@ async fn dockerd_28_pulls_into_containerds_store() {
             .expect("an image");
         assert_eq!(id.trim(), fixture.image.index.digest);
         fixture
-            .expect_its_cost("dockerd 28 with containerd's store", 7)
+            .expect_first_pull("dockerd 28 with containerd's store", 7)
             .await;
         dockerd.stop();
     }
 }
 
-/// BuildKit lives in dockerd too, and has its own way of asking.
+/// BuildKit is part of dockerd, with a resolver of its own.
 #[tokio::test]
-async fn buildkit_builds_on_an_image_of_the_mirror() {
+async fn buildkit_builds_from_a_mirrored_image() {
     let Some(programs) = docker_28(&["docker-buildx"]) else {
         return;
     };
@@ -174,15 +177,15 @@ async fn buildkit_builds_on_an_image_of_the_mirror() {
             .await;
         let layers: Value = serde_json::from_str(&layers.expect("an image")).expect("layers");
         let config: Value =
-            serde_json::from_slice(&fixture.image.here().config.bytes).expect("a config");
+            serde_json::from_slice(&fixture.image.native().config.bytes).expect("a config");
         assert_eq!(layers, config["rootfs"]["diff_ids"]);
         // HEAD of the tag or its index, manifest, config, three layers.
-        fixture.expect_its_cost("BuildKit", 6).await;
+        fixture.expect_first_pull("BuildKit", 6).await;
         dockerd.stop();
     }
 }
 
-/// Runs the command lines of a recipe one after the other in a folder of its own, and returns what they print.
+/// Runs the commands of a recipe in the folder of the fixture, and returns their stdout.
 async fn follow(programs: &Programs, fixture: &ClientFixture, recipe: &str, lines: &str) -> String {
     let script = fixture.write(recipe, lines);
     let mut command = programs.command("sh");
@@ -205,7 +208,7 @@ async fn crane_reads_the_mirror_as_a_registry() {
         for platform in &fixture.image.platforms {
             expect_blobs(&fixture.path("alpine/blobs/sha256"), platform);
         }
-        fixture.expect_its_cost("crane", 1 + 1 + 3 + 8).await;
+        fixture.expect_first_pull("crane", 1 + 1 + 3 + 8).await;
     }
 }
 
@@ -215,7 +218,7 @@ async fn oras_reads_the_mirror_as_a_registry() {
         return;
     };
     for fixture in ClientFixture::all().await {
-        // Over http it wants to be told, or to see `localhost`.
+        // It uses http with `localhost` only, unless told.
         let lines = fixture.recipe("oras.sh");
         let lines = if fixture.is_https() {
             lines
@@ -230,6 +233,6 @@ async fn oras_reads_the_mirror_as_a_registry() {
         for platform in &fixture.image.platforms {
             expect_blobs(&fixture.path("alpine/blobs/sha256"), platform);
         }
-        fixture.expect_its_cost("oras", 1 + 1 + 3 + 8).await;
+        fixture.expect_first_pull("oras", 1 + 1 + 3 + 8).await;
     }
 }

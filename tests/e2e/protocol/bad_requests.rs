@@ -1,7 +1,8 @@
-//! What the mirror refuses by itself, and what an upstream doesn't have. Always an OCI document.
+//! Malformed requests, writes, and content that the upstream does not have: always an OCI error
+//! document.
 
 use crate::support::hub_fixture::{HubFixture, MANIFEST_PATH, NAME};
-use test_support::hub::Place;
+use test_support::hub::Service;
 use test_support::image::digest;
 use test_support::server::Reply;
 
@@ -12,7 +13,7 @@ fn blob() -> String {
 }
 
 #[tokio::test]
-async fn malformed_requests_are_refused_here_with_the_right_code() {
+async fn malformed_requests_are_refused_with_the_right_code() {
     let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     let hex = "a".repeat(64);
     let long = format!("{}/x", "a".repeat(254));
@@ -111,31 +112,32 @@ async fn malformed_requests_are_refused_here_with_the_right_code() {
     ];
     let mut wrong = Vec::new();
     for (target, status, code) in cases {
-        let answer = mirror.get(&target).accept_manifests().send().await;
-        let document: serde_json::Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+        let response = mirror.get_manifest(&target).await;
+        let document: serde_json::Value =
+            serde_json::from_slice(&response.body).unwrap_or_default();
         let got = document["errors"][0]["code"]
             .as_str()
             .unwrap_or("nothing")
             .to_string();
-        if (answer.status.as_u16(), &*got) != (status, code) {
+        if (response.status.as_u16(), &*got) != (status, code) {
             wrong.push(format!(
                 "{target}: {} {got}, expected {status} {code}",
-                answer.status
+                response.status
             ));
         } else {
-            answer.expect_error(status, code);
+            response.expect_error(status, code);
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert!(
-        hub.lines().is_empty(),
+        hub.requests().is_empty(),
         "nothing malformed goes upstream: {:?}",
-        hub.lines()
+        hub.requests()
     );
 }
 
 #[tokio::test]
-async fn names_tags_and_digests_of_every_allowed_form_are_forwarded() {
+async fn valid_names_tags_and_digests_are_forwarded() {
     let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     let sha512 = format!("sha512:{}", "b".repeat(128));
     let long = format!("{}/{}", "a".repeat(127), "b".repeat(127));
@@ -150,9 +152,9 @@ async fn names_tags_and_digests_of_every_allowed_form_are_forwarded() {
         "/v2/team/tags/tags/list".to_string(),
     ];
     for target in targets {
-        let answer = mirror.get(&target).accept_manifests().send().await;
-        assert_eq!(answer.status, 404, "{target}: {answer:?}");
-        let last = hub.seen(Place::Registry).pop().expect("a request");
+        let response = mirror.get_manifest(&target).await;
+        assert_eq!(response.status, 404, "{target}: {response:?}");
+        let last = hub.received(Service::Registry).pop().expect("a request");
         assert_eq!(last.target, target);
     }
 }
@@ -172,32 +174,35 @@ async fn writes_are_refused_and_never_forwarded() {
         ("BREW", MANIFEST),
     ];
     for (method, target) in cases {
-        let answer = mirror.request(method, target).body("{}").send().await;
-        assert_eq!(answer.status, 405, "{method} {target}: {answer:?}");
-        let answer = answer.expect_error(405, "UNSUPPORTED");
+        let response = mirror.request(method, target).body("{}").send().await;
+        assert_eq!(response.status, 405, "{method} {target}: {response:?}");
+        let response = response.expect_error(405, "UNSUPPORTED");
         assert_eq!(
-            answer.header("allow"),
+            response.header("allow"),
             Some("GET, HEAD"),
             "{method} {target}"
         );
     }
-    assert!(hub.lines().is_empty(), "{:?}", hub.lines());
+    assert!(hub.requests().is_empty(), "{:?}", hub.requests());
 }
 
 #[tokio::test]
-async fn the_body_of_a_get_stays_here() {
+async fn the_body_of_a_get_is_not_forwarded() {
     let HubFixture { mirror, hub, .. } = HubFixture::start().await;
-    let answer = mirror
-        .get(&format!("/v2/{NAME}/manifests/latest"))
+    let response = mirror
+        .get(MANIFEST_PATH)
         .accept_manifests()
         .body("smuggled")
         .send()
         .await;
-    assert!(matches!(answer.status.as_u16(), 200 | 400), "{answer:?}");
     assert!(
-        hub.seen(Place::Registry)
+        matches!(response.status.as_u16(), 200 | 400),
+        "{response:?}"
+    );
+    assert!(
+        hub.received(Service::Registry)
             .iter()
-            .all(|seen| seen.body.is_empty())
+            .all(|received| received.body.is_empty())
     );
 }
 
@@ -211,15 +216,15 @@ async fn head_of_an_error_has_no_body() {
         ("/v2/team/app/manifests/1.0", 404),
         ("/nowhere", 404),
     ] {
-        let answer = mirror
+        let response = mirror
             .head(target)
             .accept_manifests()
             .send()
             .await
             .expect(status);
-        assert!(answer.body.is_empty(), "{target}");
+        assert!(response.body.is_empty(), "{target}");
         assert_eq!(
-            answer.header("content-type"),
+            response.header("content-type"),
             Some("application/json"),
             "{target}"
         );
@@ -227,14 +232,12 @@ async fn head_of_an_error_has_no_body() {
 }
 
 #[tokio::test]
-async fn what_the_upstream_does_not_have_is_a_404_of_the_right_kind() {
+async fn missing_content_is_a_404_with_the_right_code() {
     let HubFixture { mirror, hub, .. } = HubFixture::start().await;
-    let answer = mirror
-        .get(&format!("/v2/{NAME}/manifests/missing"))
-        .accept_manifests()
-        .send()
+    let response = mirror
+        .get_manifest(&format!("/v2/{NAME}/manifests/missing"))
         .await;
-    answer.expect_error(404, "MANIFEST_UNKNOWN");
+    response.expect_error(404, "MANIFEST_UNKNOWN");
     let missing = digest(b"missing");
     mirror
         .get(&format!("/v2/{NAME}/blobs/{missing}"))
@@ -247,18 +250,16 @@ async fn what_the_upstream_does_not_have_is_a_404_of_the_right_kind() {
         .await
         .expect_error(404, "NAME_UNKNOWN");
 
-    // The same where the upstream says it in its own way.
-    hub.script(|place, _| {
-        (place == Place::Registry)
+    // The same where the upstream's 404 is not an OCI document.
+    hub.script(|service, _| {
+        (service == Service::Registry)
             .then(|| Reply::new(404, &[("content-type", "text/html")], "<h1>Not Found</h1>"))
     });
-    let answer = mirror
-        .get(&format!("/v2/{NAME}/manifests/missing"))
-        .accept_manifests()
-        .send()
+    let response = mirror
+        .get_manifest(&format!("/v2/{NAME}/manifests/missing"))
         .await;
     assert!(
-        !answer
+        !response
             .expect_error(404, "MANIFEST_UNKNOWN")
             .text()
             .contains("<h1>")
@@ -271,27 +272,26 @@ async fn what_the_upstream_does_not_have_is_a_404_of_the_right_kind() {
 }
 
 #[tokio::test]
-async fn docker_hubs_429_becomes_a_document_with_its_retry_after() {
+async fn a_429_keeps_its_retry_after() {
     let HubFixture { mirror, hub, image } = HubFixture::start().await;
-    hub.script(|place, _| {
+    hub.script(|service, _| {
         let headers = [
             ("content-type", "text/plain"),
             ("retry-after", "60"),
             ("ratelimit-remaining", "0;w=21600"),
         ];
-        (place == Place::Registry).then(|| Reply::new(429, &headers, "Too Many Requests (HAP429)"))
+        (service == Service::Registry)
+            .then(|| Reply::new(429, &headers, "Too Many Requests (HAP429)"))
     });
     for target in [
-        format!("/v2/{NAME}/manifests/latest"),
+        MANIFEST_PATH.to_owned(),
         format!("/v2/{NAME}/blobs/{}", image.index.digest),
     ] {
-        let answer = mirror
-            .get(&target)
-            .accept_manifests()
-            .send()
+        let response = mirror
+            .get_manifest(&target)
             .await
             .expect_error(429, "TOOMANYREQUESTS");
-        assert_eq!(answer.header("retry-after"), Some("60"));
+        assert_eq!(response.header("retry-after"), Some("60"));
     }
 }
 
@@ -306,5 +306,5 @@ async fn writes_are_not_forwarded() {
             .await
             .expect_error(405, "UNSUPPORTED");
     }
-    assert!(hub.lines().is_empty(), "{:?}", hub.lines());
+    assert!(hub.requests().is_empty(), "{:?}", hub.requests());
 }

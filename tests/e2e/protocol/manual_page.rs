@@ -1,10 +1,10 @@
-//! What a person sees, and a crawler.
+//! The manual page, `robots.txt`, the ping, and paths that do not exist.
 
 use crate::support::hub_fixture::HubFixture;
-use test_support::hub::Place;
+use test_support::hub::Service;
 
 #[tokio::test]
-async fn the_page_says_how_to_use_the_mirror_at_its_own_address() {
+async fn the_page_shows_the_address_of_the_mirror() {
     let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     let page = mirror.get("/").send().await.expect(200);
     assert!(
@@ -20,7 +20,7 @@ async fn the_page_says_how_to_use_the_mirror_at_its_own_address() {
         page.header("content-length"),
         Some(&*page.body.len().to_string())
     );
-    assert!(hub.lines().is_empty());
+    assert!(hub.requests().is_empty());
 
     let named = mirror
         .get("/")
@@ -36,7 +36,7 @@ async fn the_page_says_how_to_use_the_mirror_at_its_own_address() {
 }
 
 #[tokio::test]
-async fn the_page_shows_an_address_and_never_runs_it() {
+async fn the_page_escapes_the_host_header() {
     let HubFixture { mirror, .. } = HubFixture::start().await;
     for host in [
         "a\"><script>alert(1)</script>",
@@ -68,7 +68,7 @@ async fn head_of_the_page_has_its_length() {
 }
 
 #[tokio::test]
-async fn robots_are_sent_away() {
+async fn robots_txt_disallows_everything() {
     let HubFixture { mirror, .. } = HubFixture::start().await;
     let robots = mirror.get("/robots.txt").send().await.expect(200);
     assert!(
@@ -81,7 +81,7 @@ async fn robots_are_sent_away() {
 }
 
 #[tokio::test]
-async fn anything_else_is_not_found() {
+async fn other_paths_are_not_found() {
     let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     for target in [
         "/index.html",
@@ -94,23 +94,23 @@ async fn anything_else_is_not_found() {
         "/%2e%2e/etc/passwd",
         "/V2/",
     ] {
-        let answer = mirror.get(target).send().await;
-        assert_eq!(answer.status, 404, "{target}: {answer:?}");
+        let response = mirror.get(target).send().await;
+        assert_eq!(response.status, 404, "{target}: {response:?}");
         assert_eq!(
-            answer.header("content-type"),
+            response.header("content-type"),
             Some("application/json"),
-            "{target}: {answer:?}"
+            "{target}: {response:?}"
         );
         assert!(
-            answer.json()["errors"][0]["code"].is_string(),
-            "{target}: {answer:?}"
+            response.json()["errors"][0]["code"].is_string(),
+            "{target}: {response:?}"
         );
     }
-    assert!(hub.seen(Place::Registry).is_empty());
+    assert!(hub.received(Service::Registry).is_empty());
 }
 
 #[tokio::test]
-async fn the_ping_is_answered_with_and_without_its_slash() {
+async fn the_ping_works_with_and_without_its_slash() {
     let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     for target in ["/v2", "/v2/", "/v2/?x=1"] {
         for method in ["GET", "HEAD"] {
@@ -124,5 +124,5 @@ async fn the_ping_is_answered_with_and_without_its_slash() {
             assert_eq!(ping.text(), if method == "GET" { "{}" } else { "" });
         }
     }
-    assert!(hub.lines().is_empty());
+    assert!(hub.requests().is_empty());
 }

@@ -1,21 +1,21 @@
-//! The distribution specification's read half, endpoint by endpoint ("Endpoints" lists them as end-1, end-2, …), through
-//! every way of naming an upstream.
+//! The endpoints for reading of the distribution specification, which lists them as end-1, end-2,
+//! …, with every way to select an upstream.
 
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use crate::support::client::{Answer, Request};
+use crate::support::client::{Request, Response};
 use crate::support::mirror::{Mirror, Options};
-use test_support::hub::{Hub, Place};
+use test_support::hub::{Hub, Service};
 use test_support::image::{INDEX, Image, digest};
-use test_support::server::{Reply, Seen, nobody};
+use test_support::server::{ReceivedRequest, Reply, closed_address};
 
 const NAME: &str = "team/app";
 const TAGS: [&str; 5] = ["1", "2", "3", "4", "5"];
-/// The mirror's own name that stands for the registry.
+/// The host name of the mirror that selects the registry.
 const OWN_NAME: &str = "app.mirror.example";
 
-/// How a request says which registry it is for.
+/// How a request selects its upstream.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Way {
     Query,
@@ -35,7 +35,8 @@ const WAYS: [Way; 6] = [
     Way::Default,
 ];
 
-/// A registry, and two mirrors: one has it as its default upstream, the default of the other doesn't exist.
+/// A registry, and two mirrors: one has it as its default upstream, the default upstream of the
+/// other does not exist.
 struct Fixture {
     hub: Hub,
     image: Image,
@@ -51,15 +52,15 @@ impl Fixture {
             hub.push(NAME, tag, &image);
         }
         hub.serve_blobs_directly();
-        hub.script(|place, seen| {
-            (place == Place::Registry && seen.path().contains("/referrers/"))
-                .then(|| referrers(seen))
+        hub.script(|service, received| {
+            (service == Service::Registry && received.path().contains("/referrers/"))
+                .then(|| referrers(received))
         });
         let options = Options::default().plain_http(hub.addresses());
         let default = options.clone().upstream(hub.address()).start().await;
         let map = format!("other.mirror.example=quay.io,{OWN_NAME}={}", hub.address());
         let other = options
-            .upstream(nobody().await)
+            .upstream(closed_address().await)
             .variable("host_upstreams", map)
             .start()
             .await;
@@ -71,7 +72,7 @@ impl Fixture {
         }
     }
 
-    /// `None` where the way has no form for it.
+    /// Returns `None` where the selector has no form for such a request.
     fn request(&self, way: Way, method: &str, rest: &str) -> Option<Request> {
         let host = self.hub.address();
         let and = if rest.contains('?') { '&' } else { '?' };
@@ -101,9 +102,9 @@ impl Fixture {
     }
 }
 
-/// Five referrers of two types, two on a page, as a registry that filters.
-fn referrers(seen: &Seen) -> Reply {
-    let query = seen.query();
+/// Five referrers of two types, two on a page, from a registry that filters.
+fn referrers(received: &ReceivedRequest) -> Reply {
+    let query = received.query();
     let value = |name| {
         query
             .iter()
@@ -130,7 +131,7 @@ fn referrers(seen: &Seen) -> Reply {
     });
     let link = format!(
         "<{}?{}page={}>; rel=\"next\"",
-        seen.path(),
+        received.path(),
         filter.unwrap_or_default(),
         page + 1
     );
@@ -143,14 +144,14 @@ fn referrers(seen: &Seen) -> Reply {
     Reply::new(200, &headers, document.to_string())
 }
 
-/// What the specification says of one request.
+/// A request, and the response that the specification requires.
 struct Row {
     section: &'static str,
     method: &'static str,
     rest: String,
     sends: Vec<(&'static str, String)>,
     status: u16,
-    /// One of them is in the error's document; none for a success.
+    /// The error document has one of them; empty for a success.
     codes: &'static [&'static str],
     headers: Vec<(&'static str, String)>,
     body: Option<Bytes>,
@@ -191,27 +192,27 @@ impl Row {
         }
     }
 
-    fn check(&self, way: Way, answer: Answer) {
+    fn check(&self, way: Way, response: Response) {
         let what = format!(
-            "{} {} {} by {way:?}: {answer:?}",
+            "{} {} {} by {way:?}: {response:?}",
             self.section, self.method, self.rest
         );
-        assert_eq!(answer.status, self.status, "{what}");
+        assert_eq!(response.status, self.status, "{what}");
         for (name, value) in &self.headers {
-            assert_eq!(answer.header(name), Some(&**value), "{name}, {what}");
+            assert_eq!(response.header(name), Some(&**value), "{name}, {what}");
         }
         if let Some(body) = &self.body {
-            assert_eq!(&answer.body, body, "{what}");
+            assert_eq!(&response.body, body, "{what}");
         }
         if self.method == "HEAD" {
-            assert!(answer.body.is_empty(), "{what}");
+            assert!(response.body.is_empty(), "{what}");
         } else if !self.codes.is_empty() {
             assert_eq!(
-                answer.header("content-type"),
+                response.header("content-type"),
                 Some("application/json"),
                 "{what}"
             );
-            let code = answer.json()["errors"][0]["code"]
+            let code = response.json()["errors"][0]["code"]
                 .as_str()
                 .unwrap_or_default()
                 .to_string();
@@ -221,7 +222,7 @@ impl Row {
 }
 
 fn table(image: &Image) -> Vec<Row> {
-    let (index, layer) = (&image.index, &image.here().layers[0]);
+    let (index, layer) = (&image.index, &image.native().layers[0]);
     let (unknown, length) = (digest(b"nobody has this"), layer.bytes.len());
     let mut rows = vec![
         row("end-1", "GET", "", 200).body("{}"),
@@ -305,7 +306,7 @@ fn table(image: &Image) -> Vec<Row> {
             404,
         )
         .codes(&["MANIFEST_INVALID"]),
-        // Writing, in every endpoint that there is.
+        // Pushing and deleting.
         row("end-4a", "POST", format!("{NAME}/blobs/uploads/"), 405).codes(&["UNSUPPORTED"]),
         row("end-5", "PATCH", format!("{NAME}/blobs/uploads/1"), 405).codes(&["UNSUPPORTED"]),
         row(
@@ -375,7 +376,7 @@ fn table(image: &Image) -> Vec<Row> {
 }
 
 #[tokio::test]
-async fn every_endpoint_in_every_way_of_naming_an_upstream() {
+async fn every_endpoint_works_with_every_selector() {
     let fixture = Fixture::start().await;
     for row in table(&fixture.image) {
         for way in WAYS {
@@ -393,15 +394,15 @@ async fn every_endpoint_in_every_way_of_naming_an_upstream() {
     }
 }
 
-/// Follows `Link` from page to page, through the same mirror under the same name.
+/// Follows `Link` from page to page, on the same mirror, by the same host name.
 async fn pages(fixture: &Fixture, way: Way, rest: &str, list: &str) -> Vec<Vec<Value>> {
     let mut request = fixture.request(way, "GET", rest).expect("a form for it");
     let mut pages = Vec::new();
     loop {
-        let answer = request.send().await.expect(200);
-        pages.push(answer.json()[list].as_array().expect("a list").clone());
+        let response = request.send().await.expect(200);
+        pages.push(response.json()[list].as_array().expect("a list").clone());
         assert!(pages.len() < 10, "no end: {pages:?}");
-        let Some(link) = answer.header("link") else {
+        let Some(link) = response.header("link") else {
             return pages;
         };
         let target = link
@@ -417,7 +418,7 @@ async fn pages(fixture: &Fixture, way: Way, rest: &str, list: &str) -> Vec<Vec<V
 }
 
 #[tokio::test]
-async fn every_list_pages_on_to_its_end_in_every_way_of_naming_an_upstream() {
+async fn every_list_pages_to_its_end_with_every_selector() {
     let fixture = Fixture::start().await;
     let referrers = format!("{NAME}/referrers/{}", fixture.image.index.digest);
     for (section, rest, list, sizes) in [
@@ -452,18 +453,18 @@ async fn every_list_pages_on_to_its_end_in_every_way_of_naming_an_upstream() {
             let pages = pages(&fixture, way, &rest, list).await;
             let found: Vec<_> = pages.iter().map(Vec::len).collect();
             assert_eq!(found, sizes, "{section} {rest} by {way:?}: {pages:?}");
-            let mut seen = pages.concat();
-            seen.dedup();
+            let mut received = pages.concat();
+            received.dedup();
             assert_eq!(
-                seen.len(),
+                received.len(),
                 sizes.iter().sum::<usize>(),
                 "{section} {rest} by {way:?}: twice the same"
             );
             if rest.contains("artifactType") {
-                let one = seen[0]["artifactType"].clone();
+                let one = received[0]["artifactType"].clone();
                 assert!(
-                    seen.iter().all(|entry| entry["artifactType"] == one),
-                    "the filter was lost: {seen:?}"
+                    received.iter().all(|entry| entry["artifactType"] == one),
+                    "the filter was lost: {received:?}"
                 );
             }
         }

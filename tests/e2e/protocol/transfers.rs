@@ -1,4 +1,4 @@
-//! Bodies come through as they are: whole, in ranges, not at all, and never by way of the mirror's memory.
+//! Bodies: complete, in ranges, cut off, and streamed without a copy in memory.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -9,10 +9,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::support::hub_fixture::{HubFixture, MANIFEST_PATH, NAME};
-use crate::support::mirror::Options;
-use test_support::hub::{Hub, Place};
+use crate::support::mirror::{Mirror, Options};
+use test_support::hub::{Hub, Service};
 use test_support::image::{Content, INDEX, digest};
-use test_support::server::{Pieces, Reply, Server};
+use test_support::server::{Reply, ScriptedBody, Server};
 
 const MIB: usize = 1024 * 1024;
 
@@ -24,61 +24,64 @@ async fn direct() -> HubFixture {
 }
 
 #[tokio::test]
-async fn a_blob_comes_whole_with_its_headers() {
+async fn a_blob_is_served_with_its_headers() {
     let fixture = direct().await;
-    let layer = &fixture.image.here().layers[0];
-    let answer = fixture
+    let layer = &fixture.image.native().layers[0];
+    let response = fixture
         .mirror
         .get(&fixture.layer())
         .send()
         .await
         .expect(200);
-    assert_eq!(answer.body, layer.bytes);
+    assert_eq!(response.body, layer.bytes);
     assert_eq!(
-        answer.header("content-length"),
+        response.header("content-length"),
         Some(&*layer.bytes.len().to_string())
     );
     assert_eq!(
-        answer.header("content-type"),
+        response.header("content-type"),
         Some("application/octet-stream")
     );
-    assert_eq!(answer.header("docker-content-digest"), Some(&*layer.digest));
     assert_eq!(
-        answer.header("etag"),
+        response.header("docker-content-digest"),
+        Some(&*layer.digest)
+    );
+    assert_eq!(
+        response.header("etag"),
         Some(&*format!("\"{}\"", layer.digest))
     );
-    assert_eq!(answer.header("accept-ranges"), Some("bytes"));
-    assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
+    assert_eq!(response.header("accept-ranges"), Some("bytes"));
+    assert_eq!(response.header("x-content-type-options"), Some("nosniff"));
 }
 
 #[tokio::test]
 async fn head_of_a_blob_has_the_length_and_no_body() {
     let fixture = direct().await;
-    let layer = &fixture.image.here().layers[0];
-    let answer = fixture
+    let layer = &fixture.image.native().layers[0];
+    let response = fixture
         .mirror
         .head(&fixture.layer())
         .send()
         .await
         .expect(200);
     assert_eq!(
-        answer.header("content-length"),
+        response.header("content-length"),
         Some(&*layer.bytes.len().to_string())
     );
-    assert!(answer.body.is_empty());
+    assert!(response.body.is_empty());
     assert!(
         fixture
             .hub
-            .seen(Place::Registry)
+            .received(Service::Registry)
             .iter()
-            .all(|seen| seen.method == "HEAD")
+            .all(|received| received.method == "HEAD")
     );
 }
 
 #[tokio::test]
 async fn a_range_is_a_206_with_its_content_range() {
     let fixture = direct().await;
-    let bytes = &fixture.image.here().layers[0].bytes;
+    let bytes = &fixture.image.native().layers[0].bytes;
     let length = bytes.len();
     let cases = [
         ("bytes=100-".to_string(), 100..length),
@@ -87,22 +90,22 @@ async fn a_range_is_a_206_with_its_content_range() {
         ("bytes=-7".to_string(), length - 7..length),
     ];
     for (range, expected) in cases {
-        let answer = fixture
+        let response = fixture
             .mirror
             .get(&fixture.layer())
             .header("range", &range)
             .send()
             .await
             .expect(206);
-        assert_eq!(answer.body, bytes.slice(expected.clone()), "{range}");
+        assert_eq!(response.body, bytes.slice(expected.clone()), "{range}");
         let content_range = format!("bytes {}-{}/{length}", expected.start, expected.end - 1);
         assert_eq!(
-            answer.header("content-range"),
+            response.header("content-range"),
             Some(&*content_range),
             "{range}"
         );
         assert_eq!(
-            answer.header("content-length"),
+            response.header("content-length"),
             Some(&*expected.len().to_string()),
             "{range}"
         );
@@ -112,9 +115,9 @@ async fn a_range_is_a_206_with_its_content_range() {
 #[tokio::test]
 async fn a_range_past_the_end_is_a_416_with_the_length() {
     let fixture = direct().await;
-    let length = fixture.image.here().layers[0].bytes.len();
+    let length = fixture.image.native().layers[0].bytes.len();
     let range = format!("bytes={length}-");
-    let answer = fixture
+    let response = fixture
         .mirror
         .get(&fixture.layer())
         .header("range", range)
@@ -122,18 +125,18 @@ async fn a_range_past_the_end_is_a_416_with_the_length() {
         .await
         .expect(416);
     assert_eq!(
-        answer.header("content-range"),
+        response.header("content-range"),
         Some(&*format!("bytes */{length}"))
     );
 }
 
 #[tokio::test]
-async fn what_the_client_has_already_is_a_304() {
+async fn a_matching_etag_is_a_304() {
     let fixture = direct().await;
     let manifest = &fixture.image.index;
     for (target, content) in [
         (MANIFEST_PATH.to_owned(), manifest),
-        (fixture.layer(), &fixture.image.here().layers[0]),
+        (fixture.layer(), &fixture.image.native().layers[0]),
     ] {
         let etag = format!("\"{}\"", content.digest);
         let request = fixture
@@ -141,30 +144,30 @@ async fn what_the_client_has_already_is_a_304() {
             .get(&target)
             .accept_manifests()
             .header("if-none-match", &etag);
-        let answer = request.send().await.expect(304);
-        assert!(answer.body.is_empty(), "{target}");
-        assert_eq!(answer.header("etag"), Some(&*etag), "{target}");
+        let response = request.send().await.expect(304);
+        assert!(response.body.is_empty(), "{target}");
+        assert_eq!(response.header("etag"), Some(&*etag), "{target}");
     }
 }
 
 #[tokio::test]
-async fn a_chunked_body_comes_whole() {
+async fn a_chunked_body_is_complete() {
     let server = Server::plain("127.0.0.1", |_| {
-        // Without a length known beforehand hyper sends chunks.
-        let body = Pieces::default()
+        // hyper sends a body of unknown length in chunks.
+        let body = ScriptedBody::default()
             .data("first ")
             .pause(Duration::from_millis(20))
             .data("second");
         Reply::streamed(200, &[("content-type", "application/octet-stream")], body)
     })
     .await;
-    let mirror = crate::support::mirror::Mirror::of(server.address).await;
-    let answer = mirror
+    let mirror = Mirror::with_upstream(server.address).await;
+    let response = mirror
         .get(&format!("/v2/a/b/blobs/{}", digest(b"first second")))
         .send()
         .await
         .expect(200);
-    assert_eq!(answer.text(), "first second");
+    assert_eq!(response.text(), "first second");
 }
 
 #[tokio::test]
@@ -174,11 +177,11 @@ async fn a_large_blob_is_streamed_at_the_pace_of_the_client() {
     let piece = Bytes::from(vec![7; MIB / 16]);
     let counter = std::sync::Arc::new(std::sync::Mutex::new(None));
     let shared = std::sync::Arc::clone(&counter);
-    hub.script(move |place, seen| {
-        let wanted = place == Place::Registry && seen.path().contains("/blobs/");
+    hub.script(move |service, received| {
+        let wanted = service == Service::Registry && received.path().contains("/blobs/");
         wanted.then(|| {
-            let body =
-                (0..SIZE / piece.len()).fold(Pieces::default(), |body, _| body.data(piece.clone()));
+            let body = (0..SIZE / piece.len())
+                .fold(ScriptedBody::default(), |body, _| body.data(piece.clone()));
             *shared.lock().expect("the counter") = Some(body.counter());
             Reply::streamed(200, &[("content-length", &SIZE.to_string())], body)
         })
@@ -193,7 +196,7 @@ async fn a_large_blob_is_streamed_at_the_pace_of_the_client() {
         .into_parts();
     assert_eq!(head.headers["content-length"], SIZE.to_string());
 
-    // The client stops reading after the first piece: so must everybody before it.
+    // The client stops reading after the first frame: the mirror and the upstream must stop too.
     let mut read = body
         .frame()
         .await
@@ -233,9 +236,9 @@ async fn a_large_blob_is_streamed_at_the_pace_of_the_client() {
 }
 
 #[tokio::test]
-async fn a_body_that_breaks_off_upstream_breaks_off_here() {
+async fn a_body_cut_off_upstream_is_cut_off_for_the_client() {
     let server = Server::plain("127.0.0.1", |_| {
-        let body = Pieces::default().data(vec![1; 1000]).then_break();
+        let body = ScriptedBody::default().data(vec![1; 1000]).then_break();
         Reply::streamed(
             200,
             &[
@@ -246,7 +249,7 @@ async fn a_body_that_breaks_off_upstream_breaks_off_here() {
         )
     })
     .await;
-    let mirror = crate::support::mirror::Mirror::of(server.address).await;
+    let mirror = Mirror::with_upstream(server.address).await;
     let target = format!("/v2/a/b/blobs/{}", digest(b"whatever"));
     let outcome = mirror.get(&target).try_send().await;
     assert!(
@@ -262,7 +265,7 @@ async fn a_body_that_stalls_upstream_is_cut_off() {
         Reply::streamed(
             200,
             &[("content-length", "5000")],
-            Pieces::default().data(vec![1; 1000]).hang(),
+            ScriptedBody::default().data(vec![1; 1000]).hang(),
         )
     })
     .await;
@@ -282,19 +285,19 @@ async fn an_empty_blob_has_a_length_of_zero() {
     let fixture = direct().await;
     let empty = Content::new("application/octet-stream", "");
     fixture.hub.push_blob(NAME, &empty);
-    let answer = fixture
+    let response = fixture
         .mirror
         .get(&fixture.blob(&empty.digest))
         .send()
         .await
         .expect(200);
-    assert_eq!(answer.header("content-length"), Some("0"));
+    assert_eq!(response.header("content-length"), Some("0"));
 }
 
-/// In two pieces, the second waits for the client's delayed acknowledgement of the first where the server does not turn
-/// Nagle's algorithm off: 40 ms on a real Spin.
+/// Written separately, the body would wait for the client's delayed acknowledgement of the head
+/// where the server leaves Nagle's algorithm on: 40 ms with Spin.
 #[tokio::test]
-async fn the_head_and_the_body_of_a_manifest_leave_in_one_piece() {
+async fn a_manifest_and_its_headers_are_sent_together() {
     let fixture = HubFixture::start().await;
     let address = fixture.mirror.address();
     let request = format!(
@@ -308,17 +311,17 @@ async fn the_head_and_the_body_of_a_manifest_leave_in_one_piece() {
             .write_all(request.as_bytes())
             .await
             .expect("written");
-        let mut answer = Vec::with_capacity(64 * 1024);
+        let mut response = Vec::with_capacity(64 * 1024);
         let mut pieces = 0;
-        while !answer.ends_with(&fixture.image.index.bytes) {
+        while !response.ends_with(&fixture.image.index.bytes) {
             let read =
-                tokio::time::timeout(Duration::from_secs(10), connection.read_buf(&mut answer))
+                tokio::time::timeout(Duration::from_secs(10), connection.read_buf(&mut response))
                     .await;
             assert_ne!(
-                read.expect("an answer in time").expect("no fault"),
+                read.expect("a response in time").expect("no fault"),
                 0,
                 "{}",
-                String::from_utf8_lossy(&answer)
+                String::from_utf8_lossy(&response)
             );
             pieces += 1;
         }
@@ -330,16 +333,20 @@ async fn the_head_and_the_body_of_a_manifest_leave_in_one_piece() {
 #[tokio::test]
 async fn a_redirect_before_the_challenge_is_not_followed() {
     let HubFixture { mirror, hub, image } = HubFixture::start().await;
-    let digest = &image.here().layers[0].digest;
+    let digest = &image.native().layers[0].digest;
     let location = hub.blob_url(digest);
-    hub.script(move |place, _| {
-        (place == Place::Registry).then(|| Reply::new(307, &[("location", &location)], ""))
+    hub.script(move |service, _| {
+        (service == Service::Registry).then(|| Reply::new(307, &[("location", &location)], ""))
     });
-    let answer = mirror
+    let response = mirror
         .get(&format!("/v2/{NAME}/blobs/{digest}"))
         .send()
         .await
         .expect(307);
-    assert!(answer.body.is_empty());
-    assert!(hub.seen(Place::Cdn).is_empty(), "{:?}", hub.lines());
+    assert!(response.body.is_empty());
+    assert!(
+        hub.received(Service::Cdn).is_empty(),
+        "{:?}",
+        hub.requests()
+    );
 }

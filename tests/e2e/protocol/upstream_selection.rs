@@ -1,17 +1,18 @@
-//! The four ways to name an upstream: `?upstream=`, a path in front, the first part of the name, `?ns=`.
+//! The four ways to select an upstream: `?upstream=`, a path prefix, the first part of the name,
+//! `?ns=`.
 
 use crate::support::hub_fixture::NAME;
 use crate::support::mirror::{Mirror, Options};
-use test_support::hub::{Hub, Place};
+use test_support::hub::{Hub, Service};
 use test_support::image::Image;
-use test_support::server::nobody;
+use test_support::server::closed_address;
 
 const REST: &str = "team/app/manifests/1.0";
 
-/// Registries with the same image, and a mirror whose default upstream doesn't exist.
+/// Registries with the same image, and a mirror whose default upstream does not exist.
 async fn registries<const N: usize>() -> (Mirror, [Hub; N]) {
     let mut hubs = Vec::new();
-    let mut options = Options::default().upstream(nobody().await);
+    let mut options = Options::default().upstream(closed_address().await);
     for _ in 0..N {
         let hub = Hub::start().await;
         for tag in ["1.0", "2.0", "3.0"] {
@@ -38,24 +39,24 @@ fn forms(hub: &Hub, rest: &str) -> [String; 4] {
 }
 
 #[tokio::test]
-async fn an_upstream_is_named_in_four_ways() {
+async fn an_upstream_is_selected_in_four_ways() {
     let (mirror, [hub]) = registries().await;
     for form in forms(&hub, REST) {
-        let answer = mirror.get(&form).accept_manifests().send().await;
-        assert_eq!(answer.status, 200, "{form}: {answer:?}");
-        let last = hub.seen(Place::Registry).pop().expect("a request");
+        let response = mirror.get_manifest(&form).await;
+        assert_eq!(response.status, 200, "{form}: {response:?}");
+        let last = hub.received(Service::Registry).pop().expect("a request");
         assert_eq!(last.target, format!("/v2/{REST}"), "{form}");
     }
     assert_eq!(
-        hub.seen(Place::Tokens).len(),
+        hub.received(Service::Tokens).len(),
         1,
         "however it is named, it is one registry: {:?}",
-        hub.lines()
+        hub.requests()
     );
 }
 
 #[tokio::test]
-async fn the_first_way_that_is_present_wins() {
+async fn the_first_selector_present_wins() {
     let (mirror, [one, two]) = registries().await;
     let (one_host, two_host) = (one.address(), two.address());
     let cases = [
@@ -65,14 +66,14 @@ async fn the_first_way_that_is_present_wins() {
         format!("/v2/{one_host}/{REST}?ns={two_host}"),
     ];
     for case in cases {
-        let answer = mirror.get(&case).accept_manifests().send().await;
-        assert_eq!(answer.status, 200, "{case}: {answer:?}");
-        assert!(two.lines().is_empty(), "{case}: {:?}", two.lines());
+        let response = mirror.get_manifest(&case).await;
+        assert_eq!(response.status, 200, "{case}: {response:?}");
+        assert!(two.requests().is_empty(), "{case}: {:?}", two.requests());
     }
 }
 
 #[tokio::test]
-async fn a_list_pages_on_in_the_way_that_its_upstream_was_named() {
+async fn a_list_pages_with_the_selector_of_its_first_page() {
     let (mirror, [hub]) = registries().await;
     for form in forms(&hub, "team/app/tags/list?n=2") {
         let page = mirror.get(&form).send().await.expect(200);
@@ -94,16 +95,14 @@ async fn a_list_pages_on_in_the_way_that_its_upstream_was_named() {
 }
 
 #[tokio::test]
-async fn a_registry_asked_by_namespace_says_so() {
+async fn a_response_by_namespace_names_the_namespace() {
     let (mirror, [hub]) = registries().await;
     let host = hub.address().to_string();
-    let answer = mirror
-        .get(&format!("/v2/{REST}?ns={host}"))
-        .accept_manifests()
-        .send()
+    let response = mirror
+        .get_manifest(&format!("/v2/{REST}?ns={host}"))
         .await
         .expect(200);
-    assert_eq!(answer.header("oci-namespace"), Some(&*host));
+    assert_eq!(response.header("oci-namespace"), Some(&*host));
 }
 
 #[tokio::test]
@@ -115,24 +114,22 @@ async fn docker_hubs_namespace_is_the_default_upstream() {
         .upstream(hub.address())
         .start()
         .await;
-    let answer = mirror
-        .get(&format!("/v2/{REST}?ns=docker.io"))
-        .accept_manifests()
-        .send()
+    let response = mirror
+        .get_manifest(&format!("/v2/{REST}?ns=docker.io"))
         .await
         .expect(200);
-    assert_eq!(answer.header("oci-namespace"), Some("docker.io"));
+    assert_eq!(response.header("oci-namespace"), Some("docker.io"));
     assert!(
-        hub.seen(Place::Registry)
+        hub.received(Service::Registry)
             .iter()
-            .all(|seen| !seen.target.contains("ns=")),
+            .all(|received| !received.target.contains("ns=")),
         "{:?}",
-        hub.lines()
+        hub.requests()
     );
 }
 
 #[tokio::test]
-async fn the_policy_holds_for_every_way() {
+async fn the_policy_applies_to_every_selector() {
     let (mirror, [hub]) = registries().await;
     let unlisted = test_support::server::Server::unwanted("127.0.0.1").await;
     let host = unlisted.address;
@@ -145,12 +142,12 @@ async fn the_policy_holds_for_every_way() {
         format!("/localhost:{}/v2/{REST}", host.port()),
     ];
     for form in forms {
-        let answer = mirror.get(&form).accept_manifests().send().await;
-        assert_eq!(answer.status, 403, "{form}: {answer:?}");
-        answer.expect_error(403, "DENIED");
+        let response = mirror.get_manifest(&form).await;
+        assert_eq!(response.status, 403, "{form}: {response:?}");
+        response.expect_error(403, "DENIED");
     }
     assert_eq!(unlisted.connections(), 0);
-    assert!(hub.lines().is_empty());
+    assert!(hub.requests().is_empty());
 }
 
 #[tokio::test]

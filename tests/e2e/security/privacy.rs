@@ -1,12 +1,17 @@
-//! What stays here: the client's secrets on the way out, the upstream's on the way back.
+//! Headers and text that must not be passed on: those of clients to upstreams, those of upstreams
+//! to clients.
 
 use crate::support::hub_fixture::{HubFixture, MANIFEST_PATH, NAME, TAG};
 use crate::support::mirror::Options;
-use test_support::hub::{Hub, Place};
+use test_support::hub::{Hub, Service};
 use test_support::image::Image;
-use test_support::server::{Reply, Seen};
+use test_support::server::{ReceivedRequest, Reply};
 
-/// Sent by a client with every kind of request; none of it is any upstream's business.
+/// The response of an internal host, and what of it must not be disclosed.
+const WORDS: &str = "dial tcp vault.corp.example: password is hunter2";
+const INNER: [&str; 2] = ["vault.corp.example", "hunter2"];
+
+/// Headers of clients that must not be forwarded.
 const SECRETS: [(&str, &str); 10] = [
     ("authorization", "Basic dXNlcjpjbGllbnQtc2VjcmV0"),
     ("cookie", "session=client-secret"),
@@ -20,11 +25,11 @@ const SECRETS: [(&str, &str); 10] = [
     ("spin-client-addr", "203.0.113.7:1"),
 ];
 
-fn leaked(seen: &Seen) -> Option<String> {
+fn leaked(received: &ReceivedRequest) -> Option<String> {
     let line = |(name, value): (_, &hyper::header::HeaderValue)| {
         format!("{name}: {}", String::from_utf8_lossy(value.as_bytes()))
     };
-    seen.headers.iter().map(line).find(|line| {
+    received.headers.iter().map(line).find(|line| {
         [
             "client-secret",
             "dXNlcjpjbGllbnQtc2VjcmV0",
@@ -39,11 +44,11 @@ fn leaked(seen: &Seen) -> Option<String> {
 }
 
 #[tokio::test]
-async fn the_clients_private_headers_stay_here() {
+async fn private_client_headers_are_not_forwarded() {
     let HubFixture { mirror, hub, image } = HubFixture::start().await;
     let targets = [
-        format!("/v2/{NAME}/manifests/latest"),
-        format!("/v2/{NAME}/blobs/{}", image.here().layers[0].digest),
+        MANIFEST_PATH.to_owned(),
+        format!("/v2/{NAME}/blobs/{}", image.native().layers[0].digest),
         format!("/v2/{NAME}/tags/list"),
         format!("/v2/{NAME}/referrers/{}", image.index.digest),
         format!("/v2/?upstream={}", hub.address()),
@@ -54,22 +59,22 @@ async fn the_clients_private_headers_stay_here() {
             let request = SECRETS.iter().fold(request, |request, (name, value)| {
                 request.header(name, value)
             });
-            let answer = request.send().await;
+            let response = request.send().await;
             assert!(
-                matches!(answer.status.as_u16(), 200 | 307),
-                "{method} {target}: {answer:?}"
+                matches!(response.status.as_u16(), 200 | 307),
+                "{method} {target}: {response:?}"
             );
         }
     }
-    for place in [Place::Registry, Place::Tokens, Place::Cdn] {
-        for seen in hub.seen(place) {
-            assert_eq!(leaked(&seen), None, "{place:?}: {seen:?}");
+    for service in [Service::Registry, Service::Tokens, Service::Cdn] {
+        for received in hub.received(service) {
+            assert_eq!(leaked(&received), None, "{service:?}: {received:?}");
         }
     }
     assert!(
-        hub.seen(Place::Tokens)
+        hub.received(Service::Tokens)
             .iter()
-            .all(|seen| seen.header("authorization").is_none())
+            .all(|received| received.header("authorization").is_none())
     );
 }
 
@@ -78,84 +83,83 @@ async fn a_query_cannot_smuggle_a_second_request() {
     let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     let target = format!("/v2/{NAME}/tags/list?n=1%0d%0aAuthorization:%20Basic%20eA==");
     mirror.get(&target).send().await;
-    for seen in hub.seen(Place::Registry) {
+    for received in hub.received(Service::Registry) {
         assert!(
-            seen.header("authorization")
+            received
+                .header("authorization")
                 .is_none_or(|value| value.starts_with("Bearer anonymous")),
-            "{seen:?}"
+            "{received:?}"
         );
     }
 }
 
 #[tokio::test]
-async fn every_accept_line_arrives() {
+async fn every_accept_line_is_forwarded() {
     let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     let lines = [
         "application/vnd.docker.distribution.manifest.v2+json",
         "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json;q=0.5",
         "*/*",
     ];
-    let request = mirror.get(&format!("/v2/{NAME}/manifests/latest"));
+    let request = mirror.get(MANIFEST_PATH);
     lines
         .iter()
         .fold(request, |request, line| request.header("accept", line))
         .send()
         .await
         .expect(200);
-    for seen in hub.seen(Place::Registry) {
-        let all = seen
+    for received in hub.received(Service::Registry) {
+        let all = received
             .headers
             .get_all("accept")
             .iter()
             .map(|line| line.to_str().expect("a readable header"));
         let all = all.collect::<Vec<_>>().join(", ");
-        assert_eq!(all, lines.join(", "), "{seen:?}");
+        assert_eq!(all, lines.join(", "), "{received:?}");
     }
 }
 
 #[tokio::test]
-async fn the_upstream_is_asked_for_bytes_as_they_are() {
+async fn the_upstream_is_asked_for_no_encoding() {
     let HubFixture { mirror, hub, .. } = HubFixture::start().await;
-    let request = mirror
-        .get(&format!("/v2/{NAME}/manifests/latest"))
-        .accept_manifests();
+    let request = mirror.get(MANIFEST_PATH).accept_manifests();
     request
         .header("accept-encoding", "zstd, gzip, deflate")
         .send()
         .await
         .expect(200);
-    for seen in hub.seen(Place::Registry) {
-        let encoding = seen.header("accept-encoding").unwrap_or("identity");
-        assert_eq!(encoding, "identity", "{seen:?}");
+    for received in hub.received(Service::Registry) {
+        let encoding = received.header("accept-encoding").unwrap_or("identity");
+        assert_eq!(encoding, "identity", "{received:?}");
     }
 }
 
 #[tokio::test]
-async fn an_encoding_that_an_upstream_chose_all_the_same_is_told() {
+async fn an_unrequested_encoding_is_declared_or_refused() {
     let HubFixture { mirror, hub, .. } = HubFixture::start().await;
-    hub.script(|place, _| {
+    hub.script(|service, _| {
         let headers = [
             ("content-encoding", "gzip"),
             ("content-type", "application/octet-stream"),
         ];
-        (place == Place::Registry).then(|| Reply::new(200, &headers, "\x1f\u{8b} as scripted"))
+        (service == Service::Registry).then(|| Reply::new(200, &headers, "\x1f\u{8b} as scripted"))
     });
     let target = format!("/v2/{NAME}/blobs/sha256:{}", "a".repeat(64));
-    let answer = mirror.get(&target).send().await;
-    let whole = answer.status == 200 && answer.header("content-encoding") == Some("gzip");
+    let response = mirror.get(&target).send().await;
+    let whole = response.status == 200 && response.header("content-encoding") == Some("gzip");
     assert!(
-        whole || answer.status.is_client_error() || answer.status.is_server_error(),
-        "{answer:?}"
+        whole || response.status.is_client_error() || response.status.is_server_error(),
+        "{response:?}"
     );
 }
 
 #[tokio::test]
-async fn the_upstreams_rate_limits_come_back_and_its_private_headers_do_not() {
+async fn rate_limit_headers_are_passed_on_and_private_ones_are_not() {
     let HubFixture { mirror, hub, image } = HubFixture::start().await;
     let targets = [
-        (format!("/v2/{NAME}/manifests/latest"), 200),
+        (MANIFEST_PATH.to_owned(), 200),
         (
-            format!("/v2/{NAME}/blobs/{}", image.here().layers[0].digest),
+            format!("/v2/{NAME}/blobs/{}", image.native().layers[0].digest),
             307,
         ),
         (format!("/v2/{NAME}/manifests/missing"), 404),
@@ -163,12 +167,7 @@ async fn the_upstreams_rate_limits_come_back_and_its_private_headers_do_not() {
         (format!("/v2/?upstream={}", hub.address()), 200),
     ];
     for (target, status) in targets {
-        let answer = mirror
-            .get(&target)
-            .accept_manifests()
-            .send()
-            .await
-            .expect(status);
+        let response = mirror.get_manifest(&target).await.expect(status);
         for name in [
             "set-cookie",
             "server",
@@ -177,23 +176,26 @@ async fn the_upstreams_rate_limits_come_back_and_its_private_headers_do_not() {
             "proxy-authenticate",
         ] {
             assert!(
-                !answer.headers.contains_key(name),
-                "{target}: {name} in {answer:?}"
+                !response.headers.contains_key(name),
+                "{target}: {name} in {response:?}"
             );
         }
         if target.contains("manifests/latest") {
-            assert_eq!(answer.header("ratelimit-limit"), Some("100;w=21600"));
-            assert_eq!(answer.header("ratelimit-remaining"), Some("99;w=21600"));
-            assert_eq!(answer.header("docker-ratelimit-source"), Some("192.0.2.1"));
+            assert_eq!(response.header("ratelimit-limit"), Some("100;w=21600"));
+            assert_eq!(response.header("ratelimit-remaining"), Some("99;w=21600"));
+            assert_eq!(
+                response.header("docker-ratelimit-source"),
+                Some("192.0.2.1")
+            );
         }
     }
 }
 
 #[tokio::test]
-async fn a_challenge_never_comes_back_whatever_the_status() {
+async fn challenges_are_never_passed_on() {
     for status in [200, 400, 401, 403, 404, 407, 429, 500, 503] {
         let HubFixture { mirror, hub, .. } = HubFixture::start().await;
-        hub.script(move |place, _| {
+        hub.script(move |service, _| {
             let headers = [
                 ("www-authenticate", "Basic realm=\"give me your password\""),
                 (
@@ -202,32 +204,32 @@ async fn a_challenge_never_comes_back_whatever_the_status() {
                 ),
                 ("content-type", test_support::image::INDEX),
             ];
-            (place == Place::Registry).then(|| Reply::new(status, &headers, "{}"))
+            (service == Service::Registry).then(|| Reply::new(status, &headers, "{}"))
         });
         for target in [
-            format!("/v2/{NAME}/manifests/latest"),
+            MANIFEST_PATH.to_owned(),
             format!("/v2/{NAME}/tags/list"),
             format!("/v2/?upstream={}", hub.address()),
         ] {
-            let answer = mirror.get(&target).accept_manifests().send().await;
+            let response = mirror.get_manifest(&target).await;
             assert!(
-                !answer.headers.contains_key("www-authenticate"),
-                "{status} {target}: {answer:?}"
+                !response.headers.contains_key("www-authenticate"),
+                "{status} {target}: {response:?}"
             );
             assert!(
-                !answer.headers.contains_key("proxy-authenticate"),
-                "{status} {target}: {answer:?}"
+                !response.headers.contains_key("proxy-authenticate"),
+                "{status} {target}: {response:?}"
             );
-            assert_ne!(answer.status, 401, "{status} {target}: {answer:?}");
-            assert_ne!(answer.status, 407, "{status} {target}: {answer:?}");
+            assert_ne!(response.status, 401, "{status} {target}: {response:?}");
+            assert_ne!(response.status, 407, "{status} {target}: {response:?}");
         }
     }
 }
 
 #[tokio::test]
-async fn a_web_page_under_a_blobs_name_is_not_shown_as_one() {
+async fn a_blob_is_never_served_as_html() {
     let HubFixture { mirror, hub, .. } = HubFixture::start().await;
-    hub.script(|place, _| {
+    hub.script(|service, _| {
         let headers = [
             ("content-type", "text/html"),
             ("content-disposition", "inline"),
@@ -236,21 +238,22 @@ async fn a_web_page_under_a_blobs_name_is_not_shown_as_one() {
             ("service-worker-allowed", "/"),
             ("x-anything", "else"),
         ];
-        (place == Place::Registry).then(|| Reply::new(200, &headers, "<script>alert(1)</script>"))
+        (service == Service::Registry)
+            .then(|| Reply::new(200, &headers, "<script>alert(1)</script>"))
     });
     let digest = format!("sha256:{}", "a".repeat(64));
     for target in [
         format!("/v2/{NAME}/blobs/{digest}"),
-        format!("/v2/{NAME}/manifests/latest"),
+        MANIFEST_PATH.to_owned(),
         format!("/v2/{NAME}/tags/list"),
     ] {
-        let answer = mirror.get(&target).accept_manifests().send().await;
-        let shown = answer.header("content-type").unwrap_or_default();
-        assert!(!shown.contains("html"), "{target}: {answer:?}");
+        let response = mirror.get_manifest(&target).await;
+        let shown = response.header("content-type").unwrap_or_default();
+        assert!(!shown.contains("html"), "{target}: {response:?}");
         assert_eq!(
-            answer.header("x-content-type-options"),
+            response.header("x-content-type-options"),
             Some("nosniff"),
-            "{target}: {answer:?}"
+            "{target}: {response:?}"
         );
         for name in [
             "content-disposition",
@@ -260,40 +263,44 @@ async fn a_web_page_under_a_blobs_name_is_not_shown_as_one() {
             "x-anything",
         ] {
             assert!(
-                !answer.headers.contains_key(name),
-                "{target}: {name} in {answer:?}"
+                !response.headers.contains_key(name),
+                "{target}: {name} in {response:?}"
             );
         }
     }
 }
 
 #[tokio::test]
-async fn a_redirect_before_any_challenge_goes_back_without_its_bytes() {
+async fn a_blob_redirect_is_passed_on_without_its_body() {
     let HubFixture { mirror, hub, image } = HubFixture::start().await;
-    let location = hub.blob_url(&image.here().layers[0].digest);
+    let location = hub.blob_url(&image.native().layers[0].digest);
     for status in [302, 307] {
         let location = location.clone();
-        hub.script(move |place, _| {
+        hub.script(move |service, _| {
             let headers = [("location", &*location), ("set-cookie", "a=b")];
-            (place == Place::Registry).then(|| Reply::new(status, &headers, "moved"))
+            (service == Service::Registry).then(|| Reply::new(status, &headers, "moved"))
         });
-        let target = format!("/v2/{NAME}/blobs/{}", image.here().layers[0].digest);
-        let answer = mirror.get(&target).send().await.expect(status);
+        let target = format!("/v2/{NAME}/blobs/{}", image.native().layers[0].digest);
+        let response = mirror.get(&target).send().await.expect(status);
         assert_eq!(
-            answer.header("location"),
-            Some(&*hub.blob_url(&image.here().layers[0].digest))
+            response.header("location"),
+            Some(&*hub.blob_url(&image.native().layers[0].digest))
         );
-        assert!(answer.body.is_empty(), "{answer:?}");
-        assert!(!answer.headers.contains_key("set-cookie"), "{answer:?}");
+        assert!(response.body.is_empty(), "{response:?}");
+        assert!(!response.headers.contains_key("set-cookie"), "{response:?}");
     }
-    assert!(hub.seen(Place::Cdn).is_empty(), "{:?}", hub.lines());
+    assert!(
+        hub.received(Service::Cdn).is_empty(),
+        "{:?}",
+        hub.requests()
+    );
 }
 
 #[tokio::test]
 async fn a_relative_location_becomes_absolute() {
     let HubFixture { mirror, hub, image } = HubFixture::start().await;
     let address = hub.address();
-    let digest = &image.here().layers[0].digest;
+    let digest = &image.native().layers[0].digest;
     let target = format!("/v2/{NAME}/blobs/{digest}");
     let cases = [
         (
@@ -304,16 +311,16 @@ async fn a_relative_location_becomes_absolute() {
         ("../x/./y", format!("http://{address}/v2/{NAME}/x/y")),
     ];
     for (location, expected) in cases {
-        hub.script(move |place, _| {
-            (place == Place::Registry).then(|| Reply::new(307, &[("location", location)], ""))
+        hub.script(move |service, _| {
+            (service == Service::Registry).then(|| Reply::new(307, &[("location", location)], ""))
         });
-        let answer = mirror.get(&target).send().await.expect(307);
-        assert_eq!(answer.header("location"), Some(&*expected), "{location}");
+        let response = mirror.get(&target).send().await.expect(307);
+        assert_eq!(response.header("location"), Some(&*expected), "{location}");
     }
 }
 
 #[tokio::test]
-async fn the_clients_authorization_goes_to_no_upstream() {
+async fn client_authorization_is_not_forwarded() {
     let hub = Hub::start().await;
     hub.push(NAME, TAG, &Image::oci());
     let mirror = Options::default().plain_http(hub.addresses()).start().await;
@@ -325,15 +332,97 @@ async fn the_clients_authorization_goes_to_no_upstream() {
         .send()
         .await
         .expect(200);
-    let places = [Place::Registry, Place::Tokens, Place::Cdn];
-    let seen = places
+    let places = [Service::Registry, Service::Tokens, Service::Cdn];
+    let received = places
         .into_iter()
-        .flat_map(|place| hub.seen(place))
+        .flat_map(|service| hub.received(service))
         .collect::<Vec<_>>();
     assert!(
-        seen.iter().all(|seen| seen
+        received.iter().all(|received| received
             .header("authorization")
             .is_none_or(|value| !value.starts_with("Basic"))),
-        "{seen:?}"
+        "{received:?}"
+    );
+}
+
+#[tokio::test]
+async fn responses_of_internal_hosts_are_not_disclosed() {
+    let headers = [
+        ("content-type", "text/html"),
+        ("retry-after", WORDS),
+        ("location", "https://vault.corp.example/hunter2"),
+        ("warning", WORDS),
+        ("www-authenticate", "Basic realm=\"vault.corp.example\""),
+        ("server", "vault.corp.example"),
+        ("set-cookie", "vault=hunter2"),
+    ];
+    for service in [Service::Tokens, Service::Registry] {
+        for status in [200, 302, 400, 401, 403, 404, 429, 500, 503] {
+            let HubFixture { mirror, hub, image } = HubFixture::start().await;
+            hub.respond_from(service, move |_| Reply::new(status, &headers, WORDS));
+            let blob = format!("/v2/{NAME}/blobs/{}", image.native().layers[0].digest);
+            for target in [
+                MANIFEST_PATH.to_owned(),
+                format!("/v2/{NAME}/tags/list"),
+                blob,
+            ] {
+                let response = mirror.get_manifest(&target).await;
+                let handed_over = service == Service::Registry && matches!(status, 200 | 302);
+                let told = format!(
+                    "{:?} {}",
+                    response.headers,
+                    String::from_utf8_lossy(&response.body)
+                );
+                if !handed_over || target.contains("manifests") {
+                    let code = &response.json()["errors"][0]["code"];
+                    assert!(
+                        code.is_string(),
+                        "{service:?} {status} {target}: {response:?}"
+                    );
+                    assert!(
+                        !INNER.iter().any(|inner| told.contains(inner)),
+                        "{service:?} {status} {target}: {told}"
+                    );
+                }
+            }
+            mirror.log(3).await;
+            let log = mirror.stderr().join("\n");
+            assert!(
+                !INNER.iter().any(|inner| log.contains(inner)),
+                "{service:?} {status}: {log}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn internal_realms_and_redirects_are_not_disclosed() {
+    let HubFixture { mirror, hub, .. } = HubFixture::start().await;
+    hub.challenge(|_| vec![r#"Bearer realm="https://vault.corp.internal/hunter2""#.into()]);
+    let realm = mirror
+        .get_manifest(MANIFEST_PATH)
+        .await
+        .expect_error(502, "UNAVAILABLE");
+    hub.respond_from(Service::Registry, |_| {
+        Reply::new(
+            307,
+            &[("location", "https://vault.corp.internal/hunter2")],
+            "",
+        )
+    });
+    let redirect = mirror
+        .get_manifest(MANIFEST_PATH)
+        .await
+        .expect_error(502, "UNAVAILABLE");
+    mirror.log(2).await;
+    let told = format!(
+        "{} {} {}",
+        realm.text(),
+        redirect.text(),
+        mirror.stderr().join("\n")
+    );
+    assert!(
+        !told.contains("vault") && !told.contains("hunter2"),
+        "{told}"
     );
 }

@@ -1,4 +1,5 @@
-//! What a real client pulls: a registry with one image, a mirror of it, over http or https, and a folder for the client.
+//! The fixture of tests with real clients: a registry with one image, a mirror of it over http or
+//! https, and a folder for the client.
 
 use std::path::{Path, PathBuf};
 
@@ -6,10 +7,11 @@ use tempfile::TempDir;
 
 use super::daemons::Environment;
 use super::docker_registry::{DockerRegistry, pass};
+use super::log_line::LogLine;
 use super::mirror::{Mirror, Options, repository};
 use super::skip;
 use test_support::ca::Ca;
-use test_support::hub::{Hub, Place};
+use test_support::hub::{Hub, Service};
 use test_support::image::{DOCKER, Image, OCI, Platform, digest};
 use test_support::server::{Reply, Server, any_port};
 
@@ -25,53 +27,55 @@ pub struct ClientFixture {
 }
 
 enum Upstream {
-    Debian(DockerRegistry),
-    Ours(Hub),
+    DockerRegistry(DockerRegistry),
+    Hub(Hub),
 }
 
-/// What was asked so far: by the client, pings excluded; of the registry; of its token server.
+/// Requests so far.
 #[derive(Clone, Copy, Debug)]
-pub struct Cost {
-    pub asked: usize,
-    pub requests: usize,
-    pub fetches: usize,
+pub struct RequestCounts {
+    /// Of the client, without pings.
+    pub client: usize,
+    pub upstream: usize,
+    pub tokens: usize,
 }
 
 impl ClientFixture {
-    /// Debian's registry over http and https, and ours with its redirects to a CDN; ours alone where Debian's is missing.
+    /// Three fixtures: `docker-registry` over http and https, and [`Hub`] with its redirects to a
+    /// CDN. Only the last where `docker-registry` is not installed.
     pub async fn all() -> Vec<Self> {
         let mut fixtures = Vec::new();
         for https in [false, true] {
-            fixtures.extend(Self::debian(https, 3).await);
+            fixtures.extend(Self::docker_registry(https, 3).await);
         }
-        fixtures.push(Self::ours().await);
+        fixtures.push(Self::hub().await);
         fixtures
     }
 
-    pub async fn debian(https: bool, layers: usize) -> Option<Self> {
+    pub async fn docker_registry(https: bool, layers: usize) -> Option<Self> {
         let Some(registry) = DockerRegistry::start().await else {
             skip("docker-registry is not installed");
             return None;
         };
-        let image = Image::of_layers(OCI, "debian", layers);
+        let image = Image::with_layers(OCI, "docker-registry", layers);
         registry.push(NAME, "latest", &image).await;
         let options = Options::default()
             .upstream(registry.address())
             .plain_http([registry.tokens.address()]);
-        Some(Self::of(Upstream::Debian(registry), image, options, https).await)
+        Some(Self::build(Upstream::DockerRegistry(registry), image, options, https).await)
     }
 
-    async fn ours() -> Self {
+    async fn hub() -> Self {
         let hub = Hub::start().await;
-        let image = Image::new(DOCKER, "ours");
+        let image = Image::new(DOCKER, "hub");
         hub.push(NAME, "latest", &image);
         let options = Options::default()
             .upstream(hub.address())
             .plain_http(hub.addresses());
-        Self::of(Upstream::Ours(hub), image, options, false).await
+        Self::build(Upstream::Hub(hub), image, options, false).await
     }
 
-    async fn of(upstream: Upstream, image: Image, options: Options, https: bool) -> Self {
+    async fn build(upstream: Upstream, image: Image, options: Options, https: bool) -> Self {
         let (mirror, files) = (
             options.start().await,
             tempfile::tempdir().expect("a folder"),
@@ -81,8 +85,9 @@ impl ClientFixture {
             let (ca, behind) = (Ca::new(), mirror.address());
             let root = files.path().join("root.pem");
             std::fs::write(&root, ca.pem()).expect("a certificate");
-            let handler =
-                move |seen| Reply::Later(Box::pin(async move { pass(behind, seen).await }));
+            let handler = move |received| {
+                Reply::Deferred(Box::pin(async move { pass(behind, received).await }))
+            };
             let config = ca.server(&["127.0.0.1"]);
             tls = Some((
                 Server::start(
@@ -118,7 +123,8 @@ impl ClientFixture {
         path
     }
 
-    /// A file of `deploy/clients/`, for this mirror. Over http podman and its relatives have to be told so.
+    /// A file of `deploy/clients/`, with the address of this mirror. `registries.conf` has to say
+    /// so where that is http.
     pub fn recipe(&self, name: &str) -> String {
         let recipe = std::fs::read_to_string(repository().join("deploy/clients").join(name))
             .expect("a recipe");
@@ -138,7 +144,7 @@ impl ClientFixture {
         own.lines().map(insecure).collect()
     }
 
-    /// What a client needs to know of this fixture's folder and certificate authority.
+    /// The environment of a client: its home folder, and the certificate authority to trust.
     pub fn environment(&self) -> Environment {
         let home = self.files.path().to_path_buf();
         self.write(
@@ -154,54 +160,54 @@ impl ClientFixture {
         environment
     }
 
-    /// Waits until the mirror has logged `least` requests of the client.
-    pub async fn cost(&self, least: usize) -> Cost {
+    /// Waits until the mirror has logged `least` requests of the client, and counts requests.
+    pub async fn request_counts(&self, least: usize) -> RequestCounts {
         let mut lines = self.mirror.log(least).await;
-        let asked = |lines: &[String]| {
-            lines
-                .iter()
-                .filter(|line| !line.contains("what=ping"))
-                .count()
-        };
-        while asked(&lines) < least {
+        let without_pings =
+            |lines: &[LogLine]| lines.iter().filter(|line| line.endpoint != "ping").count();
+        while without_pings(&lines) < least {
             lines = self.mirror.log(lines.len() + 1).await;
         }
-        let (requests, fetches) = match &self.upstream {
-            Upstream::Debian(registry) => (registry.requests(), registry.tokens.fetches()),
-            Upstream::Ours(hub) => (
-                hub.seen(Place::Registry).len(),
-                hub.seen(Place::Tokens).len(),
+        let (upstream, tokens) = match &self.upstream {
+            Upstream::DockerRegistry(registry) => (registry.requests(), registry.tokens.requests()),
+            Upstream::Hub(hub) => (
+                hub.received(Service::Registry).len(),
+                hub.received(Service::Tokens).len(),
             ),
         };
-        Cost {
-            asked: asked(&lines),
-            requests,
-            fetches,
+        RequestCounts {
+            client: without_pings(&lines),
+            upstream,
+            tokens,
         }
     }
 
-    /// What a first pull cost: one upstream request for each of the client's, one more for the first challenge, one token.
-    pub async fn expect_its_cost(&self, client: &str, least: usize) {
-        let cost = self.cost(least).await;
-        println!("{client} from {}: {cost:?}", self.name());
+    /// Expects of a first pull: an upstream request for each request of the client, one more for
+    /// the challenge, one token.
+    pub async fn expect_first_pull(&self, client: &str, least: usize) {
+        let counts = self.request_counts(least).await;
+        println!("{client} from {}: {counts:?}", self.name());
         for line in self.mirror.log(0).await {
-            let is_dear = !line.contains("requests=0 ") && !line.contains("requests=1 ");
-            if is_dear {
-                println!("  {line}");
+            let has_several = line.upstream_requests > 1;
+            if has_several {
+                println!("  {line:?}");
             }
-            // With a token from the start there is no reason to ask twice.
-            assert!(!is_dear || !line.contains("token=memory"), "{line}");
+            // A request that had a token from the start needs no second one.
+            assert!(!has_several || line.token_source != "memory", "{line:?}");
         }
-        // Requests that arrive while the first token is on its way can meet the challenge too.
-        assert!(cost.requests <= cost.asked + 1 + cost.fetches, "{cost:?}");
-        assert!((1..=3).contains(&cost.fetches), "{cost:?}");
+        // Requests that arrive before the first token can get a challenge too.
+        assert!(
+            counts.upstream <= counts.client + 1 + counts.tokens,
+            "{counts:?}"
+        );
+        assert!((1..=3).contains(&counts.tokens), "{counts:?}");
     }
 
     fn name(&self) -> &'static str {
         match (&self.upstream, self.is_https()) {
-            (Upstream::Debian(_), false) => "docker-registry over http",
-            (Upstream::Debian(_), true) => "docker-registry over https",
-            (Upstream::Ours(_), _) => "our registry",
+            (Upstream::DockerRegistry(_), false) => "docker-registry over http",
+            (Upstream::DockerRegistry(_), true) => "docker-registry over https",
+            (Upstream::Hub(_), _) => "the scripted registry",
         }
     }
 }
@@ -210,7 +216,7 @@ pub fn hex(digest: &str) -> &str {
     digest.trim_start_matches("sha256:")
 }
 
-/// Blobs in a folder, under the hexadecimal part of their digests.
+/// Expects the blobs of `platform` in a folder, each named by the hexadecimal part of its digest.
 pub fn expect_blobs(dir: &Path, platform: &Platform) {
     for blob in platform.blobs() {
         let bytes = std::fs::read(dir.join(hex(&blob.digest))).expect("a blob");

@@ -1,10 +1,10 @@
-//! The usual scene: one registry like Docker Hub with one image, and a mirror of it.
+//! The fixture of most tests: a registry like Docker Hub with one image, and a mirror of it.
 
 use super::mirror::{Mirror, Options};
 use test_support::hub::Hub;
 use test_support::image::Image;
 
-/// The image's name and tag in the registry.
+/// Repository and tag of the image.
 pub const NAME: &str = "library/alpine";
 pub const TAG: &str = "latest";
 /// The path of its manifest.
@@ -34,7 +34,7 @@ impl HubFixture {
 
     /// The path of the first layer.
     pub fn layer(&self) -> String {
-        self.blob(&self.image.here().layers[0].digest)
+        self.blob(&self.image.native().layers[0].digest)
     }
 
     pub fn blob(&self, digest: &str) -> String {

@@ -1,25 +1,25 @@
-//! Public registries under their real names: servers of ours, https on port 443 of addresses that the mirror's own
-//! `/etc/hosts` gives them.
+//! Public registries under their real names: scripted servers on port 443 of loopback addresses, to
+//! which the mirror's own `/etc/hosts` resolves the names.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::client::Answer;
+use super::client::Response;
 use super::mirror::{Mirror, Options, can_name_hosts};
 use super::skip;
 use test_support::ca::Ca;
-use test_support::server::{Reply, Seen, Server};
+use test_support::server::{ReceivedRequest, Reply, Server};
 
-type Script = Box<dyn Fn(&Seen) -> Reply + Send + Sync>;
+type Script = Box<dyn Fn(&ReceivedRequest) -> Reply + Send + Sync>;
 
-/// A host and what it answers.
+/// A host name and its responses.
 pub struct Host(&'static str, Script);
 
 impl Host {
     pub fn new(
         name: &'static str,
-        script: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
+        script: impl Fn(&ReceivedRequest) -> Reply + Send + Sync + 'static,
     ) -> Self {
         Self(name, Box::new(script))
     }
@@ -27,31 +27,34 @@ impl Host {
 
 pub struct PublicRegistries {
     pub mirror: Mirror,
-    asked: Arc<Mutex<Vec<String>>>,
+    requests: Arc<Mutex<Vec<String>>>,
     _servers: Vec<Server>,
 }
 
 impl PublicRegistries {
-    /// `None`, and says so, where a mirror can't be given names and port 443.
+    /// Skips with `None` where names can't be resolved for the mirror alone.
     pub async fn start(hosts: impl IntoIterator<Item = Host>) -> Option<Self> {
         if !can_name_hosts() {
             skip("registries under their real names need root");
             return None;
         }
         let ca = Ca::new();
-        let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+        let requests: Arc<Mutex<Vec<String>>> = Arc::default();
         let mut options = Options::default().variable("manifest_cache", "off");
         let (mut servers, mut names) = (Vec::new(), Vec::new());
         for Host(name, script) in hosts {
-            let asked = Arc::clone(&asked);
-            let handler = move |seen: Seen| {
-                let token = seen
+            let record = Arc::clone(&requests);
+            let handler = move |received: ReceivedRequest| {
+                let token = received
                     .header("authorization")
                     .map(|value| format!(" {value}"))
                     .unwrap_or_default();
-                let line = format!("{} https://{name}{}{token}", seen.method, seen.target);
-                asked.lock().expect("requests").push(line);
-                script(&seen)
+                let line = format!(
+                    "{} https://{name}{}{token}",
+                    received.method, received.target
+                );
+                record.lock().expect("requests").push(line);
+                script(&received)
             };
             let server =
                 Server::start(own_address(), Some(ca.server(&[name])), Arc::new(handler)).await;
@@ -62,13 +65,14 @@ impl PublicRegistries {
         let mirror = options.trust(&ca, &names).start().await;
         Some(Self {
             mirror,
-            asked,
+            requests,
             _servers: servers,
         })
     }
 
-    /// Asks for `/v2/REST` of a registry, as clients do for a manifest or a blob.
-    pub async fn ask(&self, method: &str, registry: &str, rest: &str) -> Answer {
+    /// Requests `/v2/REST` of a registry through the mirror, as clients request a manifest or a
+    /// blob.
+    pub async fn request(&self, method: &str, registry: &str, rest: &str) -> Response {
         let target = format!("/v2/{rest}?upstream={registry}");
         self.mirror
             .request(method, &target)
@@ -77,13 +81,13 @@ impl PublicRegistries {
             .await
     }
 
-    /// What arrived since the last time, in order: `GET https://HOST/PATH Bearer TOKEN`.
-    pub fn asked(&self) -> Vec<String> {
-        std::mem::take(&mut *self.asked.lock().expect("requests"))
+    /// Requests since the last call, in order, as `GET https://HOST/PATH Bearer TOKEN`.
+    pub fn take_requests(&self) -> Vec<String> {
+        std::mem::take(&mut *self.requests.lock().expect("requests"))
     }
 }
 
-/// An address of this process's own on which port 443 is free.
+/// Returns a loopback address that only this process uses, and on which port 443 is free.
 fn own_address() -> SocketAddr {
     static LAST: AtomicU8 = AtomicU8::new(0);
     let [.., high, low] = std::process::id().to_be_bytes();

@@ -1,10 +1,10 @@
-//! Challenges as registries send them, and whom the mirror asks for a token because of them.
+//! Challenges of registries, and the token requests that follow.
 
 use crate::support::hub_fixture::{HubFixture, MANIFEST_PATH, NAME};
-use test_support::hub::{Params, Place};
+use test_support::hub::{Params, Service};
 use test_support::server::{Reply, Server};
 
-/// The lines of a 401, and what the token server has to be asked.
+/// The `WWW-Authenticate` lines of a 401, and the query of the token request that must follow.
 struct Case {
     name: &'static str,
     lines: fn(&Params) -> Vec<String>,
@@ -136,35 +136,37 @@ const CASES: [Case; 12] = [
 ];
 
 #[tokio::test]
-async fn every_form_of_challenge_is_answered() {
+async fn every_form_of_challenge_is_understood() {
     for case in CASES {
         let HubFixture { mirror, hub, image } = HubFixture::start().await;
         hub.challenge(case.lines);
-        let answer = mirror
-            .get("/v2/library/alpine/manifests/latest")
-            .accept_manifests()
-            .send()
-            .await;
+        let response = mirror.get_manifest(MANIFEST_PATH).await;
         assert_eq!(
-            answer.status,
+            response.status,
             200,
-            "{}: {answer:?}, {:?}",
+            "{}: {response:?}, {:?}",
             case.name,
-            hub.lines()
+            hub.requests()
         );
-        assert_eq!(answer.body, image.index.bytes, "{}", case.name);
-        let query = hub.seen(Place::Tokens)[0].query();
+        assert_eq!(response.body, image.index.bytes, "{}", case.name);
+        let query = hub.received(Service::Tokens)[0].query();
         let expected = case
             .query
             .iter()
             .map(|(name, value)| (name.to_string(), value.to_string()));
         assert_eq!(query, expected.collect::<Vec<_>>(), "{}", case.name);
-        assert_eq!(hub.lines().len(), 3, "{}: {:?}", case.name, hub.lines());
+        assert_eq!(
+            hub.requests().len(),
+            3,
+            "{}: {:?}",
+            case.name,
+            hub.requests()
+        );
     }
 }
 
 #[tokio::test]
-async fn a_scope_of_several_resources_is_asked_for_whole() {
+async fn a_scope_of_several_resources_is_requested_whole() {
     let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     hub.challenge(|p| {
         vec![format!(
@@ -172,13 +174,8 @@ async fn a_scope_of_several_resources_is_asked_for_whole() {
             p.realm, p.scope
         )]
     });
-    mirror
-        .get(&format!("/v2/{NAME}/manifests/latest"))
-        .accept_manifests()
-        .send()
-        .await
-        .expect(200);
-    let query = hub.seen(Place::Tokens)[0].query();
+    mirror.get_manifest(MANIFEST_PATH).await.expect(200);
+    let query = hub.received(Service::Tokens)[0].query();
     let scopes = query
         .iter()
         .filter(|(name, _)| name == "scope")
@@ -188,7 +185,7 @@ async fn a_scope_of_several_resources_is_asked_for_whole() {
 }
 
 #[tokio::test]
-async fn a_401_that_an_anonymous_user_cannot_answer_is_denied() {
+async fn a_401_without_a_usable_challenge_is_denied() {
     for lines in [
         vec![],
         vec![r#"Basic realm="x""#],
@@ -198,25 +195,21 @@ async fn a_401_that_an_anonymous_user_cannot_answer_is_denied() {
         let HubFixture { mirror, hub, .. } = HubFixture::start().await;
         let sent = lines.iter().map(ToString::to_string).collect::<Vec<_>>();
         hub.challenge(move |_| sent.clone());
-        let answer = mirror
-            .get(&format!("/v2/{NAME}/manifests/latest"))
-            .accept_manifests()
-            .send()
-            .await;
-        assert_eq!(answer.status, 403, "{lines:?}: {answer:?}");
-        answer.expect_error(403, "DENIED");
-        // Where the challenge says nothing, that of `/v2/` may.
-        assert!(hub.lines().len() <= 2, "{lines:?}: {:?}", hub.lines());
+        let response = mirror.get_manifest(MANIFEST_PATH).await;
+        assert_eq!(response.status, 403, "{lines:?}: {response:?}");
+        response.expect_error(403, "DENIED");
+        // Without a usable challenge the mirror may try that of `/v2/`.
+        assert!(hub.requests().len() <= 2, "{lines:?}: {:?}", hub.requests());
         assert!(
-            hub.seen(Place::Tokens).is_empty(),
+            hub.received(Service::Tokens).is_empty(),
             "{lines:?}: {:?}",
-            hub.lines()
+            hub.requests()
         );
     }
 }
 
 #[tokio::test]
-async fn a_realm_that_may_not_be_contacted_is_not() {
+async fn a_realm_in_a_private_network_is_not_contacted() {
     let unwanted = Server::unwanted("127.0.0.1").await;
     let port = unwanted.address.port();
     let realms = [
@@ -236,47 +229,38 @@ async fn a_realm_that_may_not_be_contacted_is_not() {
         let HubFixture { mirror, hub, .. } = HubFixture::start().await;
         let line = format!(r#"Bearer realm="{realm}",service="s",scope="repository:{NAME}:pull""#);
         hub.challenge(move |_| vec![line.clone()]);
-        let answer = mirror
-            .get(&format!("/v2/{NAME}/manifests/latest"))
-            .accept_manifests()
-            .send()
-            .await;
+        let response = mirror.get_manifest(MANIFEST_PATH).await;
         assert!(
-            matches!(answer.status.as_u16(), 403 | 502),
-            "{realm}: {answer:?}"
+            matches!(response.status.as_u16(), 403 | 502),
+            "{realm}: {response:?}"
         );
         assert!(
-            answer.json()["errors"][0]["code"].is_string(),
-            "{realm}: {answer:?}"
+            response.json()["errors"][0]["code"].is_string(),
+            "{realm}: {response:?}"
         );
         assert_eq!(unwanted.connections(), 0, "{realm}");
     }
 }
 
 #[tokio::test]
-async fn a_registry_without_authentication_is_asked_once() {
+async fn a_registry_without_challenges_gets_one_request() {
     let HubFixture { mirror, hub, image } = HubFixture::start().await;
     let body = image.index.bytes.clone();
-    hub.script(move |place, _| {
+    hub.script(move |service, _| {
         let headers = [("content-type", test_support::image::INDEX)];
-        (place == Place::Registry).then(|| Reply::new(200, &headers, body.clone()))
+        (service == Service::Registry).then(|| Reply::new(200, &headers, body.clone()))
     });
     for _ in 0..2 {
-        mirror
-            .get(&format!("/v2/{NAME}/manifests/latest"))
-            .accept_manifests()
-            .send()
-            .await
-            .expect(200);
+        mirror.get_manifest(MANIFEST_PATH).await.expect(200);
     }
-    assert_eq!(hub.lines().len(), 2, "{:?}", hub.lines());
-    assert!(hub.seen(Place::Tokens).is_empty());
+    assert_eq!(hub.requests().len(), 2, "{:?}", hub.requests());
+    assert!(hub.received(Service::Tokens).is_empty());
 }
 
 #[tokio::test]
-async fn a_list_scope_is_not_cut_at_its_comma() {
+async fn a_scope_with_a_comma_is_kept_whole() {
     let HubFixture { mirror, hub, .. } = HubFixture::start().await;
-    // Cut at the comma, what is left has no right to pull.
+    // Cut at the comma, the scope would not include pull.
     hub.challenge(|p| {
         let scope = p.scope.replace(":pull", ":push,pull");
         vec![format!(
@@ -284,16 +268,11 @@ async fn a_list_scope_is_not_cut_at_its_comma() {
             p.realm, p.service
         )]
     });
-    mirror
-        .get(MANIFEST_PATH)
-        .accept_manifests()
-        .send()
-        .await
-        .expect(200);
+    mirror.get_manifest(MANIFEST_PATH).await.expect(200);
 }
 
 #[tokio::test]
-async fn a_realm_with_an_equals_sign_in_its_query_is_not_cut() {
+async fn a_realm_with_equals_signs_in_its_query_is_kept_whole() {
     let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     hub.challenge(|p| {
         vec![format!(
@@ -301,13 +280,8 @@ async fn a_realm_with_an_equals_sign_in_its_query_is_not_cut() {
             p.realm, p.service, p.scope
         )]
     });
-    mirror
-        .get(MANIFEST_PATH)
-        .accept_manifests()
-        .send()
-        .await
-        .expect(200);
-    let query = hub.seen(Place::Tokens)[0].query();
+    mirror.get_manifest(MANIFEST_PATH).await.expect(200);
+    let query = hub.received(Service::Tokens)[0].query();
     assert!(
         query.contains(&("account".into(), "a=b".into())),
         "{query:?}"

@@ -1,4 +1,5 @@
-//! What a client sees of each fault of an upstream, and how long real clients take to go on to their next source.
+//! What a client sees of each fault of an upstream, and how soon real clients fall back to their
+//! next mirror.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
@@ -8,9 +9,9 @@ use crate::support::daemons::{Containerd, Dockerd, result};
 use crate::support::mirror::{Mirror, Options, repository};
 use crate::support::programs::{Programs, is_root};
 use test_support::answers::{content, error, split};
-use test_support::hub::{Hub, Place};
+use test_support::hub::{Hub, Service};
 use test_support::image::{Content, DOCKER, Image, digest};
-use test_support::server::{Reply, Seen, Server, nobody};
+use test_support::server::{ReceivedRequest, Reply, Server, closed_address};
 
 /// dockerd retries a 5xx on a layer for 50 s.
 const BOUND: Duration = Duration::from_secs(10);
@@ -36,7 +37,7 @@ const TABLE: [(&str, Fault, Told, Told); 8] = [
         (404, "BLOB_UNKNOWN"),
     ),
     (
-        "does not answer in time",
+        "does not response in time",
         Fault::Silent,
         (504, "UNAVAILABLE"),
         (404, "BLOB_UNKNOWN"),
@@ -99,14 +100,14 @@ impl Fault {
 async fn each_fault_has_a_status_and_a_code() {
     let blob = digest(b"a layer");
     let tokens = Hub::start().await;
-    tokens.script(|place, _| (place == Place::Tokens).then(|| error(500, "UNKNOWN")));
+    tokens.script(|service, _| (service == Service::Tokens).then(|| error(500, "UNKNOWN")));
     let (mut servers, mut upstreams) = (Vec::new(), Vec::new());
     let mut options = Options::default()
         .plain_http(tokens.addresses())
         .variable("first_byte_timeout", 1);
     for (_, fault, ..) in TABLE {
         let upstream = match fault {
-            Fault::Refused => nobody().await,
+            Fault::Refused => closed_address().await,
             Fault::Tokens => tokens.address(),
             fault => {
                 let server = Server::plain("127.0.0.1", move |_| fault.reply()).await;
@@ -124,21 +125,19 @@ async fn each_fault_has_a_status_and_a_code() {
             ("manifests/1".to_string(), *manifest),
             (format!("blobs/{blob}"), *layer),
         ] {
-            let answer = mirror
-                .get(&format!("/v2/team/app/{rest}?upstream={upstream}"))
-                .accept_manifests()
-                .send()
+            let response = mirror
+                .get_manifest(&format!("/v2/team/app/{rest}?upstream={upstream}"))
                 .await;
             assert_eq!(
-                answer.status, status,
-                "an upstream that {what}, {rest}: {answer:?}"
+                response.status, status,
+                "an upstream that {what}, {rest}: {response:?}"
             );
             assert_eq!(
-                answer.header("retry-after"),
+                response.header("retry-after"),
                 (code == "TOOMANYREQUESTS").then_some("60"),
                 "{what}"
             );
-            answer.expect_error(status, code);
+            response.expect_error(status, code);
         }
         let row = format!(
             "| {what} | {} `{}` | {} `{}` |",
@@ -151,11 +150,12 @@ async fn each_fault_has_a_status_and_a_code() {
     }
 }
 
-/// A mirror whose upstream has every fault in turn, one image for each, and a second host that has all images and none.
+/// A mirror whose upstream has one image for each fault, and a second mirror that has all images
+/// and no fault.
 struct Fixture {
     mirror: Mirror,
     second: Server,
-    /// When the second host was asked for an image first.
+    /// The time of the first request to the second mirror, by image.
     asked: Arc<Mutex<BTreeMap<String, Instant>>>,
     names: Vec<String>,
     files: tempfile::TempDir,
@@ -170,7 +170,7 @@ impl Fixture {
         let mut names = Vec::new();
         for (number, (_, fault, ..)) in TABLE.into_iter().enumerate() {
             for kind in ["manifest", "layer"] {
-                // What got a token for the manifest has one for its layers.
+                // A token for the manifest is one for its layers.
                 if kind == "layer" && fault == Fault::Tokens {
                     continue;
                 }
@@ -188,15 +188,15 @@ impl Fixture {
                 names.push(name);
             }
         }
-        hub.script(move |place, seen| match place {
-            Place::Registry => {
-                let (name, kind, _) = split(seen.path())?;
+        hub.script(move |service, received| match service {
+            Service::Registry => {
+                let (name, kind, _) = split(received.path())?;
                 let fault = *faults.get(name)?;
                 (fault != Fault::Tokens && (name.contains("manifest") || kind == "blobs"))
                     .then(|| fault.reply())
             }
-            Place::Tokens => {
-                let query = seen.query();
+            Service::Tokens => {
+                let query = received.query();
                 let scope = query
                     .iter()
                     .find(|(key, _)| key == "scope")
@@ -204,12 +204,12 @@ impl Fixture {
                 let fault = *faults.get(scope?.split(':').nth(1)?)?;
                 (fault == Fault::Tokens).then(|| error(500, "UNKNOWN"))
             }
-            Place::Cdn => None,
+            Service::Cdn => None,
         });
         let asked: Arc<Mutex<BTreeMap<String, Instant>>> = Arc::default();
         let record = Arc::clone(&asked);
-        let second = Server::plain("127.0.0.4", move |seen: Seen| {
-            let Some((name, kind, reference)) = split(seen.path()) else {
+        let second = Server::plain("127.0.0.4", move |received: ReceivedRequest| {
+            let Some((name, kind, reference)) = split(received.path()) else {
                 return Reply::new(200, &[], "{}");
             };
             record
@@ -224,8 +224,8 @@ impl Fixture {
             });
             match (found, kind) {
                 (None, _) => error(404, "MANIFEST_UNKNOWN"),
-                (Some(found), "blobs") => content(&seen, found, "application/octet-stream"),
-                (Some(found), _) => content(&seen, found, found.media_type),
+                (Some(found), "blobs") => content(&received, found, "application/octet-stream"),
+                (Some(found), _) => content(&received, found, found.media_type),
             }
         })
         .await;
@@ -244,8 +244,9 @@ impl Fixture {
         }
     }
 
-    /// Pulls each image, and holds how long it took until the second host was asked. A client that takes layers from
-    /// where it has the manifest, whatever happens, has at least to give up in that time.
+    /// Pulls each image, and expects the first request to the second mirror within [`BOUND`]. A
+    /// client that takes layers from the host of the manifest alone has to give up within that
+    /// time.
     async fn measure(
         &self,
         client: &str,
@@ -259,7 +260,7 @@ impl Fixture {
                 .split_once('-')
                 .expect("a name of ours");
             let (what, fault, ..) = TABLE[number.parse::<usize>().expect("a number")];
-            // podman waits as long as the upstream says, minutes here.
+            // podman waits for the `Retry-After` of the upstream, minutes here.
             if layers == Layers::FromTheManifestsHost && fault == Fault::Status(429) {
                 continue;
             }
@@ -288,11 +289,11 @@ impl Fixture {
     }
 }
 
-/// Where a client takes the layers of an image from whose manifest came from the mirror.
+/// The hosts from which a client takes the layers of an image.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Layers {
     FromAnyHost,
-    /// podman chooses a host for a whole image.
+    /// podman takes all of an image from one host.
     FromTheManifestsHost,
 }
 
@@ -341,7 +342,7 @@ async fn containerd_goes_on(programs: &Programs, client: &str) {
 }
 
 #[tokio::test]
-async fn dockerd_goes_on_at_once() {
+async fn dockerd_falls_back_at_once() {
     let Some(programs) = Programs::installed(&["dockerd", "docker"]).filter(|_| is_root("dockerd"))
     else {
         return;
@@ -350,7 +351,7 @@ async fn dockerd_goes_on_at_once() {
 }
 
 #[tokio::test]
-async fn dockerd_28_goes_on_at_once() {
+async fn dockerd_28_falls_back_at_once() {
     let names = ["dockerd", "docker", "containerd"];
     let Some(programs) = Programs::newer(&names).filter(|_| is_root("dockerd 28")) else {
         return;
@@ -359,7 +360,7 @@ async fn dockerd_28_goes_on_at_once() {
 }
 
 #[tokio::test]
-async fn containerd_goes_on_at_once() {
+async fn containerd_falls_back_at_once() {
     let Some(programs) =
         Programs::installed(&["containerd", "ctr"]).filter(|_| is_root("containerd"))
     else {
@@ -369,7 +370,7 @@ async fn containerd_goes_on_at_once() {
 }
 
 #[tokio::test]
-async fn containerd_2_goes_on_at_once() {
+async fn containerd_2_falls_back_at_once() {
     let Some(programs) =
         Programs::newer(&["containerd", "ctr"]).filter(|_| is_root("containerd 2"))
     else {
@@ -379,7 +380,7 @@ async fn containerd_2_goes_on_at_once() {
 }
 
 #[tokio::test]
-async fn podman_goes_on_at_once() {
+async fn podman_falls_back_at_once() {
     let Some(programs) = Programs::installed(&["podman"]).filter(|_| is_root("podman")) else {
         return;
     };

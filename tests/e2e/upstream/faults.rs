@@ -1,13 +1,13 @@
-//! Upstreams and token servers at fault: never a bare 500, never a crash, never longer than the time-outs say.
+//! Upstreams and token servers that fail: the client gets an error document, within the timeouts.
 
 use std::time::{Duration, Instant};
 
-use crate::support::client::Answer;
+use crate::support::client::Response;
 use crate::support::hub_fixture::{HubFixture, MANIFEST_PATH, NAME};
 use crate::support::mirror::{Mirror, Options};
-use test_support::hub::Place;
+use test_support::hub::Service;
 use test_support::image::digest;
-use test_support::server::{Full, Pieces, Reply, Server, nobody};
+use test_support::server::{FullBacklog, Reply, ScriptedBody, Server, closed_address};
 
 const MANIFEST: &str = "/v2/team/app/manifests/1.0";
 
@@ -15,15 +15,16 @@ fn blob() -> String {
     format!("/v2/team/app/blobs/{}", digest(b"a layer"))
 }
 
-/// A fault is 502 or 504 and UNAVAILABLE; on a blob 404 and BLOB_UNKNOWN, so that dockerd moves on at once.
-async fn expect_a_fault(mirror: &Mirror, what: &str, statuses: &[u16]) -> Answer {
-    let answer = mirror.get(&blob()).send().await;
-    assert_eq!(answer.status, 404, "{what}, a blob: {answer:?}");
-    answer.expect_error(404, "BLOB_UNKNOWN");
-    let answer = mirror.get(MANIFEST).accept_manifests().send().await;
-    let status = answer.status.as_u16();
-    assert!(statuses.contains(&status), "{what}: {answer:?}");
-    answer.expect_error(status, "UNAVAILABLE")
+/// Expects 502 or 504 with UNAVAILABLE; for a blob 404 with BLOB_UNKNOWN, which makes dockerd fall
+/// back at once.
+async fn expect_a_fault(mirror: &Mirror, what: &str, statuses: &[u16]) -> Response {
+    let response = mirror.get(&blob()).send().await;
+    assert_eq!(response.status, 404, "{what}, a blob: {response:?}");
+    response.expect_error(404, "BLOB_UNKNOWN");
+    let response = mirror.get_manifest(MANIFEST).await;
+    let status = response.status.as_u16();
+    assert!(statuses.contains(&status), "{what}: {response:?}");
+    response.expect_error(status, "UNAVAILABLE")
 }
 
 fn patient(upstream: &Server) -> Options {
@@ -39,14 +40,14 @@ fn patient(upstream: &Server) -> Options {
 }
 
 #[tokio::test]
-async fn an_upstream_that_nobody_serves_is_a_502() {
-    let mirror = Mirror::of(nobody().await).await;
+async fn a_refused_connection_is_a_502() {
+    let mirror = Mirror::with_upstream(closed_address().await).await;
     expect_a_fault(&mirror, "refused", &[502]).await;
     mirror.get("/v2/").send().await.expect(200);
 }
 
 #[tokio::test]
-async fn an_upstream_whose_name_does_not_exist_is_a_502() {
+async fn an_unknown_host_name_is_a_502() {
     let mirror = Options::default()
         .variable("upstream", "no-such-registry.example.com")
         .start()
@@ -55,7 +56,7 @@ async fn an_upstream_whose_name_does_not_exist_is_a_502() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_says_nothing_is_a_504_in_time() {
+async fn a_silent_upstream_is_a_504_in_time() {
     let server = Server::plain("127.0.0.1", |_| Reply::Hang).await;
     let mirror = patient(&server).start().await;
     let begun = Instant::now();
@@ -64,8 +65,8 @@ async fn an_upstream_that_says_nothing_is_a_504_in_time() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_does_not_take_the_connection_is_a_504_in_time() {
-    let server = Full::start().await;
+async fn a_connection_that_is_not_accepted_is_a_504_in_time() {
+    let server = FullBacklog::start().await;
     let options = Options::default()
         .upstream(server.address)
         .variable("connect_timeout", 1);
@@ -76,7 +77,7 @@ async fn an_upstream_that_does_not_take_the_connection_is_a_504_in_time() {
 }
 
 #[tokio::test]
-async fn a_token_servers_whole_answer_has_a_limit_of_its_own() {
+async fn a_token_exchange_has_a_time_limit() {
     let HubFixture { mirror, hub, .. } = HubFixture::with(|options| {
         let options = options
             .variable("first_byte_timeout", 600)
@@ -84,45 +85,37 @@ async fn a_token_servers_whole_answer_has_a_limit_of_its_own() {
         options.variable("exchange_timeout", 2)
     })
     .await;
-    hub.script(|place, _| {
-        let drip = (0..1000).fold(Pieces::default(), |body, _| {
+    hub.script(|service, _| {
+        let drip = (0..1000).fold(ScriptedBody::default(), |body, _| {
             body.data(" ").pause(Duration::from_millis(300))
         });
-        (place == Place::Tokens).then(|| Reply::streamed(200, &[], drip))
+        (service == Service::Tokens).then(|| Reply::streamed(200, &[], drip))
     });
     let begun = Instant::now();
-    let answer = mirror
-        .get(&format!("/v2/{NAME}/manifests/latest"))
-        .accept_manifests()
-        .send()
-        .await;
-    answer.expect_error(504, "UNAVAILABLE");
+    let response = mirror.get_manifest(MANIFEST_PATH).await;
+    response.expect_error(504, "UNAVAILABLE");
     assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
-async fn a_token_server_that_says_nothing_is_a_504_in_time() {
+async fn a_silent_token_server_is_a_504_in_time() {
     let HubFixture { mirror, hub, .. } =
         HubFixture::with(|options| options.variable("first_byte_timeout", 2)).await;
-    hub.script(|place, _| (place == Place::Tokens).then_some(Reply::Hang));
-    let answer = mirror
-        .get(&format!("/v2/{NAME}/manifests/latest"))
-        .accept_manifests()
-        .send()
-        .await;
-    let status = answer.status.as_u16();
-    assert!(matches!(status, 502 | 504), "{answer:?}");
-    answer.expect_error(status, "UNAVAILABLE");
+    hub.script(|service, _| (service == Service::Tokens).then_some(Reply::Hang));
+    let response = mirror.get_manifest(MANIFEST_PATH).await;
+    let status = response.status.as_u16();
+    assert!(matches!(status, 502 | 504), "{response:?}");
+    response.expect_error(status, "UNAVAILABLE");
 }
 
 #[tokio::test]
-async fn an_upstream_that_hangs_up_is_a_502() {
+async fn a_closed_connection_is_a_502() {
     let server = Server::plain("127.0.0.1", |_| Reply::Close).await;
     expect_a_fault(&patient(&server).start().await, "closed", &[502]).await;
 }
 
 #[tokio::test]
-async fn what_is_no_http_is_a_502() {
+async fn a_response_that_is_not_http_is_a_502() {
     let cases: [(&str, Vec<u8>); 7] = [
         ("nothing at all", vec![]),
         ("another protocol", b"SSH-2.0-OpenSSH_9.2\r\n".to_vec()),
@@ -152,7 +145,7 @@ async fn what_is_no_http_is_a_502() {
 }
 
 #[tokio::test]
-async fn statuses_that_make_no_sense_are_the_upstreams_fault() {
+async fn unexpected_statuses_are_upstream_errors() {
     for status in [500, 502, 503, 504, 418, 204, 300, 301, 303] {
         let server = Server::plain("127.0.0.1", move |_| {
             let headers = [("content-type", "text/html")];
@@ -160,75 +153,72 @@ async fn statuses_that_make_no_sense_are_the_upstreams_fault() {
                 status,
                 &headers,
                 if status == 204 {
-                    Pieces::default()
+                    ScriptedBody::default()
                 } else {
-                    Pieces::whole("an internal secret")
+                    ScriptedBody::whole("an internal secret")
                 },
             )
         })
         .await;
-        let answer = expect_a_fault(
+        let response = expect_a_fault(
             &patient(&server).start().await,
             &status.to_string(),
             &[502, 503, 504],
         )
         .await;
         assert!(
-            !answer.text().contains("internal secret"),
-            "{status}: {answer:?}"
+            !response.text().contains("internal secret"),
+            "{status}: {response:?}"
         );
     }
 }
 
 #[tokio::test]
-async fn a_redirect_without_end_is_given_up() {
+async fn an_endless_redirect_is_a_502() {
     let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     let location = format!("http://{}/v2/{NAME}/manifests/latest", hub.address());
-    hub.script(move |place, _| {
-        (place == Place::Registry).then(|| Reply::new(307, &[("location", &location)], ""))
+    hub.script(move |service, _| {
+        (service == Service::Registry).then(|| Reply::new(307, &[("location", &location)], ""))
     });
-    let answer = mirror
-        .get(&format!("/v2/{NAME}/manifests/latest"))
-        .accept_manifests()
-        .send()
-        .await;
-    answer.expect_error(502, "UNAVAILABLE");
-    assert!(hub.lines().len() <= 6, "{} requests", hub.lines().len());
+    let response = mirror.get_manifest(MANIFEST_PATH).await;
+    response.expect_error(502, "UNAVAILABLE");
+    assert!(
+        hub.requests().len() <= 6,
+        "{} requests",
+        hub.requests().len()
+    );
 }
 
 #[tokio::test]
-async fn a_manifest_redirected_to_a_private_address_is_not_followed() {
+async fn a_manifest_redirect_to_a_private_address_is_not_followed() {
     let unwanted = Server::unwanted("127.0.0.1").await;
     let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     for scheme in ["http", "https"] {
         let location = format!("{scheme}://{}/latest/meta-data/", unwanted.address);
-        hub.script(move |place, _| {
-            (place == Place::Registry).then(|| Reply::new(307, &[("location", &location)], ""))
+        hub.script(move |service, _| {
+            (service == Service::Registry).then(|| Reply::new(307, &[("location", &location)], ""))
         });
-        let answer = mirror
-            .get(&format!("/v2/{NAME}/manifests/latest"))
-            .accept_manifests()
-            .send()
-            .await;
-        assert!(matches!(answer.status.as_u16(), 403 | 502), "{answer:?}");
-        assert!(answer.json()["errors"][0]["code"].is_string(), "{answer:?}");
+        let response = mirror.get_manifest(MANIFEST_PATH).await;
+        assert!(
+            matches!(response.status.as_u16(), 403 | 502),
+            "{response:?}"
+        );
+        assert!(
+            response.json()["errors"][0]["code"].is_string(),
+            "{response:?}"
+        );
     }
     assert_eq!(unwanted.connections(), 0);
 }
 
 #[tokio::test]
-async fn one_request_that_fails_takes_no_other_with_it() {
+async fn a_failed_request_does_not_affect_others() {
     let HubFixture { mirror, hub, .. } =
         HubFixture::with(|options| options.variable("first_byte_timeout", 3)).await;
-    mirror
-        .get(&format!("/v2/{NAME}/manifests/latest"))
-        .accept_manifests()
-        .send()
-        .await
-        .expect(200);
-    hub.script(|place, seen| match (place, &*seen.target) {
-        (Place::Registry, "/v2/library/alpine/manifests/hang") => Some(Reply::Hang),
-        (Place::Registry, "/v2/library/alpine/manifests/close") => Some(Reply::Close),
+    mirror.get_manifest(MANIFEST_PATH).await.expect(200);
+    hub.script(|service, received| match (service, &*received.target) {
+        (Service::Registry, "/v2/library/alpine/manifests/hang") => Some(Reply::Hang),
+        (Service::Registry, "/v2/library/alpine/manifests/close") => Some(Reply::Close),
         _ => None,
     });
     let ask = |tag: &str| {
@@ -246,15 +236,16 @@ async fn one_request_that_fails_takes_no_other_with_it() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_refuses_is_no_500_with_a_stack_trace() {
-    let mirror = Options::default().upstream(nobody().await).start().await;
-    let answer = mirror
-        .get(MANIFEST_PATH)
-        .accept_manifests()
-        .send()
+async fn an_error_has_no_stack_trace() {
+    let mirror = Options::default()
+        .upstream(closed_address().await)
+        .start()
+        .await;
+    let response = mirror
+        .get_manifest(MANIFEST_PATH)
         .await
         .expect_error(502, "UNAVAILABLE");
     for word in ["panicked", "backtrace", ".rs:", "wasm", "   at ", "Stack"] {
-        assert!(!answer.text().contains(word), "{answer:?}");
+        assert!(!response.text().contains(word), "{response:?}");
     }
 }

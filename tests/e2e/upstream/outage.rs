@@ -1,5 +1,5 @@
-//! What real clients pull of an image that the mirror knows: unchanged, and while its registry and its token server don't
-//! answer.
+//! Pulls by real clients of an image that the mirror has cached, while its registry and its token
+//! server are down.
 
 use std::path::Path;
 
@@ -9,14 +9,15 @@ use crate::support::daemons::{Containerd, Dockerd};
 use crate::support::hub_fixture::{NAME, TAG};
 use crate::support::mirror::{Mirror, Options};
 use crate::support::programs::{Programs, is_root};
-use test_support::hub::{Hub, Place};
+use test_support::hub::{Hub, Service};
 use test_support::image::{DOCKER, Image};
 use test_support::server::Reply;
 
-/// Pulls three times into an empty client: cold, warm, and with the registry off but for what its delivery network needs.
-/// `pull` is given an empty folder, and says what it pulled.
+/// Pulls three times into an empty client: cold, warm, and while the registry responds to nothing
+/// but blob requests, which it redirects to its CDN. `pull` is given an empty folder, and returns
+/// text with the digests that it pulled.
 async fn pulls_what_is_known(client: &str, pull: impl AsyncFn(&Mirror, &Path) -> String) {
-    let (hub, image) = (Hub::start().await, Image::of_layers(DOCKER, "outage", 6));
+    let (hub, image) = (Hub::start().await, Image::with_layers(DOCKER, "outage", 6));
     hub.push(NAME, TAG, &image);
     let mirror = Options::default()
         .upstream(hub.address())
@@ -25,19 +26,19 @@ async fn pulls_what_is_known(client: &str, pull: impl AsyncFn(&Mirror, &Path) ->
         .await;
     for state in ["cold", "warm", "off"] {
         if state == "off" {
-            hub.script(|place, seen| {
-                let is_down = place == Place::Tokens || !seen.target.contains("/blobs/");
-                (is_down && place != Place::Cdn).then_some(Reply::Close)
+            hub.script(|service, received| {
+                let is_down = service == Service::Tokens || !received.target.contains("/blobs/");
+                (is_down && service != Service::Cdn).then_some(Reply::Close)
             });
         }
-        hub.take_lines();
+        hub.take_requests();
         let folder = tempfile::tempdir().expect("a folder");
         let pulled = pull(&mirror, folder.path()).await;
         assert!(
-            pulled.contains(&image.here().config.digest),
+            pulled.contains(&image.native().config.digest),
             "{client}, {state}: {pulled}"
         );
-        let asked = hub.lines();
+        let asked = hub.requests();
         let of = |method: &str, what: &str| {
             let line = format!("registry {method} /v2/{NAME}/{what}/");
             asked
@@ -58,7 +59,7 @@ async fn pulls_what_is_known(client: &str, pull: impl AsyncFn(&Mirror, &Path) ->
 }
 
 #[tokio::test]
-async fn dockerd_28_pulls_an_unchanged_image_without_a_get_and_a_known_one_without_its_registry() {
+async fn dockerd_28_pulls_a_cached_image_during_an_outage() {
     let names = ["dockerd", "docker", "containerd"];
     let Some(programs) = Programs::newer(&names).filter(|_| is_root("dockerd 28")) else {
         return;
@@ -79,8 +80,7 @@ async fn dockerd_28_pulls_an_unchanged_image_without_a_get_and_a_known_one_witho
 }
 
 #[tokio::test]
-async fn containerd_2_pulls_an_unchanged_image_without_a_get_and_a_known_one_without_its_registry()
-{
+async fn containerd_2_pulls_a_cached_image_during_an_outage() {
     let Some(programs) =
         Programs::newer(&["containerd", "ctr"]).filter(|_| is_root("containerd 2"))
     else {

@@ -1,4 +1,5 @@
-//! Every registry that behaves unlike the others, as it was seen to behave, under its real name.
+//! Public registries that differ from others, under their real names, as they were observed to
+//! behave.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::support::public_registries::{Host, PublicRegistries};
 use test_support::answers::error;
 use test_support::image::{DOCKER_LIST, INDEX, digest};
-use test_support::server::{Reply, Seen};
+use test_support::server::{ReceivedRequest, Reply};
 
 fn challenge(line: &str) -> Reply {
     Reply::new(
@@ -36,9 +37,9 @@ fn manifest() -> Reply {
     )
 }
 
-/// The same for HEAD: a server of ours leaves the body out.
-fn manifest_for(seen: &Seen) -> Reply {
-    if seen.method == "HEAD" {
+/// The same, without the body for a HEAD.
+fn manifest_for(received: &ReceivedRequest) -> Reply {
+    if received.method == "HEAD" {
         let digest = digest(b"{}");
         return Reply::new(
             200,
@@ -57,22 +58,22 @@ fn redirect(status: u16, location: &str) -> Reply {
     Reply::new(status, &[("location", location)], "")
 }
 
-fn has(seen: &Seen, authorization: &str) -> bool {
-    seen.header("authorization") == Some(authorization)
+fn has(received: &ReceivedRequest, authorization: &str) -> bool {
+    received.header("authorization") == Some(authorization)
 }
 
 fn blob(name: &str) -> String {
     format!("{name}/blobs/{}", digest(b"a layer"))
 }
 
-/// One token for every repository; no HEAD of blobs; whoever comes with Basic is turned away.
+/// It has one token for all repositories, no HEAD of blobs, and refuses requests with Basic.
 #[tokio::test]
-async fn public_ecr_aws() {
+async fn public_ecr_aws_has_one_token_for_all_repositories() {
     const CDN: &str = "https://d2glxqk2uabbnd.cloudfront.net/layer?Signature=a~b_&Key-Pair-Id=K";
-    let ecr = Host::new("public.ecr.aws", |seen| {
-        match (&*seen.method, seen.path()) {
+    let ecr = Host::new("public.ecr.aws", |received| {
+        match (&*received.method, received.path()) {
             (_, "/token/") => token("aws-token"),
-            _ if seen
+            _ if received
                 .header("authorization")
                 .is_some_and(|value| value.starts_with("Basic")) =>
             {
@@ -81,11 +82,11 @@ async fn public_ecr_aws() {
             ("HEAD", path) if path.contains("/blobs/") => challenge(
                 r#"Bearer realm="https://public.ecr.aws/token/",service="public.ecr.aws",scope="aws""#,
             ),
-            _ if !has(seen, "Bearer aws-token") => challenge(
+            _ if !has(received, "Bearer aws-token") => challenge(
                 r#"Bearer realm="https://public.ecr.aws/token/",service="public.ecr.aws",scope="aws""#,
             ),
             (_, path) if path.contains("/blobs/") => redirect(307, CDN),
-            _ => manifest_for(seen),
+            _ => manifest_for(received),
         }
     });
     let Some(registries) = PublicRegistries::start([ecr]).await else {
@@ -101,11 +102,11 @@ async fn public_ecr_aws() {
         .await
         .expect(200);
     registries
-        .ask("GET", "public.ecr.aws", "nginx/nginx/manifests/1")
+        .request("GET", "public.ecr.aws", "nginx/nginx/manifests/1")
         .await
         .expect(200);
     assert_eq!(
-        registries.asked(),
+        registries.take_requests(),
         [
             "GET https://public.ecr.aws/v2/docker/library/alpine/manifests/3",
             "GET https://public.ecr.aws/token/?service=public.ecr.aws&scope=aws",
@@ -115,15 +116,15 @@ async fn public_ecr_aws() {
     );
     let blob = blob("nginx/nginx");
     for method in ["HEAD", "GET"] {
-        let answer = registries
-            .ask(method, "public.ecr.aws", &blob)
+        let response = registries
+            .request(method, "public.ecr.aws", &blob)
             .await
             .expect(307);
-        assert_eq!(answer.header("location"), Some(CDN), "{method}");
+        assert_eq!(response.header("location"), Some(CDN), "{method}");
     }
     let url = format!("https://public.ecr.aws/v2/{blob} Bearer aws-token");
     assert_eq!(
-        registries.asked(),
+        registries.take_requests(),
         [
             format!("HEAD {url}"),
             format!("GET {url}"),
@@ -132,20 +133,21 @@ async fn public_ecr_aws() {
     );
 }
 
-/// No service in the challenge; an expired token gets a challenge of another token server, which knows no anonymous users.
+/// Its challenge has no service; an expired token gets a challenge with another realm, which has no
+/// anonymous tokens.
 #[tokio::test]
-async fn nvcr_io() {
+async fn nvcr_io_names_another_realm_for_an_expired_token() {
     let is_expired = Arc::new(AtomicBool::new(false));
     let expired = Arc::clone(&is_expired);
-    let nvcr = Host::new("nvcr.io", move |seen| {
+    let nvcr = Host::new("nvcr.io", move |received| {
         let good = if expired.load(Ordering::SeqCst) {
             "second"
         } else {
             "first"
         };
-        match seen.header("authorization") {
-            _ if seen.path() == "/proxy_auth" => token(good),
-            Some(sent) if sent == format!("Bearer {good}") => manifest_for(seen),
+        match received.header("authorization") {
+            _ if received.path() == "/proxy_auth" => token(good),
+            Some(sent) if sent == format!("Bearer {good}") => manifest_for(received),
             Some(_) => {
                 challenge(r#"Bearer realm="https://authn.nvidia.com/token?service=ngc",scope="x""#)
             }
@@ -158,14 +160,14 @@ async fn nvcr_io() {
     let Some(registries) = PublicRegistries::start([nvcr, authn]).await else {
         return;
     };
-    let ask = || registries.ask("GET", "nvcr.io", "nvidia/cuda/manifests/12");
+    let ask = || registries.request("GET", "nvcr.io", "nvidia/cuda/manifests/12");
     ask().await.expect(200);
     is_expired.store(true, Ordering::SeqCst);
     ask().await.expect(200);
     let url = "https://nvcr.io/v2/nvidia/cuda/manifests/12";
     let fetch = "GET https://nvcr.io/proxy_auth?scope=repository%3Anvidia%2Fcuda%3Apull";
     assert_eq!(
-        registries.asked(),
+        registries.take_requests(),
         [
             format!("GET {url}"),
             fetch.into(),
@@ -178,33 +180,33 @@ async fn nvcr_io() {
     );
 }
 
-/// Redirects everything to ghcr.io, whose challenge and token are none of lscr.io's.
+/// It redirects everything to ghcr.io, whose challenge and token must not be used for lscr.io.
 #[tokio::test]
-async fn lscr_io() {
+async fn lscr_io_redirects_everything_to_ghcr_io() {
     const CDN: &str = "https://pkg-containers.githubusercontent.com/ghcr1/blobs/x?sig=a%2Fb%3D";
-    let lscr = Host::new("lscr.io", |seen| {
-        redirect(307, &format!("https://ghcr.io{}", seen.target))
+    let lscr = Host::new("lscr.io", |received| {
+        redirect(307, &format!("https://ghcr.io{}", received.target))
     });
-    let ghcr = Host::new("ghcr.io", |seen| match seen.path() {
+    let ghcr = Host::new("ghcr.io", |received| match received.path() {
         "/token" => token("of-ghcr"),
-        _ if !has(seen, "Bearer of-ghcr") => challenge(
+        _ if !has(received, "Bearer of-ghcr") => challenge(
             r#"Bearer realm="https://ghcr.io/token",service="ghcr.io",scope="repository:linuxserver/nginx:pull""#,
         ),
         path if path.contains("/blobs/") => redirect(307, CDN),
-        _ => manifest_for(seen),
+        _ => manifest_for(received),
     });
     let Some(registries) = PublicRegistries::start([lscr, ghcr]).await else {
         return;
     };
     for method in ["HEAD", "GET"] {
         registries
-            .ask(method, "lscr.io", "linuxserver/nginx/manifests/latest")
+            .request(method, "lscr.io", "linuxserver/nginx/manifests/latest")
             .await
             .expect(200);
     }
     let path = "v2/linuxserver/nginx/manifests/latest";
     assert_eq!(
-        registries.asked(),
+        registries.take_requests(),
         [
             format!("HEAD https://lscr.io/{path}"),
             format!("HEAD https://ghcr.io/{path}"),
@@ -214,12 +216,15 @@ async fn lscr_io() {
             format!("GET https://ghcr.io/{path} Bearer of-ghcr"),
         ]
     );
-    // A client that was sent to ghcr.io itself would have no token for it.
+    // A client that is redirected to ghcr.io would have no token for it.
     let blob = blob("linuxserver/nginx");
-    let answer = registries.ask("GET", "lscr.io", &blob).await.expect(307);
-    assert_eq!(answer.header("location"), Some(CDN));
+    let response = registries
+        .request("GET", "lscr.io", &blob)
+        .await
+        .expect(307);
+    assert_eq!(response.header("location"), Some(CDN));
     assert_eq!(
-        registries.asked(),
+        registries.take_requests(),
         [
             format!("GET https://lscr.io/v2/{blob}"),
             format!("GET https://ghcr.io/v2/{blob} Bearer of-ghcr")
@@ -227,17 +232,18 @@ async fn lscr_io() {
     );
 }
 
-/// Manifests are at another registry, by way of a 307 that no client follows; blobs at a bucket.
+/// It redirects manifests to another registry, with a 307 that clients don't follow, and blobs to a
+/// bucket.
 #[tokio::test]
-async fn registry_k8s_io() {
+async fn registry_k8s_io_redirects_manifests_to_another_registry() {
     const BUCKET: &str =
         "https://prod-registry-k8s-io-eu-west-1.s3.dualstack.eu-west-1.amazonaws.com/containers/x";
-    let k8s = Host::new("registry.k8s.io", |seen| {
-        match seen.path().split_once("/blobs/") {
+    let k8s = Host::new("registry.k8s.io", |received| {
+        match received.path().split_once("/blobs/") {
             Some(_) => redirect(307, BUCKET),
             None => redirect(
                 307,
-                &seen.target.replace(
+                &received.target.replace(
                     "/v2/",
                     "https://europe-west1-docker.pkg.dev/v2/k8s-artifacts-prod/images/",
                 ),
@@ -249,19 +255,19 @@ async fn registry_k8s_io() {
         return;
     };
     for method in ["HEAD", "GET"] {
-        let answer = registries
-            .ask(method, "registry.k8s.io", "pause/manifests/3.9")
+        let response = registries
+            .request(method, "registry.k8s.io", "pause/manifests/3.9")
             .await
             .expect(200);
-        assert_eq!(answer.header("content-type"), Some(INDEX));
-        assert_eq!(answer.header("content-length"), Some("2"));
+        assert_eq!(response.header("content-type"), Some(INDEX));
+        assert_eq!(response.header("content-length"), Some("2"));
         assert_eq!(
-            answer.header("docker-content-digest"),
+            response.header("docker-content-digest"),
             Some(&*digest(b"{}"))
         );
-        assert_eq!(answer.header("location"), None);
+        assert_eq!(response.header("location"), None);
         assert_eq!(
-            registries.asked(),
+            registries.take_requests(),
             [
                 format!("{method} https://registry.k8s.io/v2/pause/manifests/3.9"),
                 format!(
@@ -270,29 +276,30 @@ async fn registry_k8s_io() {
             ]
         );
     }
-    let answer = registries
-        .ask("GET", "registry.k8s.io", &blob("pause"))
+    let response = registries
+        .request("GET", "registry.k8s.io", &blob("pause"))
         .await
         .expect(307);
-    assert_eq!(answer.header("location"), Some(BUCKET));
+    assert_eq!(response.header("location"), Some(BUCKET));
 }
 
-/// Registries whose challenges, or the lack of them, make the difference: what a first request has to lead to.
+/// Registries that differ by their challenges, or have none: the requests that follow a first
+/// request.
 #[tokio::test]
-async fn who_grants_tokens() {
+async fn first_requests_get_tokens_from_the_right_server() {
     #[derive(Clone, Copy)]
     struct Case {
         registry: &'static str,
         rest: &'static str,
-        /// The challenge, and the path on which it is.
+        /// The challenge, and the path that has it; all if empty.
         challenge: Option<(&'static str, &'static str)>,
-        /// The token server, where it isn't the registry, and what it is asked.
+        /// The host of the token server, and the path and query of the token request.
         grantor: &'static str,
         fetch: &'static str,
         requests: usize,
     }
     let cases = [
-        // The challenge is missing where it counts.
+        // Only the 401 of `/v2/` has a challenge.
         Case {
             registry: "gcr.io",
             rest: "project/image/manifests/1",
@@ -325,23 +332,23 @@ async fn who_grants_tokens() {
         },
     ];
     for case in cases {
-        let answer = move |seen: &Seen| match case.challenge {
-            _ if !case.fetch.is_empty() && seen.target == case.fetch => token("granted"),
-            None => manifest_for(seen),
-            Some(_) if has(seen, "Bearer granted") => manifest_for(seen),
-            Some((line, at)) if at.is_empty() || at == seen.path() => challenge(line),
+        let response = move |received: &ReceivedRequest| match case.challenge {
+            _ if !case.fetch.is_empty() && received.target == case.fetch => token("granted"),
+            None => manifest_for(received),
+            Some(_) if has(received, "Bearer granted") => manifest_for(received),
+            Some((line, at)) if at.is_empty() || at == received.path() => challenge(line),
             Some(_) => error(401, "UNAUTHORIZED"),
         };
-        let mut hosts = vec![Host::new(case.registry, answer)];
+        let mut hosts = vec![Host::new(case.registry, response)];
         if case.grantor != case.registry {
-            hosts.push(Host::new(case.grantor, answer));
+            hosts.push(Host::new(case.grantor, response));
         }
         let Some(registries) = PublicRegistries::start(hosts).await else {
             return;
         };
-        let seen = registries.ask("GET", case.registry, case.rest).await;
-        let asked = registries.asked();
-        assert_eq!(seen.status, 200, "{}: {asked:#?}", case.registry);
+        let received = registries.request("GET", case.registry, case.rest).await;
+        let asked = registries.take_requests();
+        assert_eq!(received.status, 200, "{}: {asked:#?}", case.registry);
         assert_eq!(asked.len(), case.requests, "{}: {asked:#?}", case.registry);
         let fetch = format!("GET https://{}{}", case.grantor, case.fetch);
         assert_eq!(
@@ -350,30 +357,31 @@ async fn who_grants_tokens() {
             "{}: {asked:#?}",
             case.registry
         );
-        // From then on each request is one.
+        // From then on each request takes one upstream request.
         registries
-            .ask("GET", case.registry, case.rest)
+            .request("GET", case.registry, case.rest)
             .await
             .expect(200);
-        assert_eq!(registries.asked().len(), 1, "{}", case.registry);
+        assert_eq!(registries.take_requests().len(), 1, "{}", case.registry);
     }
 }
 
-/// The token server turns the anonymous away from private repositories; the types in `Accept` decide what exists.
+/// It has no anonymous tokens for private repositories, and a 404 where the types in `Accept` don't
+/// match.
 #[tokio::test]
-async fn ghcr_io() {
+async fn ghcr_io_denies_tokens_for_private_repositories() {
     for refusal in [401, 403] {
-        let ghcr = Host::new("ghcr.io", move |seen| match seen.path() {
-            "/token" if seen.target.contains("private") => error(refusal, "DENIED"),
+        let ghcr = Host::new("ghcr.io", move |received| match received.path() {
+            "/token" if received.target.contains("private") => error(refusal, "DENIED"),
             "/token" => token("t"),
-            _ if !has(seen, "Bearer t") => {
+            _ if !has(received, "Bearer t") => {
                 challenge(r#"Bearer realm="https://ghcr.io/token",service="ghcr.io""#)
             }
             _ => {
-                let mut types = seen.headers.get_all("accept").iter();
+                let mut types = received.headers.get_all("accept").iter();
                 let knows = types.any(|line| line.to_str().is_ok_and(|line| line.contains(INDEX)));
                 if knows {
-                    manifest_for(seen)
+                    manifest_for(received)
                 } else {
                     error(404, "MANIFEST_UNKNOWN")
                 }
@@ -383,15 +391,15 @@ async fn ghcr_io() {
             return;
         };
         registries
-            .ask("GET", "ghcr.io", "owner/private/manifests/1")
+            .request("GET", "ghcr.io", "owner/private/manifests/1")
             .await
             .expect_error(403, "DENIED");
         registries
-            .ask("GET", "ghcr.io", &blob("owner/private"))
+            .request("GET", "ghcr.io", &blob("owner/private"))
             .await
             .expect_error(403, "DENIED");
         registries
-            .ask("GET", "ghcr.io", "owner/image/manifests/1")
+            .request("GET", "ghcr.io", "owner/image/manifests/1")
             .await
             .expect(200);
         let old = registries
@@ -402,9 +410,9 @@ async fn ghcr_io() {
     }
 }
 
-/// quay.io sends clients on with 302, others with 307: both are theirs to follow, to the letter.
+/// Its redirects have status 302, those of others 307: both are passed on unchanged.
 #[tokio::test]
-async fn quay_io() {
+async fn quay_io_redirects_blobs_with_302_or_307() {
     for status in [302, 307] {
         let cdn = "https://cdn01.quay.io/quayio-production-s3/sha256/aa/x?X-Amz-Signature=b%2Fc&cf_sign=d%3D%3D";
         let quay = Host::new("quay.io", move |_| redirect(status, cdn));
@@ -412,20 +420,20 @@ async fn quay_io() {
             return;
         };
         for method in ["GET", "HEAD"] {
-            let answer = registries
-                .ask(method, "quay.io", &blob("coreos/etcd"))
+            let response = registries
+                .request(method, "quay.io", &blob("coreos/etcd"))
                 .await
                 .expect(status);
-            assert_eq!(answer.header("location"), Some(cdn));
-            assert!(answer.body.is_empty());
+            assert_eq!(response.header("location"), Some(cdn));
+            assert!(response.body.is_empty());
         }
     }
 }
 
-/// Past its limits Docker Hub answers in plain text, and says when to come again; before them, how much is left.
+/// Over its rate limit it responds with plain text and `Retry-After`; below it, with what is left.
 #[tokio::test]
-async fn docker_hub() {
-    let hub = Host::new("registry-1.docker.io", |seen| match seen.path() {
+async fn docker_hub_reports_its_rate_limits() {
+    let hub = Host::new("registry-1.docker.io", |received| match received.path() {
         path if path.contains("/busy/") => Reply::new(
             429,
             &[
@@ -448,57 +456,62 @@ async fn docker_hub() {
     let Some(registries) = PublicRegistries::start([hub]).await else {
         return;
     };
-    let answer = registries
-        .ask("GET", "docker.io", "alpine/manifests/latest")
+    let response = registries
+        .request("GET", "docker.io", "alpine/manifests/latest")
         .await
         .expect(200);
-    assert_eq!(answer.header("ratelimit-limit"), Some("100;w=21600"));
-    assert_eq!(answer.header("ratelimit-remaining"), Some("76;w=21600"));
-    assert_eq!(answer.header("docker-ratelimit-source"), Some("192.0.2.1"));
+    assert_eq!(response.header("ratelimit-limit"), Some("100;w=21600"));
+    assert_eq!(response.header("ratelimit-remaining"), Some("76;w=21600"));
     assert_eq!(
-        registries.asked(),
+        response.header("docker-ratelimit-source"),
+        Some("192.0.2.1")
+    );
+    assert_eq!(
+        registries.take_requests(),
         ["GET https://registry-1.docker.io/v2/library/alpine/manifests/latest"]
     );
     for rest in ["team/busy/manifests/latest", &blob("team/busy")] {
-        let answer = registries
-            .ask("GET", "docker.io", rest)
+        let response = registries
+            .request("GET", "docker.io", rest)
             .await
             .expect_error(429, "TOOMANYREQUESTS");
-        assert_eq!(answer.header("retry-after"), Some("60"), "{rest}");
+        assert_eq!(response.header("retry-after"), Some("60"), "{rest}");
         assert_eq!(
-            answer.header("ratelimit-remaining"),
+            response.header("ratelimit-remaining"),
             Some("0;w=21600"),
             "{rest}"
         );
     }
 }
 
-/// Registries that mount blobs across repositories may send clients to another path of their own.
+/// Registries that mount blobs across repositories may redirect to another path of their own.
 #[tokio::test]
-async fn a_blob_elsewhere_in_the_same_registry() {
+async fn a_blob_redirect_within_a_registry_is_followed() {
     let target = format!("/v2/{}", blob("shared/base"));
     let location = target.clone();
-    let registry = Host::new("registry.example.com", move |seen| match seen.path() {
-        path if path == location => Reply::new(
-            200,
-            &[("content-type", "application/octet-stream")],
-            "a layer",
-        ),
-        _ => redirect(307, &location),
+    let registry = Host::new("registry.example.com", move |received| {
+        match received.path() {
+            path if path == location => Reply::new(
+                200,
+                &[("content-type", "application/octet-stream")],
+                "a layer",
+            ),
+            _ => redirect(307, &location),
+        }
     });
     let Some(registries) = PublicRegistries::start([registry]).await else {
         return;
     };
-    let answer = registries
-        .ask("GET", "registry.example.com", &blob("team/app"))
+    let response = registries
+        .request("GET", "registry.example.com", &blob("team/app"))
         .await
         .expect(200);
     assert_eq!(
-        (&*answer.body, answer.header("location")),
+        (&*response.body, response.header("location")),
         (&b"a layer"[..], None)
     );
     assert_eq!(
-        registries.asked()[1],
+        registries.take_requests()[1],
         format!("GET https://registry.example.com{target}")
     );
 }

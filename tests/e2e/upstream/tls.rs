@@ -1,4 +1,4 @@
-//! Over https, as every public registry is, with names of our own in the mirror's `/etc/hosts`.
+//! Upstreams over HTTPS, with names from the mirror's own `/etc/hosts`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -6,7 +6,7 @@ use crate::support::client::Request;
 use crate::support::mirror::{Options, can_name_hosts};
 use crate::support::skip;
 use test_support::ca::Ca;
-use test_support::hub::{Addresses, Hub, Place};
+use test_support::hub::{Addresses, Hub, Service};
 use test_support::image::{Image, digest};
 use test_support::server::{Server, any_port};
 
@@ -16,9 +16,8 @@ const DOCKER_HUB: [&str; 3] = [
     "auth.docker.io",
     "production.cloudflare.docker.com",
 ];
-const PRIVATE: &str = "[outbound_networking]\nblock_networks = [\"private\"]\n";
 
-/// A registry, token server and CDN over https, each its address's name.
+/// A registry, token server and CDN over HTTPS, with certificates for their addresses.
 async fn hub(ca: &Ca) -> Hub {
     Hub::start_tls(
         ca,
@@ -43,14 +42,12 @@ async fn an_https_upstream_with_a_private_authority_is_reached() {
     let mirror = options.variable("upstream", &upstream).start().await;
 
     for query in [String::new(), format!("?upstream={upstream}")] {
-        let answer = mirror
-            .get(&format!("/v2/team/app/manifests/1.0{query}"))
-            .accept_manifests()
-            .send()
+        let response = mirror
+            .get_manifest(&format!("/v2/team/app/manifests/1.0{query}"))
             .await;
-        assert_eq!(answer.expect(200).body, image.index.bytes);
+        assert_eq!(response.expect(200).body, image.index.bytes);
     }
-    let blob = image.here().layers[0].clone();
+    let blob = image.native().layers[0].clone();
     let redirect = mirror
         .get(&format!("/v2/team/app/blobs/{}", blob.digest))
         .send()
@@ -66,24 +63,29 @@ async fn an_https_upstream_with_a_private_authority_is_reached() {
         Some(hub.cdn().to_string())
     );
     let target = location.path_and_query().expect("a path").as_str();
-    let answer = Request::new(hub.cdn(), "GET", target)
+    let response = Request::new(hub.cdn(), "GET", target)
         .tls(&ca, LOOPBACK[2])
         .send()
         .await
         .expect(200);
-    assert_eq!(digest(&answer.body), blob.digest);
-    assert_eq!(hub.seen(Place::Tokens).len(), 1, "{:?}", hub.lines());
-    let asked = hub.seen(Place::Registry);
+    assert_eq!(digest(&response.body), blob.digest);
+    assert_eq!(
+        hub.received(Service::Tokens).len(),
+        1,
+        "{:?}",
+        hub.requests()
+    );
+    let asked = hub.received(Service::Registry);
     assert!(
         asked
             .iter()
-            .all(|seen| seen.version == hyper::Version::HTTP_2),
+            .all(|received| received.version == hyper::Version::HTTP_2),
         "{asked:?}"
     );
 }
 
 #[tokio::test]
-async fn a_certificate_that_nobody_vouches_for_is_refused() {
+async fn an_untrusted_certificate_is_refused() {
     let hub = hub(&Ca::new()).await;
     let upstream = format!("https://{}", hub.address());
     let mirror = Options::default()
@@ -91,13 +93,9 @@ async fn a_certificate_that_nobody_vouches_for_is_refused() {
         .variable("upstream", upstream)
         .start()
         .await;
-    let answer = mirror
-        .get("/v2/team/app/manifests/1.0")
-        .accept_manifests()
-        .send()
-        .await;
-    answer.expect_error(502, "UNAVAILABLE");
-    assert!(hub.lines().is_empty(), "{:?}", hub.lines());
+    let response = mirror.get_manifest("/v2/team/app/manifests/1.0").await;
+    response.expect_error(502, "UNAVAILABLE");
+    assert!(hub.requests().is_empty(), "{:?}", hub.requests());
 }
 
 #[tokio::test]
@@ -119,16 +117,12 @@ async fn a_certificate_for_another_name_is_refused() {
         .variable("upstream", format!("https://{}", hub.address()))
         .start()
         .await;
-    let answer = mirror
-        .get("/v2/team/app/manifests/1.0")
-        .accept_manifests()
-        .send()
-        .await;
-    answer.expect_error(502, "UNAVAILABLE");
-    assert!(hub.lines().is_empty(), "{:?}", hub.lines());
+    let response = mirror.get_manifest("/v2/team/app/manifests/1.0").await;
+    response.expect_error(502, "UNAVAILABLE");
+    assert!(hub.requests().is_empty(), "{:?}", hub.requests());
 }
 
-/// Three addresses of this process's own, on which port 443 is free.
+/// Three loopback addresses that only this process uses, and on which port 443 is free.
 fn own_addresses() -> Option<[SocketAddr; 3]> {
     let [.., high, low] = std::process::id().to_be_bytes();
     let addresses = [1, 2, 3]
@@ -172,30 +166,31 @@ async fn docker_hub_is_the_default_upstream_under_all_its_names() {
     ];
     for alias in aliases {
         for name in ["alpine", "library/alpine"] {
-            let answer = mirror
-                .get(&format!("/v2/{name}/manifests/latest{alias}"))
-                .accept_manifests()
-                .send()
+            let response = mirror
+                .get_manifest(&format!("/v2/{name}/manifests/latest{alias}"))
                 .await;
-            assert_eq!(answer.status, 200, "{name}{alias}: {answer:?}");
+            assert_eq!(response.status, 200, "{name}{alias}: {response:?}");
         }
     }
     mirror
-        .get("/v2/team/app/manifests/latest")
-        .accept_manifests()
-        .send()
+        .get_manifest("/v2/team/app/manifests/latest")
         .await
         .expect(200);
-    let asked = hub.seen(Place::Registry);
+    let asked = hub.received(Service::Registry);
     let names = asked
         .iter()
-        .filter(|seen| seen.target.contains("/library/alpine/manifests/latest"))
+        .filter(|received| received.target.contains("/library/alpine/manifests/latest"))
         .count();
-    assert_eq!(names, asked.len() - 1, "{:?}", hub.lines());
-    // Once for each repository: every alias is one upstream.
-    assert_eq!(hub.seen(Place::Tokens).len(), 2, "{:?}", hub.lines());
+    assert_eq!(names, asked.len() - 1, "{:?}", hub.requests());
+    // Once for each repository: all aliases are one upstream.
+    assert_eq!(
+        hub.received(Service::Tokens).len(),
+        2,
+        "{:?}",
+        hub.requests()
+    );
 
-    let blob = &image.here().layers[0].digest;
+    let blob = &image.native().layers[0].digest;
     let redirect = mirror
         .get(&format!("/v2/alpine/blobs/{blob}"))
         .send()
@@ -212,18 +207,24 @@ async fn docker_hub_is_the_default_upstream_under_all_its_names() {
 }
 
 #[tokio::test]
-async fn a_public_name_that_resolves_to_a_private_address_is_not_connected_to() {
+async fn a_name_that_resolves_to_a_private_address_is_not_contacted() {
     if !can_name_hosts() {
         return skip("a name that resolves to a loopback address needs root");
     }
     let unwanted = Server::unwanted("127.0.0.1").await;
     let port = unwanted.address.port();
     let options = Options::default().host("rebound.example.com", IpAddr::from(Ipv4Addr::LOCALHOST));
-    let mirror = options.runtime_config(PRIVATE).start().await;
+    let mirror = options.block_networks(&["private"]).start().await;
     let target = format!("/v2/team/app/manifests/1.0?upstream=rebound.example.com:{port}");
-    let answer = mirror.get(&target).accept_manifests().send().await;
-    assert!(matches!(answer.status.as_u16(), 403 | 502), "{answer:?}");
-    assert!(answer.json()["errors"][0]["code"].is_string(), "{answer:?}");
+    let response = mirror.get_manifest(&target).await;
+    assert!(
+        matches!(response.status.as_u16(), 403 | 502),
+        "{response:?}"
+    );
+    assert!(
+        response.json()["errors"][0]["code"].is_string(),
+        "{response:?}"
+    );
     assert_eq!(unwanted.connections(), 0);
 }
 
@@ -238,14 +239,14 @@ async fn a_listed_name_is_reached_over_plain_http() {
     let port = hub.address().port();
     let options = Options::default()
         .plain_http(hub.addresses())
-        .list(&format!("registry.lan:{port}"));
+        .plain_http_host(&format!("registry.lan:{port}"));
     let mirror = options
         .host("registry.lan", IpAddr::from(Ipv4Addr::LOCALHOST))
         .start()
         .await;
     for form in ["registry.lan", "http://registry.lan", "REGISTRY.LAN"] {
         let target = format!("/v2/team/app/manifests/1.0?upstream={form}:{port}");
-        let answer = mirror.get(&target).accept_manifests().send().await;
-        assert_eq!(answer.status, 200, "{form}: {answer:?}");
+        let response = mirror.get_manifest(&target).await;
+        assert_eq!(response.status, 200, "{form}: {response:?}");
     }
 }

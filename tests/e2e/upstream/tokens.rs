@@ -1,4 +1,4 @@
-//! Tokens as token servers give them, how long they are used, and what an upstream that refuses them leads to.
+//! Token responses, how long tokens are used, and upstreams that refuse them.
 
 use std::time::Duration;
 
@@ -6,15 +6,15 @@ use serde_json::json;
 
 use crate::support::hub_fixture::{HubFixture, MANIFEST_PATH, NAME};
 use crate::support::mirror::{is_spin, is_wasip2};
-use test_support::hub::Place;
+use test_support::hub::Service;
 use test_support::server::Reply;
 
-/// The body of a token server's answer, made of a valid token.
-type Answer = fn(&str) -> String;
+/// Makes the body of a token response, given a valid token.
+type TokenResponse = fn(&str) -> String;
 
 #[tokio::test]
-async fn every_form_of_token_is_used() {
-    let cases: [(&str, Answer); 7] = [
+async fn every_form_of_token_response_is_understood() {
+    let cases: [(&str, TokenResponse); 7] = [
         ("token alone", |t| json!({ "token": t }).to_string()),
         ("access_token alone", |t| {
             json!({ "access_token": t, "expires_in": 300 }).to_string()
@@ -36,13 +36,12 @@ async fn every_form_of_token_is_used() {
             json!({ "token": t, "expires_in": 4_000_000_000_u64 }).to_string()
         }),
     ];
-    for (name, answer) in cases {
+    for (name, response) in cases {
         let HubFixture { mirror, hub, .. } = HubFixture::start().await;
-        hub.token_answer(answer);
-        let target = format!("/v2/{NAME}/manifests/latest");
-        let answer = mirror.get(&target).accept_manifests().send().await;
-        assert_eq!(answer.status, 200, "{name}: {answer:?}");
-        let asked = &hub.seen(Place::Registry)[1];
+        hub.token_body(response);
+        let response = mirror.get_manifest(MANIFEST_PATH).await;
+        assert_eq!(response.status, 200, "{name}: {response:?}");
+        let asked = &hub.received(Service::Registry)[1];
         assert_eq!(
             asked.header("authorization"),
             Some("Bearer anonymous-token-1"),
@@ -52,41 +51,29 @@ async fn every_form_of_token_is_used() {
 }
 
 #[tokio::test]
-async fn a_token_without_expires_in_is_kept_for_a_while() {
+async fn a_token_without_expires_in_is_reused() {
     let HubFixture { mirror, hub, .. } = HubFixture::start().await;
-    hub.token_answer(|token| json!({ "token": token }).to_string());
-    let target = format!("/v2/{NAME}/manifests/latest");
+    hub.token_body(|token| json!({ "token": token }).to_string());
     for _ in 0..3 {
-        mirror
-            .get(&target)
-            .accept_manifests()
-            .send()
-            .await
-            .expect(200);
+        mirror.get_manifest(MANIFEST_PATH).await.expect(200);
     }
-    assert_eq!(hub.seen(Place::Tokens).len(), 1, "{:?}", hub.lines());
+    assert_eq!(
+        hub.received(Service::Tokens).len(),
+        1,
+        "{:?}",
+        hub.requests()
+    );
 }
 
 #[tokio::test]
-async fn a_token_is_not_used_past_its_life() {
+async fn an_expired_token_is_not_used() {
     let HubFixture { mirror, hub, .. } = HubFixture::start().await;
-    hub.token_answer(|token| json!({ "token": token, "expires_in": 1 }).to_string());
-    let target = format!("/v2/{NAME}/manifests/latest");
-    mirror
-        .get(&target)
-        .accept_manifests()
-        .send()
-        .await
-        .expect(200);
+    hub.token_body(|token| json!({ "token": token, "expires_in": 1 }).to_string());
+    mirror.get_manifest(MANIFEST_PATH).await.expect(200);
     tokio::time::sleep(Duration::from_millis(1200)).await;
-    mirror
-        .get(&target)
-        .accept_manifests()
-        .send()
-        .await
-        .expect(200);
+    mirror.get_manifest(MANIFEST_PATH).await.expect(200);
     let last = hub
-        .seen(Place::Registry)
+        .received(Service::Registry)
         .last()
         .cloned()
         .expect("a request");
@@ -94,20 +81,20 @@ async fn a_token_is_not_used_past_its_life() {
         last.header("authorization"),
         Some("Bearer anonymous-token-2"),
         "{:?}",
-        hub.lines()
+        hub.requests()
     );
-    let refused = hub.seen(Place::Registry).len();
+    let refused = hub.received(Service::Registry).len();
     assert_eq!(
         refused,
         3,
         "the first contact, and one request each: {:?}",
-        hub.lines()
+        hub.requests()
     );
 }
 
 #[tokio::test]
-async fn what_is_no_token_is_the_upstreams_fault() {
-    let cases: [(&str, Answer); 8] = [
+async fn a_malformed_token_response_is_a_502() {
+    let cases: [(&str, TokenResponse); 8] = [
         ("no JSON", |_| "<html>token</html>".into()),
         ("nothing", |_| String::new()),
         ("JSON of another kind", |_| "[]".into()),
@@ -125,35 +112,27 @@ async fn what_is_no_token_is_the_upstreams_fault() {
             json!({ "token": t, "padding": "x".repeat(1024 * 1024 + 1) }).to_string()
         }),
     ];
-    for (name, answer) in cases {
+    for (name, response) in cases {
         let HubFixture { mirror, hub, .. } = HubFixture::start().await;
-        hub.token_answer(answer);
-        let answer = mirror
-            .get(&format!("/v2/{NAME}/manifests/latest"))
-            .accept_manifests()
-            .send()
-            .await;
-        assert_eq!(answer.status, 502, "{name}: {answer:?}");
-        answer.expect_error(502, "UNAVAILABLE");
+        hub.token_body(response);
+        let response = mirror.get_manifest(MANIFEST_PATH).await;
+        assert_eq!(response.status, 502, "{name}: {response:?}");
+        response.expect_error(502, "UNAVAILABLE");
         assert_eq!(
-            hub.seen(Place::Registry).len(),
+            hub.received(Service::Registry).len(),
             1,
             "{name}: {:?}",
-            hub.lines()
+            hub.requests()
         );
-        // The instance lives on, and so does the next request.
-        hub.token_answer(|token| json!({ "token": token }).to_string());
-        let answer = mirror
-            .get(&format!("/v2/{NAME}/manifests/latest"))
-            .accept_manifests()
-            .send()
-            .await;
-        assert_eq!(answer.status, 200, "{name}: {answer:?}");
+        // The instance goes on serving.
+        hub.token_body(|token| json!({ "token": token }).to_string());
+        let response = mirror.get_manifest(MANIFEST_PATH).await;
+        assert_eq!(response.status, 200, "{name}: {response:?}");
     }
 }
 
 #[tokio::test]
-async fn a_token_servers_refusals_are_told_apart() {
+async fn token_server_errors_are_distinguished() {
     let cases: [(u16, u16, &str); 5] = [
         (401, 403, "DENIED"),
         (403, 403, "DENIED"),
@@ -163,25 +142,21 @@ async fn a_token_servers_refusals_are_told_apart() {
     ];
     for (status, expected, code) in cases {
         let HubFixture { mirror, hub, .. } = HubFixture::start().await;
-        hub.script(move |place, _| {
+        hub.script(move |service, _| {
             let headers = [
                 ("retry-after", "7"),
                 ("www-authenticate", "Basic realm=\"x\""),
                 ("location", "http://127.0.0.9/"),
             ];
-            (place == Place::Tokens)
+            (service == Service::Tokens)
                 .then(|| Reply::new(status, &headers, "secret words of an internal host"))
         });
-        let answer = mirror
-            .get(&format!("/v2/{NAME}/manifests/latest"))
-            .accept_manifests()
-            .send()
-            .await;
-        assert_eq!(answer.status, expected, "{status}: {answer:?}");
-        let answer = answer.expect_error(expected, code);
-        assert!(!answer.text().contains("secret words"), "{answer:?}");
+        let response = mirror.get_manifest(MANIFEST_PATH).await;
+        assert_eq!(response.status, expected, "{status}: {response:?}");
+        let response = response.expect_error(expected, code);
+        assert!(!response.text().contains("secret words"), "{response:?}");
         if status == 429 {
-            assert_eq!(answer.header("retry-after"), Some("7"));
+            assert_eq!(response.header("retry-after"), Some("7"));
         }
     }
 }
@@ -189,72 +164,51 @@ async fn a_token_servers_refusals_are_told_apart() {
 #[tokio::test]
 async fn a_dead_token_is_refreshed_once() {
     let HubFixture { mirror, hub, .. } = HubFixture::start().await;
-    let target = format!("/v2/{NAME}/manifests/latest");
-    mirror
-        .get(&target)
-        .accept_manifests()
-        .send()
-        .await
-        .expect(200);
-    hub.take_lines();
+    mirror.get_manifest(MANIFEST_PATH).await.expect(200);
+    hub.take_requests();
     hub.revoke_tokens();
-    mirror
-        .get(&target)
-        .accept_manifests()
-        .send()
-        .await
-        .expect(200);
-    let asked = format!("registry HEAD {target}");
-    assert_eq!(hub.take_lines(), [&*asked, "tokens GET", &*asked]);
-    mirror
-        .get(&target)
-        .accept_manifests()
-        .send()
-        .await
-        .expect(200);
-    assert_eq!(hub.take_lines(), [asked]);
+    mirror.get_manifest(MANIFEST_PATH).await.expect(200);
+    let asked = format!("registry HEAD {MANIFEST_PATH}");
+    assert_eq!(hub.take_requests(), [&*asked, "tokens GET", &*asked]);
+    mirror.get_manifest(MANIFEST_PATH).await.expect(200);
+    assert_eq!(hub.take_requests(), [asked]);
 }
 
 #[tokio::test]
-async fn a_repository_that_stays_closed_is_denied_and_not_asked_again_and_again() {
+async fn a_private_repository_is_denied_with_few_requests() {
     let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     hub.make_private(NAME);
-    let target = format!("/v2/{NAME}/manifests/latest");
     mirror
-        .get(&target)
-        .accept_manifests()
-        .send()
+        .get_manifest(MANIFEST_PATH)
         .await
         .expect_error(403, "DENIED");
-    let first = hub.take_lines();
+    let first = hub.take_requests();
     assert!(first.len() <= 5, "{first:?}");
     mirror
-        .get(&target)
-        .accept_manifests()
-        .send()
+        .get_manifest(MANIFEST_PATH)
         .await
         .expect_error(403, "DENIED");
-    let second = hub.take_lines();
+    let second = hub.take_requests();
     assert!(second.len() <= 3, "{second:?}");
 }
 
 #[tokio::test]
-async fn one_repositorys_token_is_not_anothers() {
+async fn each_repository_has_a_token_of_its_own() {
     let HubFixture { mirror, hub, image } = HubFixture::start().await;
     hub.push("other/image", "latest", &image);
     for name in [NAME, "other/image", NAME, "other/image"] {
         mirror
-            .get(&format!("/v2/{name}/manifests/latest"))
-            .accept_manifests()
-            .send()
+            .get_manifest(&format!("/v2/{name}/manifests/latest"))
             .await
             .expect(200);
     }
-    let sent = hub.seen(Place::Registry);
-    let sent = sent
-        .iter()
-        .skip(1)
-        .map(|seen| (seen.target.contains("other/"), seen.header("authorization")));
+    let sent = hub.received(Service::Registry);
+    let sent = sent.iter().skip(1).map(|received| {
+        (
+            received.target.contains("other/"),
+            received.header("authorization"),
+        )
+    });
     let expected = [1, 2, 1, 2].map(|number| format!("Bearer anonymous-token-{number}"));
     let expected = [false, true, false, true]
         .into_iter()
@@ -263,91 +217,73 @@ async fn one_repositorys_token_is_not_anothers() {
 }
 
 #[tokio::test]
-async fn an_access_token_is_as_good_as_a_token() {
+async fn an_access_token_is_used_like_a_token() {
     let HubFixture { mirror, hub, .. } = HubFixture::start().await;
-    hub.token_answer(|token| json!({ "access_token": token, "expires_in": 300 }).to_string());
-    mirror
-        .get(MANIFEST_PATH)
-        .accept_manifests()
-        .send()
-        .await
-        .expect(200);
+    hub.token_body(|token| json!({ "access_token": token, "expires_in": 300 }).to_string());
+    mirror.get_manifest(MANIFEST_PATH).await.expect(200);
 }
 
 #[tokio::test]
-async fn a_dead_cached_token_is_not_served_as_a_401() {
+async fn a_dead_cached_token_is_replaced() {
     let HubFixture {
         mut mirror, hub, ..
     } = HubFixture::start().await;
-    mirror
-        .get(MANIFEST_PATH)
-        .accept_manifests()
-        .send()
-        .await
-        .expect(200);
+    mirror.get_manifest(MANIFEST_PATH).await.expect(200);
     hub.revoke_tokens();
-    mirror
-        .get(MANIFEST_PATH)
-        .accept_manifests()
-        .send()
-        .await
-        .expect(200);
-    // Nor one that only the store remembers.
+    mirror.get_manifest(MANIFEST_PATH).await.expect(200);
+    // The same for a token that only the store has.
     hub.revoke_tokens();
     mirror.restart().await;
-    mirror
-        .get(MANIFEST_PATH)
-        .accept_manifests()
-        .send()
-        .await
-        .expect(200);
+    mirror.get_manifest(MANIFEST_PATH).await.expect(200);
 }
 
 #[tokio::test]
-async fn a_token_that_lives_less_than_a_minute_is_not_fetched_for_each_request() {
+async fn a_short_lived_token_is_reused() {
     let HubFixture { mirror, hub, .. } = HubFixture::start().await;
-    hub.token_answer(|token| json!({ "token": token, "expires_in": 30 }).to_string());
+    hub.token_body(|token| json!({ "token": token, "expires_in": 30 }).to_string());
     for _ in 0..5 {
-        mirror
-            .get(MANIFEST_PATH)
-            .accept_manifests()
-            .send()
-            .await
-            .expect(200);
+        mirror.get_manifest(MANIFEST_PATH).await.expect(200);
     }
-    assert_eq!(hub.seen(Place::Tokens).len(), 1, "{:?}", hub.lines());
+    assert_eq!(
+        hub.received(Service::Tokens).len(),
+        1,
+        "{:?}",
+        hub.requests()
+    );
 }
 
 #[tokio::test]
-async fn forty_simultaneous_first_requests_do_not_fetch_forty_tokens() {
+async fn simultaneous_first_requests_share_tokens() {
     if is_wasip2() {
         eprintln!(
             "SKIPPED: an instance of the WASIp2 build answers one request: nobody is there to share with"
         );
         return;
     }
-    // How many instances Spin 4.1 starts meanwhile differs from run to run, and once it was one for each request.
+    // The number of instances that Spin 4.1 starts meanwhile varies, and was once one for each
+    // request.
     let (limit, tries) = if is_spin() { (40, 3) } else { (30, 1) };
-    let mut seen = Vec::new();
+    let mut received = Vec::new();
     for _ in 0..tries {
-        let fetched = tokens_of_forty_simultaneous_requests().await;
+        let fetched = count_tokens_of_forty_simultaneous_requests().await;
         if fetched < limit {
             return;
         }
-        seen.push(fetched);
+        received.push(fetched);
     }
-    panic!("{seen:?} tokens for 40 requests");
+    panic!("{received:?} tokens for 40 requests");
 }
 
-async fn tokens_of_forty_simultaneous_requests() -> usize {
+async fn count_tokens_of_forty_simultaneous_requests() -> usize {
     let HubFixture { mirror, hub, .. } = HubFixture::start().await;
-    // An instance that runs takes 16 requests at once. Where none does, the platform starts one for each request.
+    // A running instance takes 16 requests at a time. Without one, the platform starts an instance
+    // for each request.
     mirror.get("/v2/").send().await.expect(200);
-    // Every request that can miss the token does.
-    hub.delay(Place::Tokens, Duration::from_millis(300));
+    // So that every request that can miss the token does.
+    hub.delay(Service::Tokens, Duration::from_millis(300));
     let ask = (0..40).map(|_| tokio::spawn(mirror.get(MANIFEST_PATH).accept_manifests().send()));
     for asked in ask.collect::<Vec<_>>() {
         asked.await.expect("a task").expect(200);
     }
-    hub.seen(Place::Tokens).len()
+    hub.received(Service::Tokens).len()
 }

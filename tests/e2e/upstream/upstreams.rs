@@ -1,37 +1,32 @@
-//! `?upstream=`: how a registry is named, which names are no registry, and which must not be contacted.
+//! `?upstream=`: the forms of its value, invalid values, and addresses that must not be contacted.
 
-use crate::support::client::Answer;
+use crate::support::client::Response;
 use crate::support::hub_fixture::{HubFixture, MANIFEST_PATH, NAME, TAG};
 use crate::support::mirror::{Mirror, Options};
-use test_support::hub::{Hub, Place};
-use test_support::image::Image;
-use test_support::server::{Server, nobody};
+use test_support::hub::{Hub, Service};
+use test_support::image::{DOCKER, Image};
+use test_support::server::{Server, closed_address};
 
 const TARGET: &str = "/v2/team/app/manifests/1.0";
 
-/// A mirror whose default upstream doesn't exist, and a registry that it is told about.
+/// A mirror whose default upstream does not exist, and a registry that requests select.
 async fn other() -> (Mirror, Hub) {
     let hub = Hub::start().await;
     hub.push("team/app", "1.0", &Image::oci());
-    let nobody = nobody().await;
     let mirror = Options::default()
-        .upstream(nobody)
+        .upstream(closed_address().await)
         .plain_http(hub.addresses())
         .start()
         .await;
     (mirror, hub)
 }
 
-async fn ask(mirror: &Mirror, query: &str) -> Answer {
-    mirror
-        .get(&format!("{TARGET}?{query}"))
-        .accept_manifests()
-        .send()
-        .await
+async fn ask(mirror: &Mirror, query: &str) -> Response {
+    mirror.get_manifest(&format!("{TARGET}?{query}")).await
 }
 
 #[tokio::test]
-async fn another_upstream_is_named_in_every_form() {
+async fn an_upstream_is_accepted_in_every_form() {
     let (mirror, hub) = other().await;
     let address = hub.address();
     let encoded = address.to_string().replace(':', "%3A");
@@ -44,20 +39,20 @@ async fn another_upstream_is_named_in_every_form() {
         format!("x=1&upstream={address}"),
     ];
     for form in forms {
-        let answer = ask(&mirror, &form).await;
-        assert_eq!(answer.status, 200, "{form}: {answer:?}");
+        let response = ask(&mirror, &form).await;
+        assert_eq!(response.status, 200, "{form}: {response:?}");
     }
     assert!(
-        hub.seen(Place::Registry)
+        hub.received(Service::Registry)
             .iter()
-            .all(|seen| !seen.target.contains("upstream")),
+            .all(|received| !received.target.contains("upstream")),
         "{:?}",
-        hub.lines()
+        hub.requests()
     );
 }
 
 #[tokio::test]
-async fn everything_else_of_the_query_stays_as_it_was() {
+async fn other_query_parameters_are_kept() {
     let (mirror, hub) = other().await;
     let address = hub.address();
     let cases = [
@@ -78,7 +73,7 @@ async fn everything_else_of_the_query_stays_as_it_was() {
             .send()
             .await
             .expect(200);
-        let last = hub.seen(Place::Registry).pop().expect("a request");
+        let last = hub.received(Service::Registry).pop().expect("a request");
         assert_eq!(
             last.target,
             format!("/v2/team/app/tags/list{expected}"),
@@ -88,15 +83,15 @@ async fn everything_else_of_the_query_stays_as_it_was() {
 }
 
 #[tokio::test]
-async fn the_ping_of_a_named_upstream_is_forwarded() {
+async fn the_ping_of_a_selected_upstream_is_forwarded() {
     let (mirror, hub) = other().await;
     mirror
         .get(&format!("/v2/?upstream={}", hub.address()))
         .send()
         .await
         .expect(200);
-    assert_eq!(hub.lines()[0], "registry GET /v2/");
-    let lost = nobody().await;
+    assert_eq!(hub.requests()[0], "registry GET /v2/");
+    let lost = closed_address().await;
     let mirror = Options::default().plain_http([lost]).start().await;
     mirror
         .get(&format!("/v2/?upstream={lost}"))
@@ -107,7 +102,7 @@ async fn the_ping_of_a_named_upstream_is_forwarded() {
 }
 
 #[tokio::test]
-async fn what_names_no_registry_is_refused() {
+async fn an_invalid_upstream_is_refused() {
     let (mirror, hub) = other().await;
     let names = [
         "",
@@ -134,29 +129,32 @@ async fn what_names_no_registry_is_refused() {
         "%ff.example.com",
     ];
     for name in names {
-        let answer = ask(&mirror, &format!("upstream={}", name.replace(' ', "%20"))).await;
-        assert_eq!(answer.status, 400, "{name}: {answer:?}");
-        answer.expect_error(400, "UNSUPPORTED");
+        let response = ask(&mirror, &format!("upstream={}", name.replace(' ', "%20"))).await;
+        assert_eq!(response.status, 400, "{name}: {response:?}");
+        response.expect_error(400, "UNSUPPORTED");
     }
-    assert!(hub.lines().is_empty(), "{:?}", hub.lines());
+    assert!(hub.requests().is_empty(), "{:?}", hub.requests());
 }
 
 #[tokio::test]
-async fn two_upstreams_in_one_request_are_never_mixed_up() {
+async fn two_upstreams_in_one_request_are_not_forwarded() {
     let (mirror, hub) = other().await;
-    let answer = ask(
+    let response = ask(
         &mirror,
         &format!("upstream={}&upstream=example.com", hub.address()),
     )
     .await;
-    // Which of them wins is nobody's business, so long as none of it goes upstream.
-    assert!(matches!(answer.status.as_u16(), 200 | 400), "{answer:?}");
+    // Either may be used, so long as the parameter is not forwarded.
     assert!(
-        hub.seen(Place::Registry)
+        matches!(response.status.as_u16(), 200 | 400),
+        "{response:?}"
+    );
+    assert!(
+        hub.received(Service::Registry)
             .iter()
-            .all(|seen| !seen.target.contains("upstream")),
+            .all(|received| !received.target.contains("upstream")),
         "{:?}",
-        hub.lines()
+        hub.requests()
     );
 }
 
@@ -195,36 +193,36 @@ async fn private_and_literal_addresses_are_denied_without_a_connection() {
         "http://registry.example.com:5000".into(),
     ];
     for host in hosts {
-        let answer = ask(&mirror, &format!("upstream={host}")).await;
+        let response = ask(&mirror, &format!("upstream={host}")).await;
         assert!(
-            matches!(answer.status.as_u16(), 400 | 403),
-            "{host}: {answer:?}"
+            matches!(response.status.as_u16(), 400 | 403),
+            "{host}: {response:?}"
         );
-        let code = answer.json()["errors"][0]["code"].clone();
-        let expected = if answer.status == 403 {
+        let code = response.json()["errors"][0]["code"].clone();
+        let expected = if response.status == 403 {
             "DENIED"
         } else {
             "UNSUPPORTED"
         };
-        assert_eq!(code, expected, "{host}: {answer:?}");
+        assert_eq!(code, expected, "{host}: {response:?}");
     }
     assert_eq!(unwanted.connections(), 0);
 }
 
 #[tokio::test]
-async fn a_listed_registry_does_not_open_its_neighbours() {
+async fn a_listed_registry_permits_no_other_host_or_port() {
     let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     let unwanted = Server::unwanted("127.0.0.1").await;
-    let answer = ask(&mirror, &format!("upstream={}", unwanted.address)).await;
-    answer.expect_error(403, "DENIED");
-    let answer = ask(
+    let response = ask(&mirror, &format!("upstream={}", unwanted.address)).await;
+    response.expect_error(403, "DENIED");
+    let response = ask(
         &mirror,
         &format!("upstream=127.0.0.9:{}", hub.address().port()),
     )
     .await;
-    answer.expect_error(403, "DENIED");
+    response.expect_error(403, "DENIED");
     assert_eq!(unwanted.connections(), 0);
-    assert!(hub.lines().is_empty());
+    assert!(hub.requests().is_empty());
 }
 
 #[tokio::test]
@@ -234,7 +232,7 @@ async fn tokens_of_one_upstream_never_reach_another() {
     for hub in [&one, &two] {
         hub.push("team/app", "1.0", &Image::oci());
     }
-    one.token_answer(|token| serde_json::json!({ "token": format!("{token}-of-one") }).to_string());
+    one.token_body(|token| serde_json::json!({ "token": format!("{token}-of-one") }).to_string());
     let mirror = Options::default()
         .plain_http(one.addresses())
         .plain_http(two.addresses())
@@ -244,10 +242,10 @@ async fn tokens_of_one_upstream_never_reach_another() {
     ask(&mirror, &format!("upstream={}", two.address()))
         .await
         .expect(200);
-    for place in [Place::Registry, Place::Tokens, Place::Cdn] {
-        for seen in two.seen(place) {
-            let sent = seen.header("authorization").unwrap_or_default();
-            assert!(!sent.contains("of-one"), "{seen:?}");
+    for service in [Service::Registry, Service::Tokens, Service::Cdn] {
+        for received in two.received(service) {
+            let sent = received.header("authorization").unwrap_or_default();
+            assert!(!sent.contains("of-one"), "{received:?}");
         }
     }
 }
@@ -267,24 +265,24 @@ async fn the_default_upstream_may_be_written_in_every_form() {
             .variable("upstream", &form)
             .start()
             .await;
-        let answer = mirror.get(TARGET).accept_manifests().send().await;
-        assert_eq!(answer.status, 200, "{form}: {answer:?}");
+        let response = mirror.get_manifest(TARGET).await;
+        assert_eq!(response.status, 200, "{form}: {response:?}");
     }
 }
 
 #[tokio::test]
-async fn a_default_upstream_that_is_none_is_an_error_document() {
+async fn an_invalid_setting_is_an_error_document() {
     for (name, value) in [
         ("upstream", "not a host"),
         ("plain_http_upstreams", "not a host"),
         ("connect_timeout", "soon"),
     ] {
         let mirror = Options::default().variable(name, value).start().await;
-        let answer = mirror.get(TARGET).accept_manifests().send().await;
-        assert!(answer.status.is_server_error(), "{name}: {answer:?}");
+        let response = mirror.get_manifest(TARGET).await;
+        assert!(response.status.is_server_error(), "{name}: {response:?}");
         assert!(
-            answer.json()["errors"][0]["code"].is_string(),
-            "{name}: {answer:?}"
+            response.json()["errors"][0]["code"].is_string(),
+            "{name}: {response:?}"
         );
     }
 }
@@ -295,12 +293,10 @@ async fn an_upstream_keeps_its_port() {
     hub.push(NAME, TAG, &Image::oci());
     let mirror = Options::default().plain_http(hub.addresses()).start().await;
     mirror
-        .get(&format!("{MANIFEST_PATH}?upstream={}", hub.address()))
-        .accept_manifests()
-        .send()
+        .get_manifest(&format!("{MANIFEST_PATH}?upstream={}", hub.address()))
         .await
         .expect(200);
-    let host = hub.seen(Place::Registry)[0]
+    let host = hub.received(Service::Registry)[0]
         .header("host")
         .map(str::to_string);
     assert_eq!(host, Some(hub.address().to_string()));
@@ -322,4 +318,40 @@ async fn loopback_and_private_upstreams_are_not_reached() {
             .expect_error(403, "DENIED");
     }
     assert_eq!(unwanted.connections(), 0);
+}
+
+#[tokio::test]
+async fn a_cached_manifest_is_not_served_for_another_upstream() {
+    let (one, two) = (Hub::start().await, Hub::start().await);
+    let images = [Image::oci(), Image::new(DOCKER, "another")];
+    one.push("team/app", "1.0", &images[0]);
+    two.push("team/app", "1.0", &images[1]);
+    let mirror = Options::default()
+        .plain_http(one.addresses())
+        .plain_http(two.addresses());
+    let mirror = mirror.variable("tag_ttl", 3600).start().await;
+    let ask = |hub: &Hub, reference: &str| {
+        let target = format!(
+            "/v2/team/app/manifests/{reference}?upstream={}",
+            hub.address()
+        );
+        mirror.get(&target).accept_manifests().send()
+    };
+    for _ in 0..2 {
+        assert_eq!(
+            ask(&one, "1.0").await.expect(200).body,
+            images[0].index.bytes
+        );
+        assert_eq!(
+            ask(&two, "1.0").await.expect(200).body,
+            images[1].index.bytes
+        );
+    }
+    // Nor is a copy served by its digest.
+    ask(&two, &images[0].index.digest)
+        .await
+        .expect_error(404, "MANIFEST_UNKNOWN");
+    ask(&one, &images[1].index.digest)
+        .await
+        .expect_error(404, "MANIFEST_UNKNOWN");
 }
