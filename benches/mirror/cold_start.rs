@@ -1,32 +1,32 @@
-//! The first answer of a new instance, beside the one after it.
+//! The first response of a new instance, compared with the second.
 
 use crate::arguments::Scale;
-use crate::contestants::{Contestant, MIRROR};
 use crate::load::{Connection, Until};
-use crate::rounds::{median, place, warm};
+use crate::measurements::{median, position, warm};
+use crate::systems::{MIRROR, System};
 use crate::table::{Table, milliseconds};
 use crate::targets::Targets;
 use hyper::StatusCode;
 use std::time::{Duration, Instant};
 use test_support::counting_registry::WARM;
 
-/// Hosts drop an instance that had nothing to do for a second.
+/// Hosts drop an instance that was idle for a second.
 const IDLE: Duration = Duration::from_millis(1400);
 
-pub async fn measure(contestants: &[Contestant], scale: &Scale, targets: &mut Targets) {
+pub async fn measure(systems: &[System], scale: &Scale, targets: &mut Targets) {
     let mut connections = Vec::new();
-    for contestant in contestants {
+    for system in systems {
         warm(scale.connections, Until::Requests(200))
-            .run(contestant.address)
+            .run(system.address)
             .await;
-        connections.push(Connection::open(contestant.address).await);
+        connections.push(Connection::open(system.address).await);
     }
-    let mut measured: Vec<Vec<(f64, f64)>> = contestants.iter().map(|_| Vec::new()).collect();
+    let mut measured: Vec<Vec<(f64, f64)>> = systems.iter().map(|_| Vec::new()).collect();
     for round in 0..scale.instances {
         eprint!("\rnew instance: {} of {}", round + 1, scale.instances);
         tokio::time::sleep(IDLE).await;
-        for turn in 0..contestants.len() {
-            let at = place(turn, round, contestants.len());
+        for turn in 0..systems.len() {
+            let at = position(turn, round, systems.len());
             let first = timed(&mut connections[at]).await;
             let second = timed(&mut connections[at]).await;
             measured[at].push((first, second));
@@ -35,18 +35,19 @@ pub async fn measure(contestants: &[Contestant], scale: &Scale, targets: &mut Ta
     eprintln!();
 
     let mut table = Table::new(&["after 1.4 s idle", "first ms", "second ms", "more ms"]);
-    for (contestant, measured) in contestants.iter().zip(&measured) {
-        let middle = |value: fn(&(f64, f64)) -> f64| median(measured.iter().map(value).collect());
-        let more = middle(|(first, second)| first - second);
+    for (system, measured) in systems.iter().zip(&measured) {
+        let median_of =
+            |value: fn(&(f64, f64)) -> f64| median(measured.iter().map(value).collect());
+        let more = median_of(|(first, second)| first - second);
         table.row(vec![
-            contestant.name.clone(),
-            milliseconds(middle(|(first, _)| *first)),
-            milliseconds(middle(|(_, second)| *second)),
+            system.name.clone(),
+            milliseconds(median_of(|(first, _)| *first)),
+            milliseconds(median_of(|(_, second)| *second)),
             milliseconds(more),
         ]);
-        if contestant.name == MIRROR {
+        if system.name == MIRROR {
             targets.at_most(
-                "first answer of a new instance, more than a warm one",
+                "first response of a new instance, beyond a warm one",
                 3.0,
                 more * 1e3,
                 "ms",

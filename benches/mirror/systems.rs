@@ -1,9 +1,10 @@
-//! Who is measured: the upstream itself, the bare forwarder and the mirror on the same host, nginx.
+//! The systems that are measured: the upstream itself, the forwarder and the mirror on the same host,
+//! and nginx.
 
 use crate::arguments::Arguments;
 use crate::build::{self, repository};
-use crate::process::{Process, find};
-use crate::usage::Tree;
+use crate::process::Process;
+use crate::usage::ProcessTree;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -11,27 +12,29 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use test_support::announcement;
 use test_support::ca::Ca;
 use test_support::counting_registry::{CountingRegistry, Counts};
+use test_support::process::find;
 
-/// Without its cache of manifests: every request goes upstream.
+/// The mirror with `manifest_cache=off`: every request goes upstream.
 pub const MIRROR: &str = "mirror";
-/// As it comes.
+/// The mirror with its default settings.
 pub const CACHING: &str = "mirror+cache";
 pub const FORWARDER: &str = "forwarder";
 pub const DIRECT: &str = "direct";
 
-pub struct Contestant {
+pub struct System {
     pub name: String,
     pub address: SocketAddr,
     /// Whether it is the mirror, or another version of it.
-    pub is_a_mirror: bool,
-    /// None where it is the upstream itself.
+    pub is_mirror: bool,
+    /// `None` for the upstream itself.
     process: Option<Process>,
     upstream: Arc<Counts>,
 }
 
-/// Counters at one moment.
+/// Counters at one time.
 #[derive(Clone, Copy, Debug)]
 pub struct Counters {
     pub requests: u64,
@@ -39,36 +42,40 @@ pub struct Counters {
     pub cpu: Duration,
 }
 
-impl Contestant {
-    /// Starts all of them. The mirror's upstream asks for tokens, the others' does not.
+impl System {
+    /// Starts all of them. The upstream of the mirror requires tokens, that of the others does not.
     pub async fn start(
         arguments: &Arguments,
-        open: &CountingRegistry,
-        guarded: &CountingRegistry,
+        anonymous: &CountingRegistry,
+        authenticated: &CountingRegistry,
         ca: Option<&Ca>,
     ) -> Vec<Self> {
         let host = build::host(arguments);
-        let mut contestants = vec![Self {
+        let mut systems = vec![Self {
             name: DIRECT.into(),
-            address: open.plain,
-            is_a_mirror: false,
+            address: anonymous.plain,
+            is_mirror: false,
             process: None,
-            upstream: Arc::clone(&open.counts),
+            upstream: Arc::clone(&anonymous.counts),
         }];
         match find("nginx") {
-            Some(nginx) => contestants.push(start_nginx(&nginx, open).await),
+            Some(nginx) => systems.push(start_nginx(&nginx, anonymous).await),
             None => eprintln!("nginx is not installed: measured without it"),
         }
         let forwarder = repository()
             .join("benches/forwarder")
             .join(arguments.manifest());
-        let url = format!("upstream={}", open.url());
+        let url = format!("upstream={}", anonymous.url());
         let component = Component {
             host: &host,
             ca,
             id: "forwarder",
         };
-        contestants.push(component.start(FORWARDER, &forwarder, &[url], open).await);
+        systems.push(
+            component
+                .start(FORWARDER, &forwarder, &[url], anonymous)
+                .await,
+        );
         let own = repository().join(arguments.manifest());
         let mirrors = [(MIRROR, &own, "off"), (CACHING, &own, "on")];
         let beside = arguments
@@ -81,31 +88,35 @@ impl Contestant {
         };
         for (name, manifest, cache) in mirrors.into_iter().chain(beside) {
             let variables = [
-                format!("upstream={}", guarded.url()),
-                // What is not public has to be listed, with TLS or without.
-                format!("plain_http_upstreams={}", guarded.address),
+                format!("upstream={}", authenticated.url()),
+                // An address that is not public must be listed, with TLS or without.
+                format!("plain_http_upstreams={}", authenticated.address),
                 format!("manifest_cache={cache}"),
             ];
-            let mut mirror = component.start(name, manifest, &variables, guarded).await;
-            mirror.is_a_mirror = true;
-            contestants.push(mirror);
+            let mut mirror = component
+                .start(name, manifest, &variables, authenticated)
+                .await;
+            mirror.is_mirror = true;
+            systems.push(mirror);
         }
-        contestants
+        systems
     }
 
-    /// The file with what it keeps.
-    pub fn state(&self) -> Option<PathBuf> {
+    /// The file of its key-value store.
+    pub fn store(&self) -> Option<PathBuf> {
         let folder = self.process.as_ref()?.folder();
         Some(folder.join("state/sqlite_key_value.db"))
     }
 
-    pub fn tree(&self) -> Tree {
+    pub fn tree(&self) -> ProcessTree {
         self.process
             .as_ref()
-            .map_or_else(Tree::default, |process| Tree::of(process.id()))
+            .map_or_else(ProcessTree::default, |process| {
+                ProcessTree::of(process.id())
+            })
     }
 
-    pub fn counters(&self, tree: &Tree) -> Counters {
+    pub fn counters(&self, tree: &ProcessTree) -> Counters {
         Counters {
             requests: self.upstream.requests.load(Ordering::Relaxed),
             tokens: self.upstream.tokens.load(Ordering::Relaxed),
@@ -114,7 +125,7 @@ impl Contestant {
     }
 }
 
-/// How a component is run.
+/// How to run a component.
 struct Component<'a> {
     host: &'a Path,
     ca: Option<&'a Ca>,
@@ -128,18 +139,13 @@ impl Component<'_> {
         manifest: &Path,
         variables: &[String],
         upstream: &CountingRegistry,
-    ) -> Contestant {
+    ) -> System {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut command = Command::new(self.host);
         command
-            .args([
-                "up",
-                "--listen",
-                "127.0.0.1:0",
-                "--format",
-                "json",
-                "--from",
-            ])
+            .args(["up", "--listen", "127.0.0.1:0"])
+            .args(announcement::format(self.host))
+            .arg("--from")
             .arg(build::absolute(manifest))
             .arg("--state-dir")
             .arg(folder.path().join("state"))
@@ -147,45 +153,36 @@ impl Component<'_> {
         for variable in variables {
             command.args(["--variable", variable]);
         }
+        // The upstream is on a loopback address.
+        let mut text = "[outbound_networking]\nblock_networks = []\n".to_owned();
         if let Some(ca) = self.ca {
-            let (root, config) = (
-                folder.path().join("root.pem"),
-                folder.path().join("runtime-config.toml"),
-            );
+            let root = folder.path().join("root.pem");
             fs::write(&root, ca.pem()).expect("a file");
-            let text = format!(
+            text += &format!(
                 "[[client_tls]]\ncomponent_ids = [{:?}]\nhosts = [\"127.0.0.1\"]\nca_roots_file = {root:?}\n",
                 self.id
             );
-            fs::write(&config, text).expect("a file");
-            command.arg("--runtime-config-file").arg(config);
         }
+        let config = folder.path().join("runtime-config.toml");
+        fs::write(&config, text).expect("a file");
+        command.arg("--runtime-config-file").arg(config);
         let mut process = Process::spawn(&mut command, folder);
         let address = process
             .wait_for(&format!("the address of the {name}"), |process| {
-                announced(&process.stdout())
+                announcement::address(&process.stdout())
             })
             .await;
-        Contestant {
+        System {
             name: name.to_owned(),
             address,
-            is_a_mirror: false,
+            is_mirror: false,
             process: Some(process),
             upstream: Arc::clone(&upstream.counts),
         }
     }
 }
 
-/// The address in the first JSON object on stdout, once it is there.
-fn announced(stdout: &str) -> Option<SocketAddr> {
-    let json = &stdout[stdout.find('{')?..];
-    let mut objects = serde_json::Deserializer::from_str(json).into_iter::<serde_json::Value>();
-    let announcement = objects.next()?.ok()?;
-    let url = announcement["base_url"].as_str()?.strip_prefix("http://")?;
-    url.trim_end_matches('/').parse().ok()
-}
-
-async fn start_nginx(nginx: &Path, upstream: &CountingRegistry) -> Contestant {
+async fn start_nginx(nginx: &Path, upstream: &CountingRegistry) -> System {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let address = free_address();
     let config = folder.path().join("nginx.conf");
@@ -197,16 +194,16 @@ async fn start_nginx(nginx: &Path, upstream: &CountingRegistry) -> Contestant {
     process
         .wait_for("nginx", |_| std::net::TcpStream::connect(address).ok())
         .await;
-    Contestant {
+    System {
         name: "nginx".to_owned(),
         address,
-        is_a_mirror: false,
+        is_mirror: false,
         process: Some(process),
         upstream: Arc::clone(&upstream.counts),
     }
 }
 
-/// A plain reverse proxy: connections kept on both sides, nothing stored, nothing logged.
+/// A reverse proxy with persistent connections on both sides, without cache and log.
 fn nginx_config(folder: &Path, listen: SocketAddr, upstream: &CountingRegistry) -> String {
     let CountingRegistry {
         scheme, address, ..
