@@ -1,5 +1,5 @@
-//! The two builds of the component: their manifests say the same, and neither asks more of a host than the oldest Spin
-//! that it is for.
+//! The two builds of the component: their manifests say the same, and neither asks more of a host
+//! than the oldest Spin that it is for.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -9,7 +9,8 @@ use wasmparser::{Parser, Payload};
 const WASIP3: &str = "spin.toml";
 const WASIP2: &str = "spin.wasip2.toml";
 
-/// What Rust's standard library takes from WASI 0.2. A host that has one version of 0.2 links every other.
+/// What Rust's standard library takes from WASI 0.2. A host that has one version of 0.2 links every
+/// other.
 const STANDARD_LIBRARY: [&str; 18] = [
     "wasi:cli/environment@0.2",
     "wasi:cli/exit@0.2",
@@ -71,7 +72,8 @@ fn the_wasip2_build_needs_no_more_than_spin_3_0() {
     expect_imports(WASIP2, &own);
 }
 
-/// A host clears it for each request of WASIp2, the stack too, of which the linker would make a mebibyte.
+/// A host clears it for each request of WASIp2, the stack too, of which the linker would make a
+/// mebibyte.
 #[test]
 fn an_instance_begins_with_little_memory() {
     for name in [WASIP3, WASIP2] {
@@ -110,7 +112,8 @@ fn expect_imports(manifest: &str, own: &[&str]) {
     );
 }
 
-/// The names of what a component imports; not those that modules and components within it import from each other.
+/// The names of what a component imports; not those that modules and components within it import
+/// from each other.
 fn imports(component: &[u8]) -> Vec<String> {
     let mut depth = 0;
     let mut names = Vec::new();

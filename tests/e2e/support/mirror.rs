@@ -251,7 +251,7 @@ impl Mirror {
 
         let program = program();
         let mut command = if self.options.hosts.is_empty() {
-            Command::new(&program)
+            Command::new(program)
         } else {
             let hosts = dir.join("hosts");
             let mut file = std::fs::File::create(&hosts).expect("the hosts file");
@@ -265,12 +265,12 @@ impl Mirror {
                 "-c",
                 "mount --bind \"$0\" /etc/hosts && exec \"$@\"",
             ]);
-            command.arg(hosts).arg(&program);
+            command.arg(hosts).arg(program);
             command
         };
         command.current_dir(dir);
         command.args(["up", "--listen", "127.0.0.1:0"]);
-        command.args(announcement::format(&program));
+        command.args(announcement_format());
         command.arg("--from").arg(repository().join(manifest()));
         command.arg("--state-dir").arg(dir.join("state"));
         command.arg("--runtime-config-file").arg(config);
@@ -300,6 +300,11 @@ impl Drop for Mirror {
 
 pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn announcement_format() -> &'static [&'static str] {
+    static FORMAT: OnceLock<&[&str]> = OnceLock::new();
+    FORMAT.get_or_init(|| announcement::format(&program()))
 }
 
 fn program() -> PathBuf {
