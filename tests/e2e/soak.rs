@@ -30,7 +30,7 @@ const GROWTH: u64 = 64 * 1024 * 1024;
 
 /// Counters of the run.
 #[derive(Default)]
-struct Tally {
+struct Counters {
     pulls: AtomicU64,
     requests: AtomicU64,
     faults: AtomicU64,
@@ -38,22 +38,22 @@ struct Tally {
 }
 
 /// A registry with images that the clients know; the tag of the last one moves between two of them.
-struct Stage {
+struct Fixture {
     hub: Hub,
     images: Vec<Image>,
-    tally: Arc<Tally>,
+    counters: Arc<Counters>,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_get_correct_content_or_errors_while_upstreams_fail() {
     let seconds = std::env::var("HAMMAL_SOAK_SECONDS")
         .map_or(5, |text| text.parse().expect("a number of seconds"));
-    let stage = Arc::new(Stage::new().await);
+    let fixture = Arc::new(Fixture::new().await);
     let mut mirrors = Vec::new();
     for delivery in ["redirect", "stream"] {
         let options = Options::default()
-            .upstream(stage.hub.address())
-            .plain_http(stage.hub.addresses());
+            .upstream(fixture.hub.address())
+            .plain_http(fixture.hub.addresses());
         let options = options
             .variable("blob_delivery", delivery)
             .variable("tag_ttl", 1);
@@ -62,14 +62,14 @@ async fn clients_get_correct_content_or_errors_while_upstreams_fail() {
         ));
     }
     let end = Instant::now() + Duration::from_secs(seconds);
-    let tally = Arc::clone(&stage.tally);
-    stage
+    let counters = Arc::clone(&fixture.counters);
+    fixture
         .hub
-        .script(move |service, received| fault(&tally, service, received));
+        .script(move |service, received| fault(&counters, service, received));
     let mut clients = JoinSet::new();
     for number in 0..CLIENTS {
-        let (stage, mirror) = (
-            Arc::clone(&stage),
+        let (fixture, mirror) = (
+            Arc::clone(&fixture),
             Arc::clone(&mirrors[number % mirrors.len()]),
         );
         clients.spawn(async move {
@@ -77,27 +77,27 @@ async fn clients_get_correct_content_or_errors_while_upstreams_fail() {
                 if Instant::now() > end {
                     break;
                 }
-                stage.pull(&mirror, turn % IMAGES).await;
+                fixture.pull(&mirror, turn % IMAGES).await;
                 tokio::time::sleep(PAUSE).await;
             }
         });
     }
-    let resident = watch(&stage, &mirrors, end).await;
+    let resident = watch(&fixture, &mirrors, end).await;
     while let Some(client) = clients.join_next().await {
-        client.expect("a client that found nothing wrong");
+        client.expect("a client without failures");
     }
 
-    stage.hub.script(|_, _| None);
+    fixture.hub.script(|_, _| None);
     for mirror in &mirrors {
         for number in 0..IMAGES {
-            stage.pull(mirror, number).await;
+            fixture.pull(mirror, number).await;
         }
         // The mirror makes no requests for 20 seconds to a registry that failed, and serves the old
         // tag until then.
-        let moved = stage.images[IMAGES - 1].index.digest.clone();
-        stage
+        let moved = fixture.images[IMAGES - 1].index.digest.clone();
+        fixture
             .hub
-            .push(&name(IMAGES - 1), "latest", &stage.images[IMAGES - 1]);
+            .push(&name(IMAGES - 1), "latest", &fixture.images[IMAGES - 1]);
         let begun = Instant::now();
         loop {
             let response = mirror
@@ -109,7 +109,7 @@ async fn clients_get_correct_content_or_errors_while_upstreams_fail() {
             }
             assert!(
                 begun.elapsed() < Duration::from_secs(40),
-                "the tag did not come back to {moved}: {response:?}"
+                "the tag was not served as {moved}: {response:?}"
             );
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
@@ -120,7 +120,7 @@ async fn clients_get_correct_content_or_errors_while_upstreams_fail() {
             .collect();
         assert!(ended.is_empty(), "{ended:?}");
     }
-    stage.tally.print(seconds);
+    fixture.counters.print(seconds);
     for (mirror, resident) in mirrors.iter().zip(resident) {
         let third = resident.len() / 3;
         let most = |samples: &[u64]| samples.iter().copied().max().unwrap_or_default();
@@ -139,33 +139,33 @@ async fn clients_get_correct_content_or_errors_while_upstreams_fail() {
 }
 
 /// Samples the memory of each mirror, reports progress and moves the tag, until the end.
-async fn watch(stage: &Stage, mirrors: &[Arc<Mirror>], end: Instant) -> Vec<Vec<u64>> {
+async fn watch(fixture: &Fixture, mirrors: &[Arc<Mirror>], end: Instant) -> Vec<Vec<u64>> {
     let mut resident = vec![Vec::new(); mirrors.len()];
     let begun = Instant::now();
     for turn in 0_usize.. {
         if Instant::now() > end {
             break;
         }
-        let image = &stage.images[IMAGES - 1 - turn % 2];
-        stage.hub.push(&name(IMAGES - 1), "latest", image);
+        let image = &fixture.images[IMAGES - 1 - turn % 2];
+        fixture.hub.push(&name(IMAGES - 1), "latest", image);
         for (mirror, resident) in mirrors.iter().zip(&mut resident) {
             resident.push(mirror.resident());
         }
         // The record of requests would grow without limit.
-        stage.hub.take_requests();
+        fixture.hub.take_requests();
         if turn % 20 == 19 {
-            stage.tally.print(begun.elapsed().as_secs());
+            fixture.counters.print(begun.elapsed().as_secs());
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     resident
 }
 
-impl Tally {
+impl Counters {
     fn print(&self, seconds: u64) {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         println!(
-            "soak: {seconds} s, {} pulls, {} requests, {} faults upstream, {} errors that clients saw",
+            "soak: {seconds} s, {} pulls, {} requests, {} faults upstream, {} errors at clients",
             of(&self.pulls),
             of(&self.requests),
             of(&self.faults),
@@ -182,7 +182,7 @@ fn manifest(number: usize, reference: &str) -> String {
     format!("/v2/{}/manifests/{reference}", name(number))
 }
 
-impl Stage {
+impl Fixture {
     async fn new() -> Self {
         let hub = Hub::start().await;
         let images: Vec<_> = (0..IMAGES)
@@ -196,7 +196,7 @@ impl Stage {
         Self {
             hub,
             images,
-            tally: Arc::default(),
+            counters: Arc::default(),
         }
     }
 
@@ -219,7 +219,7 @@ impl Stage {
                 pointed(bytes).is_some()
             })
             .await;
-        let image = pointed(&index).expect("one of both");
+        let image = pointed(&index).expect("one of the two images");
         let platform = image.native();
         self.verified(
             mirror,
@@ -250,7 +250,7 @@ impl Stage {
                 Some(&*image.index.bytes.len().to_string())
             );
         }
-        self.tally.pulls.fetch_add(1, Ordering::Relaxed);
+        self.counters.pulls.fetch_add(1, Ordering::Relaxed);
     }
 
     async fn verified(&self, mirror: &Mirror, target: &str, content: &Content) {
@@ -271,14 +271,14 @@ impl Stage {
     /// Retries until a response is complete and correct. Follows a redirect, as clients do.
     async fn get(&self, mirror: &Mirror, target: &str, is_right: impl Fn(&[u8]) -> bool) -> Bytes {
         for attempt in 0..TRIES {
-            self.tally.requests.fetch_add(1, Ordering::Relaxed);
+            self.counters.requests.fetch_add(1, Ordering::Relaxed);
             match follow(mirror.get(target).accept_manifests()).await {
                 Ok(response) if response.status == 200 && is_right(&response.body) => {
                     return response.body;
                 }
                 _ => {}
             }
-            self.tally.failed.fetch_add(1, Ordering::Relaxed);
+            self.counters.failed.fetch_add(1, Ordering::Relaxed);
             tokio::time::sleep(Duration::from_millis(20 * attempt as u64)).await;
         }
         panic!("{target} failed {TRIES} times");
@@ -289,7 +289,7 @@ async fn follow(request: Request) -> Result<Response, Error> {
     let response = request.try_send().await?;
     assert!(
         response.status != 500 && response.status != 401,
-        "no mirror answers so: {response:?}"
+        "unexpected status: {response:?}"
     );
     match response
         .header("location")
@@ -303,7 +303,7 @@ async fn follow(request: Request) -> Result<Response, Error> {
 }
 
 /// The faults of the registry, its token server and its CDN.
-fn fault(tally: &Tally, service: Service, received: &ReceivedRequest) -> Option<Reply> {
+fn fault(counters: &Counters, service: Service, received: &ReceivedRequest) -> Option<Reply> {
     static STATE: AtomicU64 = AtomicU64::new(0x9e37_79b9_7f4a_7c15);
     // Marsaglia's xorshift: the same faults in each run, if not for the same requests.
     let scramble = |mut x: u64| {
@@ -319,7 +319,7 @@ fn fault(tally: &Tally, service: Service, received: &ReceivedRequest) -> Option<
     if !random.is_multiple_of(FAULTS) {
         return None;
     }
-    tally.faults.fetch_add(1, Ordering::Relaxed);
+    counters.faults.fetch_add(1, Ordering::Relaxed);
     let half = ScriptedBody::default()
         .data("{\"schemaVersion\":2")
         .then_break();

@@ -186,7 +186,12 @@ async fn buildkit_builds_from_a_mirrored_image() {
 }
 
 /// Runs the commands of a recipe in the folder of the fixture, and returns their stdout.
-async fn follow(programs: &Programs, fixture: &ClientFixture, recipe: &str, lines: &str) -> String {
+async fn run_recipe(
+    programs: &Programs,
+    fixture: &ClientFixture,
+    recipe: &str,
+    lines: &str,
+) -> String {
     let script = fixture.write(recipe, lines);
     let mut command = programs.command("sh");
     command
@@ -203,7 +208,8 @@ async fn crane_reads_the_mirror_as_a_registry() {
         return;
     };
     for fixture in ClientFixture::all().await {
-        let printed = follow(&programs, &fixture, "crane.sh", &fixture.recipe("crane.sh")).await;
+        let printed =
+            run_recipe(&programs, &fixture, "crane.sh", &fixture.recipe("crane.sh")).await;
         assert_eq!(printed, format!("latest\n{}\n", fixture.image.index.digest));
         for platform in &fixture.image.platforms {
             expect_blobs(&fixture.path("alpine/blobs/sha256"), platform);
@@ -225,7 +231,7 @@ async fn oras_reads_the_mirror_as_a_registry() {
         } else {
             lines.replace("127.0.0.1", "localhost")
         };
-        let printed = follow(&programs, &fixture, "oras.sh", &lines).await;
+        let printed = run_recipe(&programs, &fixture, "oras.sh", &lines).await;
         assert!(
             printed.starts_with("latest\n") && printed.contains(&fixture.image.index.digest),
             "{printed}"

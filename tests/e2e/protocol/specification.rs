@@ -13,26 +13,26 @@ use test_support::server::{ReceivedRequest, Reply, closed_address};
 const NAME: &str = "team/app";
 const TAGS: [&str; 5] = ["1", "2", "3", "4", "5"];
 /// The host name of the mirror that selects the registry.
-const OWN_NAME: &str = "app.mirror.example";
+const HOST_NAME: &str = "app.mirror.example";
 
 /// How a request selects its upstream.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Way {
+enum Selector {
     Query,
     Path,
     Name,
     Namespace,
-    OwnName,
+    HostName,
     Default,
 }
 
-const WAYS: [Way; 6] = [
-    Way::Query,
-    Way::Path,
-    Way::Name,
-    Way::Namespace,
-    Way::OwnName,
-    Way::Default,
+const SELECTORS: [Selector; 6] = [
+    Selector::Query,
+    Selector::Path,
+    Selector::Name,
+    Selector::Namespace,
+    Selector::HostName,
+    Selector::Default,
 ];
 
 /// A registry, and two mirrors: one has it as its default upstream, the default upstream of the
@@ -58,7 +58,7 @@ impl Fixture {
         });
         let options = Options::default().plain_http(hub.addresses());
         let default = options.clone().upstream(hub.address()).start().await;
-        let map = format!("other.mirror.example=quay.io,{OWN_NAME}={}", hub.address());
+        let map = format!("other.mirror.example=quay.io,{HOST_NAME}={}", hub.address());
         let other = options
             .upstream(closed_address().await)
             .variable("host_upstreams", map)
@@ -73,29 +73,29 @@ impl Fixture {
     }
 
     /// Returns `None` where the selector has no form for such a request.
-    fn request(&self, way: Way, method: &str, rest: &str) -> Option<Request> {
+    fn request(&self, selector: Selector, method: &str, rest: &str) -> Option<Request> {
         let host = self.hub.address();
         let and = if rest.contains('?') { '&' } else { '?' };
-        let target = match way {
-            Way::Query => format!("/v2/{rest}{and}upstream={host}"),
-            Way::Path => format!("/{host}/v2/{rest}"),
-            Way::Name if rest.is_empty() || rest.starts_with('?') => return None,
-            Way::Name => format!("/v2/{host}/{rest}"),
-            Way::Namespace => format!("/v2/{rest}{and}ns={host}"),
-            Way::OwnName | Way::Default => format!("/v2/{rest}"),
+        let target = match selector {
+            Selector::Query => format!("/v2/{rest}{and}upstream={host}"),
+            Selector::Path => format!("/{host}/v2/{rest}"),
+            Selector::Name if rest.is_empty() || rest.starts_with('?') => return None,
+            Selector::Name => format!("/v2/{host}/{rest}"),
+            Selector::Namespace => format!("/v2/{rest}{and}ns={host}"),
+            Selector::HostName | Selector::Default => format!("/v2/{rest}"),
         };
-        Some(self.to(way, method, &target))
+        Some(self.to(selector, method, &target))
     }
 
-    fn to(&self, way: Way, method: &str, target: &str) -> Request {
-        let mirror = if way == Way::Default {
+    fn to(&self, selector: Selector, method: &str, target: &str) -> Request {
+        let mirror = if selector == Selector::Default {
             &self.default
         } else {
             &self.other
         };
         let request = mirror.request(method, target);
-        if way == Way::OwnName {
-            request.host(OWN_NAME)
+        if selector == Selector::HostName {
+            request.host(HOST_NAME)
         } else {
             request
         }
@@ -192,9 +192,9 @@ impl Row {
         }
     }
 
-    fn check(&self, way: Way, response: Response) {
+    fn check(&self, selector: Selector, response: Response) {
         let what = format!(
-            "{} {} {} by {way:?}: {response:?}",
+            "{} {} {} by {selector:?}: {response:?}",
             self.section, self.method, self.rest
         );
         assert_eq!(response.status, self.status, "{what}");
@@ -223,7 +223,7 @@ impl Row {
 
 fn table(image: &Image) -> Vec<Row> {
     let (index, layer) = (&image.index, &image.native().layers[0]);
-    let (unknown, length) = (digest(b"nobody has this"), layer.bytes.len());
+    let (unknown, length) = (digest(b"unknown"), layer.bytes.len());
     let mut rows = vec![
         row("end-1", "GET", "", 200).body("{}"),
         row("end-1", "HEAD", "", 200),
@@ -379,8 +379,8 @@ fn table(image: &Image) -> Vec<Row> {
 async fn every_endpoint_works_with_every_selector() {
     let fixture = Fixture::start().await;
     for row in table(&fixture.image) {
-        for way in WAYS {
-            let Some(request) = fixture.request(way, row.method, &row.rest) else {
+        for selector in SELECTORS {
+            let Some(request) = fixture.request(selector, row.method, &row.rest) else {
                 continue;
             };
             let request = row
@@ -389,19 +389,21 @@ async fn every_endpoint_works_with_every_selector() {
                 .fold(request.accept_manifests(), |request, (name, value)| {
                     request.header(name, value)
                 });
-            row.check(way, request.send().await);
+            row.check(selector, request.send().await);
         }
     }
 }
 
 /// Follows `Link` from page to page, on the same mirror, by the same host name.
-async fn pages(fixture: &Fixture, way: Way, rest: &str, list: &str) -> Vec<Vec<Value>> {
-    let mut request = fixture.request(way, "GET", rest).expect("a form for it");
+async fn pages(fixture: &Fixture, selector: Selector, rest: &str, list: &str) -> Vec<Vec<Value>> {
+    let mut request = fixture
+        .request(selector, "GET", rest)
+        .expect("a form of the request");
     let mut pages = Vec::new();
     loop {
         let response = request.send().await.expect(200);
         pages.push(response.json()[list].as_array().expect("a list").clone());
-        assert!(pages.len() < 10, "no end: {pages:?}");
+        assert!(pages.len() < 10, "endless: {pages:?}");
         let Some(link) = response.header("link") else {
             return pages;
         };
@@ -411,9 +413,9 @@ async fn pages(fixture: &Fixture, way: Way, rest: &str, list: &str) -> Vec<Vec<V
             .expect("a next page");
         assert!(
             target.starts_with('/'),
-            "{way:?} leads past the mirror: {link}"
+            "{selector:?} links elsewhere: {link}"
         );
-        request = fixture.to(way, "GET", target);
+        request = fixture.to(selector, "GET", target);
     }
 }
 
@@ -449,16 +451,16 @@ async fn every_list_pages_to_its_end_with_every_selector() {
             &[2],
         ),
     ] {
-        for way in WAYS {
-            let pages = pages(&fixture, way, &rest, list).await;
+        for selector in SELECTORS {
+            let pages = pages(&fixture, selector, &rest, list).await;
             let found: Vec<_> = pages.iter().map(Vec::len).collect();
-            assert_eq!(found, sizes, "{section} {rest} by {way:?}: {pages:?}");
+            assert_eq!(found, sizes, "{section} {rest} by {selector:?}: {pages:?}");
             let mut received = pages.concat();
             received.dedup();
             assert_eq!(
                 received.len(),
                 sizes.iter().sum::<usize>(),
-                "{section} {rest} by {way:?}: twice the same"
+                "{section} {rest} by {selector:?}: an entry twice"
             );
             if rest.contains("artifactType") {
                 let one = received[0]["artifactType"].clone();

@@ -15,12 +15,12 @@ const SECRET: &str = "correct-horse-battery-staple";
 
 /// A body of 64 MiB, of which the mirror should read no more than the beginning.
 fn bomb(begin: &str) -> ScriptedBody {
-    let piece = Bytes::from(vec![b' '; 256 * 1024]);
+    let chunk = Bytes::from(vec![b' '; 256 * 1024]);
     // With a pause the body has no length.
-    let pieces = ScriptedBody::default()
+    let body = ScriptedBody::default()
         .data(begin.to_owned())
         .pause(Duration::ZERO);
-    (0..256).fold(pieces, |pieces, _| pieces.data(piece.clone()))
+    (0..256).fold(body, |body, _| body.data(chunk.clone()))
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use test_support::server::{ReceivedRequest, Reply};
 
 /// The response of an internal host, and what of it must not be disclosed.
 const WORDS: &str = "dial tcp vault.corp.example: password is hunter2";
-const INNER: [&str; 2] = ["vault.corp.example", "hunter2"];
+const INTERNAL: [&str; 2] = ["vault.corp.example", "hunter2"];
 
 /// Headers of clients that must not be forwarded.
 const SECRETS: [(&str, &str); 10] = [
@@ -367,28 +367,28 @@ async fn responses_of_internal_hosts_are_not_disclosed() {
                 blob,
             ] {
                 let response = mirror.get_manifest(&target).await;
-                let handed_over = service == Service::Registry && matches!(status, 200 | 302);
-                let told = format!(
+                let passed_on = service == Service::Registry && matches!(status, 200 | 302);
+                let disclosed = format!(
                     "{:?} {}",
                     response.headers,
                     String::from_utf8_lossy(&response.body)
                 );
-                if !handed_over || target.contains("manifests") {
+                if !passed_on || target.contains("manifests") {
                     let code = &response.json()["errors"][0]["code"];
                     assert!(
                         code.is_string(),
                         "{service:?} {status} {target}: {response:?}"
                     );
                     assert!(
-                        !INNER.iter().any(|inner| told.contains(inner)),
-                        "{service:?} {status} {target}: {told}"
+                        !INTERNAL.iter().any(|internal| disclosed.contains(internal)),
+                        "{service:?} {status} {target}: {disclosed}"
                     );
                 }
             }
             mirror.log(3).await;
             let log = mirror.stderr().join("\n");
             assert!(
-                !INNER.iter().any(|inner| log.contains(inner)),
+                !INTERNAL.iter().any(|internal| log.contains(internal)),
                 "{service:?} {status}: {log}"
             );
         }
@@ -415,14 +415,14 @@ async fn internal_realms_and_redirects_are_not_disclosed() {
         .await
         .expect_error(502, "UNAVAILABLE");
     mirror.log(2).await;
-    let told = format!(
+    let disclosed = format!(
         "{} {} {}",
         realm.text(),
         redirect.text(),
         mirror.stderr().join("\n")
     );
     assert!(
-        !told.contains("vault") && !told.contains("hunter2"),
-        "{told}"
+        !disclosed.contains("vault") && !disclosed.contains("hunter2"),
+        "{disclosed}"
     );
 }

@@ -32,8 +32,8 @@ fn grant_at(hub: &Hub, realm: &str) {
 #[tokio::test]
 async fn internal_addresses_are_refused_in_every_notation() {
     let mirror = Options::default().start().await;
-    let inner = Server::unwanted("127.0.0.1").await;
-    let port = inner.address.port();
+    let internal = Server::unwanted("127.0.0.1").await;
+    let port = internal.address.port();
     let hosts = [
         "127.0.0.1",
         "127.1",
@@ -79,7 +79,7 @@ async fn internal_addresses_are_refused_in_every_notation() {
             );
         }
     }
-    assert_eq!(inner.connections(), 0);
+    assert_eq!(internal.connections(), 0);
 }
 
 #[tokio::test]
@@ -125,12 +125,12 @@ async fn realms_and_redirects_to_blocked_networks_are_not_followed() {
     if !can_name_hosts() {
         return skip("a name that resolves to a loopback address needs root");
     }
-    let inner = Server::unwanted("127.77.0.1").await;
-    let port = inner.address.port();
+    let internal = Server::unwanted("127.77.0.1").await;
+    let port = internal.address.port();
     let mapped = Ipv4Addr::new(127, 77, 0, 1).to_ipv6_mapped().into();
     let HubFixture { mirror, hub, image } = HubFixture::with(|options| {
         let options = options
-            .host("inner.example.com", inner.address.ip())
+            .host("internal.example.com", internal.address.ip())
             .host("mapped.example.com", mapped);
         options
             .variable("blob_delivery", "stream")
@@ -139,7 +139,7 @@ async fn realms_and_redirects_to_blocked_networks_are_not_followed() {
     .await;
     let blob = format!("/v2/{NAME}/blobs/{}", image.native().layers[0].digest);
     mirror.get(&blob).send().await.expect(200);
-    for name in ["inner.example.com", "mapped.example.com"] {
+    for name in ["internal.example.com", "mapped.example.com"] {
         redirect_all(
             &hub,
             format!("https://{name}:{port}/v2/{NAME}/manifests/latest"),
@@ -162,14 +162,14 @@ async fn realms_and_redirects_to_blocked_networks_are_not_followed() {
             .await
             .expect_error(502, "UNAVAILABLE");
     }
-    assert_eq!(inner.connections(), 0);
+    assert_eq!(internal.connections(), 0);
 }
 
 #[tokio::test]
 async fn streaming_follows_no_redirect_inside_or_in_circles() {
     let HubFixture { mirror, hub, image } =
         HubFixture::with(|options| options.variable("blob_delivery", "stream")).await;
-    let inner = Server::unwanted("127.0.0.1").await;
+    let internal = Server::unwanted("127.0.0.1").await;
     let blob = format!("/v2/{NAME}/blobs/{}", image.native().layers[0].digest);
     let inside = [
         "http://127.0.0.1",
@@ -179,14 +179,17 @@ async fn streaming_follows_no_redirect_inside_or_in_circles() {
         "//0x7f.1",
     ];
     for location in inside {
-        redirect_all(&hub, format!("{location}:{}/secret", inner.address.port()));
+        redirect_all(
+            &hub,
+            format!("{location}:{}/secret", internal.address.port()),
+        );
         mirror
             .get(&blob)
             .send()
             .await
             .expect_error(404, "BLOB_UNKNOWN");
     }
-    assert_eq!(inner.connections(), 0);
+    assert_eq!(internal.connections(), 0);
 
     let circle = format!("http://{}/again", hub.cdn());
     hub.script(move |service, _| (service != Service::Tokens).then(|| redirect(&circle)));
@@ -251,8 +254,8 @@ async fn a_redirect_loop_through_the_mirror_ends_after_three_rounds() {
 
 #[tokio::test]
 async fn https_registries_redirect_neither_to_http_nor_to_the_mirror() {
-    let inner = Server::unwanted("127.0.0.1").await;
-    let plain = format!("http://{}/blob", inner.address);
+    let internal = Server::unwanted("127.0.0.1").await;
+    let plain = format!("http://{}/blob", internal.address);
     let moved = |location: String| move |_: &_| redirect(&location);
     let Some(registries) = PublicRegistries::start([
         Host::new("plain.example.com", moved(plain)),
@@ -303,7 +306,7 @@ async fn https_registries_redirect_neither_to_http_nor_to_the_mirror() {
         response.header("location"),
         Some("https://cdn.example.com/@mirror.example.com/x")
     );
-    assert_eq!(inner.connections(), 0);
+    assert_eq!(internal.connections(), 0);
 }
 
 #[tokio::test]

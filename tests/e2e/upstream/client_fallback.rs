@@ -25,11 +25,11 @@ enum Fault {
     Tokens,
 }
 
-/// A status and a code.
-type Told = (u16, &'static str);
+/// Status and error code.
+type StatusAndCode = (u16, &'static str);
 
 /// Each fault, what a client sees for a manifest, and for a blob. The README shows this table.
-const TABLE: [(&str, Fault, Told, Told); 8] = [
+const TABLE: [(&str, Fault, StatusAndCode, StatusAndCode); 8] = [
     (
         "refuses the connection",
         Fault::Refused,
@@ -269,7 +269,7 @@ impl Fixture {
             let ended = Instant::now();
             let asked = self.asked.lock().expect("times").get(name).copied();
             let (then, until) = match asked {
-                Some(asked) => (asked, "to the next host"),
+                Some(asked) => (asked, "to fall back"),
                 None => (ended, "to give up"),
             };
             let took = then - begun;
@@ -277,10 +277,10 @@ impl Fixture {
                 "{client}: {:.2} s {until} where an upstream {what} ({kind})",
                 took.as_secs_f64()
             );
-            let goes_on = kind == "manifest" || layers == Layers::FromAnyHost;
+            let falls_back = kind == "manifest" || layers == Layers::FromAnyHost;
             assert_eq!(
                 (asked.is_some(), pulled.is_ok()),
-                (goes_on, goes_on),
+                (falls_back, falls_back),
                 "{client}, {what} ({kind}): {pulled:?}"
             );
             slow.extend((took > BOUND).then(|| format!("{what} ({kind}): {took:?}")));
@@ -297,7 +297,7 @@ enum Layers {
     FromTheManifestsHost,
 }
 
-async fn dockerd_goes_on(programs: &Programs, client: &str) {
+async fn dockerd_falls_back(programs: &Programs, client: &str) {
     let fixture = Fixture::start().await;
     let mirrors = [fixture.mirror.address(), fixture.second.address]
         .map(|address| format!("http://{address}"));
@@ -319,7 +319,7 @@ async fn dockerd_goes_on(programs: &Programs, client: &str) {
     dockerd.stop();
 }
 
-async fn containerd_goes_on(programs: &Programs, client: &str) {
+async fn containerd_falls_back(programs: &Programs, client: &str) {
     let fixture = Fixture::start().await;
     let dir = fixture.files.path();
     let hosts = [fixture.mirror.address(), fixture.second.address].map(|address| {
@@ -347,7 +347,7 @@ async fn dockerd_falls_back_at_once() {
     else {
         return;
     };
-    dockerd_goes_on(&programs, "dockerd").await;
+    dockerd_falls_back(&programs, "dockerd").await;
 }
 
 #[tokio::test]
@@ -356,7 +356,7 @@ async fn dockerd_28_falls_back_at_once() {
     let Some(programs) = Programs::newer(&names).filter(|_| is_root("dockerd 28")) else {
         return;
     };
-    dockerd_goes_on(&programs, "dockerd 28").await;
+    dockerd_falls_back(&programs, "dockerd 28").await;
 }
 
 #[tokio::test]
@@ -366,7 +366,7 @@ async fn containerd_falls_back_at_once() {
     else {
         return;
     };
-    containerd_goes_on(&programs, "containerd").await;
+    containerd_falls_back(&programs, "containerd").await;
 }
 
 #[tokio::test]
@@ -376,7 +376,7 @@ async fn containerd_2_falls_back_at_once() {
     else {
         return;
     };
-    containerd_goes_on(&programs, "containerd 2").await;
+    containerd_falls_back(&programs, "containerd 2").await;
 }
 
 #[tokio::test]

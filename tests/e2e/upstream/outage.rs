@@ -16,7 +16,7 @@ use test_support::server::Reply;
 /// Pulls three times into an empty client: cold, warm, and while the registry responds to nothing
 /// but blob requests, which it redirects to its CDN. `pull` is given an empty folder, and returns
 /// text with the digests that it pulled.
-async fn pulls_what_is_known(client: &str, pull: impl AsyncFn(&Mirror, &Path) -> String) {
+async fn pulls_cached_image(client: &str, pull: impl AsyncFn(&Mirror, &Path) -> String) {
     let (hub, image) = (Hub::start().await, Image::with_layers(DOCKER, "outage", 6));
     hub.push(NAME, TAG, &image);
     let mirror = Options::default()
@@ -39,7 +39,7 @@ async fn pulls_what_is_known(client: &str, pull: impl AsyncFn(&Mirror, &Path) ->
             "{client}, {state}: {pulled}"
         );
         let asked = hub.requests();
-        let of = |method: &str, what: &str| {
+        let count = |method: &str, what: &str| {
             let line = format!("registry {method} /v2/{NAME}/{what}/");
             asked
                 .iter()
@@ -47,9 +47,9 @@ async fn pulls_what_is_known(client: &str, pull: impl AsyncFn(&Mirror, &Path) ->
                 .count()
         };
         let (heads, gets, blobs) = (
-            of("HEAD", "manifests"),
-            of("GET", "manifests"),
-            of("GET", "blobs"),
+            count("HEAD", "manifests"),
+            count("GET", "manifests"),
+            count("GET", "blobs"),
         );
         println!(
             "{client}, six layers, {state}: upstream {heads} HEAD and {gets} GET of manifests, {blobs} of blobs"
@@ -64,7 +64,7 @@ async fn dockerd_28_pulls_a_cached_image_during_an_outage() {
     let Some(programs) = Programs::newer(&names).filter(|_| is_root("dockerd 28")) else {
         return;
     };
-    pulls_what_is_known("dockerd 28", async |mirror, folder| {
+    pulls_cached_image("dockerd 28", async |mirror, folder| {
         let config = json!({ "registry-mirrors": [format!("http://{}", mirror.address())] });
         let home = vec![("HOME", folder.to_path_buf())];
         let dockerd = Dockerd::start(&programs, &folder.join("d"), &config, "vfs", home).await;
@@ -86,7 +86,7 @@ async fn containerd_2_pulls_a_cached_image_during_an_outage() {
     else {
         return;
     };
-    pulls_what_is_known("containerd 2", async |mirror, folder| {
+    pulls_cached_image("containerd 2", async |mirror, folder| {
         let hosts = folder.join("hosts");
         std::fs::create_dir_all(hosts.join("docker.io")).expect("a folder");
         let text = format!(

@@ -294,7 +294,7 @@ async fn first_requests_get_tokens_from_the_right_server() {
         /// The challenge, and the path that has it; all if empty.
         challenge: Option<(&'static str, &'static str)>,
         /// The host of the token server, and the path and query of the token request.
-        grantor: &'static str,
+        token_server: &'static str,
         fetch: &'static str,
         requests: usize,
     }
@@ -307,7 +307,7 @@ async fn first_requests_get_tokens_from_the_right_server() {
                 r#"Bearer realm="https://gcr.io/v2/token",service="gcr.io""#,
                 "/v2/",
             )),
-            grantor: "gcr.io",
+            token_server: "gcr.io",
             fetch: "/v2/token?service=gcr.io&scope=repository%3Aproject%2Fimage%3Apull",
             requests: 4,
         },
@@ -318,7 +318,7 @@ async fn first_requests_get_tokens_from_the_right_server() {
                 r#"Bearer realm="https://gitlab.com/jwt/auth",service="container_registry",scope="repository:group/project/image:pull",error="invalid_token""#,
                 "",
             )),
-            grantor: "gitlab.com",
+            token_server: "gitlab.com",
             fetch: "/jwt/auth?service=container_registry&scope=repository%3Agroup%2Fproject%2Fimage%3Apull",
             requests: 3,
         },
@@ -326,7 +326,7 @@ async fn first_requests_get_tokens_from_the_right_server() {
             registry: "mcr.microsoft.com",
             rest: "dotnet/sdk/manifests/8.0",
             challenge: None,
-            grantor: "mcr.microsoft.com",
+            token_server: "mcr.microsoft.com",
             fetch: "",
             requests: 1,
         },
@@ -340,8 +340,8 @@ async fn first_requests_get_tokens_from_the_right_server() {
             Some(_) => error(401, "UNAUTHORIZED"),
         };
         let mut hosts = vec![Host::new(case.registry, response)];
-        if case.grantor != case.registry {
-            hosts.push(Host::new(case.grantor, response));
+        if case.token_server != case.registry {
+            hosts.push(Host::new(case.token_server, response));
         }
         let Some(registries) = PublicRegistries::start(hosts).await else {
             return;
@@ -350,7 +350,7 @@ async fn first_requests_get_tokens_from_the_right_server() {
         let asked = registries.take_requests();
         assert_eq!(received.status, 200, "{}: {asked:#?}", case.registry);
         assert_eq!(asked.len(), case.requests, "{}: {asked:#?}", case.registry);
-        let fetch = format!("GET https://{}{}", case.grantor, case.fetch);
+        let fetch = format!("GET https://{}{}", case.token_server, case.fetch);
         assert_eq!(
             asked.contains(&fetch),
             case.challenge.is_some(),
