@@ -1,5 +1,4 @@
-//! The configuration in `deploy/clients/` is what the tests of real clients use, and what the
-//! README shows.
+//! The configuration in `deploy/clients/` is what the tests of real clients use, and what the README shows.
 
 use std::collections::BTreeMap;
 

@@ -25,11 +25,11 @@ enum Fault {
     Tokens,
 }
 
-/// Status and error code.
-type StatusAndCode = (u16, &'static str);
+/// A status and a code.
+type Told = (u16, &'static str);
 
 /// Each fault, what a client sees for a manifest, and for a blob. The README shows this table.
-const TABLE: [(&str, Fault, StatusAndCode, StatusAndCode); 8] = [
+const TABLE: [(&str, Fault, Told, Told); 8] = [
     (
         "refuses the connection",
         Fault::Refused,
@@ -37,7 +37,7 @@ const TABLE: [(&str, Fault, StatusAndCode, StatusAndCode); 8] = [
         (404, "BLOB_UNKNOWN"),
     ),
     (
-        "does not response in time",
+        "does not answer in time",
         Fault::Silent,
         (504, "UNAVAILABLE"),
         (404, "BLOB_UNKNOWN"),
@@ -125,19 +125,21 @@ async fn each_fault_has_a_status_and_a_code() {
             ("manifests/1".to_string(), *manifest),
             (format!("blobs/{blob}"), *layer),
         ] {
-            let response = mirror
-                .get_manifest(&format!("/v2/team/app/{rest}?upstream={upstream}"))
+            let answer = mirror
+                .get(&format!("/v2/team/app/{rest}?upstream={upstream}"))
+                .accept_manifests()
+                .send()
                 .await;
             assert_eq!(
-                response.status, status,
-                "an upstream that {what}, {rest}: {response:?}"
+                answer.status, status,
+                "an upstream that {what}, {rest}: {answer:?}"
             );
             assert_eq!(
-                response.header("retry-after"),
+                answer.header("retry-after"),
                 (code == "TOOMANYREQUESTS").then_some("60"),
                 "{what}"
             );
-            response.expect_error(status, code);
+            answer.expect_error(status, code);
         }
         let row = format!(
             "| {what} | {} `{}` | {} `{}` |",
