@@ -102,9 +102,9 @@ async fn stream(system: &System, size: u64) -> Streamed {
     let (cpu, resident) = (tree.cpu(), tree.resident());
     let watch = tree.watch();
     let mut connection = Connection::open(system.address).await;
-    let begun = Instant::now();
+    let start = Instant::now();
     let bytes = connection.get(BLOB, StatusCode::OK).await;
-    let took = begun.elapsed();
+    let took = start.elapsed();
     assert_eq!(bytes, size, "the blob is complete");
     Streamed {
         rate: bytes as f64 / took.as_secs_f64(),

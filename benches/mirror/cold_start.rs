@@ -59,7 +59,7 @@ pub async fn measure(systems: &[System], scale: &Scale, targets: &mut Targets) {
 
 /// Seconds.
 async fn timed(connection: &mut Connection) -> f64 {
-    let begun = Instant::now();
+    let start = Instant::now();
     connection.get(WARM, StatusCode::OK).await;
-    begun.elapsed().as_secs_f64()
+    start.elapsed().as_secs_f64()
 }

@@ -61,9 +61,9 @@ impl Load {
         for _ in 0..self.connections {
             connections.push(Connection::open(target).await);
         }
-        let begun = Instant::now();
+        let start = Instant::now();
         for connection in connections {
-            clients.spawn(self.clone().client(connection, Arc::clone(&next), begun));
+            clients.spawn(self.clone().client(connection, Arc::clone(&next), start));
         }
         let time = match self.until {
             Until::Time(time) => time,
@@ -71,7 +71,7 @@ impl Load {
         };
         let latencies = tokio::time::timeout(time + TIMEOUT, clients.join_all()).await;
         let mut latencies = latencies.expect("a load that ends").concat();
-        let took = begun.elapsed();
+        let took = start.elapsed();
         latencies.sort_unstable();
         LoadResult {
             requests: latencies.len() as u64,
@@ -84,13 +84,13 @@ impl Load {
         self,
         mut connection: Connection,
         next: Arc<AtomicU64>,
-        begun: Instant,
+        start: Instant,
     ) -> Vec<Duration> {
         let mut latencies = Vec::new();
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
             let over = match self.until {
-                Until::Time(time) => begun.elapsed() >= time,
+                Until::Time(time) => start.elapsed() >= time,
                 Until::Requests(count) => number >= count,
             };
             if over {

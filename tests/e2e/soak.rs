@@ -98,7 +98,7 @@ async fn clients_get_correct_content_or_errors_while_upstreams_fail() {
         fixture
             .hub
             .push(&name(IMAGES - 1), "latest", &fixture.images[IMAGES - 1]);
-        let begun = Instant::now();
+        let start = Instant::now();
         loop {
             let response = mirror
                 .get_manifest(&manifest(IMAGES - 1, "latest"))
@@ -108,7 +108,7 @@ async fn clients_get_correct_content_or_errors_while_upstreams_fail() {
                 break;
             }
             assert!(
-                begun.elapsed() < Duration::from_secs(40),
+                start.elapsed() < Duration::from_secs(40),
                 "the tag was not served as {moved}: {response:?}"
             );
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -141,7 +141,7 @@ async fn clients_get_correct_content_or_errors_while_upstreams_fail() {
 /// Samples the memory of each mirror, reports progress and moves the tag, until the end.
 async fn watch(fixture: &Fixture, mirrors: &[Arc<Mirror>], end: Instant) -> Vec<Vec<u64>> {
     let mut resident = vec![Vec::new(); mirrors.len()];
-    let begun = Instant::now();
+    let start = Instant::now();
     for turn in 0_usize.. {
         if Instant::now() > end {
             break;
@@ -154,7 +154,7 @@ async fn watch(fixture: &Fixture, mirrors: &[Arc<Mirror>], end: Instant) -> Vec<
         // The record of requests would grow without limit.
         fixture.hub.take_requests();
         if turn % 20 == 19 {
-            fixture.counters.print(begun.elapsed().as_secs());
+            fixture.counters.print(start.elapsed().as_secs());
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }

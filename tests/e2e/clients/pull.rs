@@ -207,12 +207,12 @@ async fn a_list_of_another_upstream_links_to_that_upstream() {
     );
     let page = mirror.get(&target).send().await.expect(200);
     assert_eq!(page.json()["tags"], serde_json::json!(["c"]), "{target}");
-    let asked = other.received(Service::Registry);
+    let requests = other.received(Service::Registry);
     assert!(
-        asked
+        requests
             .iter()
             .all(|received| !received.target.contains("upstream")),
-        "{asked:?}"
+        "{requests:?}"
     );
 }
 

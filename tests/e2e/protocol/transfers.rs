@@ -209,7 +209,7 @@ async fn a_large_blob_is_streamed_at_the_pace_of_the_client() {
         .lock()
         .expect("the counter")
         .clone()
-        .expect("a body was begun");
+        .expect("a body");
     let mut last = 0;
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
@@ -254,7 +254,7 @@ async fn a_body_cut_off_upstream_is_cut_off_for_the_client() {
     let outcome = mirror.get(&target).try_send().await;
     assert!(
         outcome.is_err(),
-        "a short body must not look like a whole one: {outcome:?}"
+        "a body that was cut off looks complete: {outcome:?}"
     );
     mirror.get("/v2/").send().await.expect(200);
 }
@@ -327,7 +327,7 @@ async fn a_manifest_and_its_headers_are_sent_together() {
         }
         whole += usize::from(pieces == 1);
     }
-    assert!(whole > 20, "{whole} of 40 answers came in one piece");
+    assert!(whole > 20, "{whole} of 40 responses came in one piece");
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ async fn registries<const N: usize>() -> (Mirror, [Hub; N]) {
         hubs.push(hub);
     }
     let Ok(hubs) = hubs.try_into() else {
-        unreachable!("as many as were asked for")
+        unreachable!("N registries")
     };
     (options.start().await, hubs)
 }

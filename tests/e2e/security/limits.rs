@@ -299,7 +299,7 @@ async fn clients_behind_a_trusted_proxy_are_limited_separately() {
             .variable("trusted_proxies", 1)
     })
     .await;
-    let ask = |claimed: String, appended: &'static str| {
+    let get = |claimed: String, appended: &'static str| {
         let request = mirror.get(MANIFEST_PATH).accept_manifests();
         request
             .header("x-forwarded-for", claimed)
@@ -308,7 +308,7 @@ async fn clients_behind_a_trusted_proxy_are_limited_separately() {
     };
     let mut last = 0;
     for number in 0..8 {
-        last = ask(format!("198.51.100.{number}"), "192.0.2.1")
+        last = get(format!("198.51.100.{number}"), "192.0.2.1")
             .await
             .status
             .as_u16();
@@ -317,5 +317,5 @@ async fn clients_behind_a_trusted_proxy_are_limited_separately() {
         }
     }
     assert_eq!(last, 429);
-    ask("192.0.2.1".into(), "192.0.2.2").await.expect(200);
+    get("192.0.2.1".into(), "192.0.2.2").await.expect(200);
 }

@@ -83,11 +83,11 @@ impl DockerRegistry {
             Request::new(self.backend, method, target).header("authorization", &bearer)
         };
         for blob in image.blobs() {
-            let begun = request("POST", &format!("/v2/{name}/blobs/uploads/"))
+            let upload = request("POST", &format!("/v2/{name}/blobs/uploads/"))
                 .send()
                 .await
                 .expect(202);
-            let location = location(&begun);
+            let location = location(&upload);
             let target = format!("{location}&digest={}", blob.digest);
             request("PUT", &target)
                 .body(blob.bytes.clone())

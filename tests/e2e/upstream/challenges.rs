@@ -46,7 +46,7 @@ const CASES: [Case; 12] = [
         query: &[SERVICE, PULL],
     },
     Case {
-        name: "an error parameter and one that nobody knows",
+        name: "an error parameter and an unknown one",
         lines: |p| {
             vec![format!(
                 r#"Bearer realm="{}",service="{}",scope="{}",error="invalid_token",x="1""#,

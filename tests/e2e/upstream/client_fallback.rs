@@ -266,7 +266,7 @@ impl Fixture {
             if layers == Layers::FromTheManifestsHost && fault == Fault::Status(429) {
                 continue;
             }
-            let begun = Instant::now();
+            let start = Instant::now();
             let pulled = pull(name).await;
             let ended = Instant::now();
             let asked = self.asked.lock().expect("times").get(name).copied();
@@ -274,7 +274,7 @@ impl Fixture {
                 Some(asked) => (asked, "to fall back"),
                 None => (ended, "to give up"),
             };
-            let took = then - begun;
+            let took = then - start;
             println!(
                 "{client}: {:.2} s {until} where an upstream {what} ({kind})",
                 took.as_secs_f64()

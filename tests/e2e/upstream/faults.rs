@@ -59,9 +59,9 @@ async fn an_unknown_host_name_is_a_502() {
 async fn a_silent_upstream_is_a_504_in_time() {
     let server = Server::plain("127.0.0.1", |_| Reply::Hang).await;
     let mirror = patient(&server).start().await;
-    let begun = Instant::now();
+    let start = Instant::now();
     expect_a_fault(&mirror, "silent", &[504]).await;
-    assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
+    assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
 }
 
 #[tokio::test]
@@ -71,9 +71,9 @@ async fn a_connection_that_is_not_accepted_is_a_504_in_time() {
         .upstream(server.address)
         .variable("connect_timeout", 1);
     let mirror = options.start().await;
-    let begun = Instant::now();
+    let start = Instant::now();
     expect_a_fault(&mirror, "full", &[502, 504]).await;
-    assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
+    assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
 }
 
 #[tokio::test]
@@ -91,10 +91,10 @@ async fn a_token_exchange_has_a_time_limit() {
         });
         (service == Service::Tokens).then(|| Reply::streamed(200, &[], drip))
     });
-    let begun = Instant::now();
+    let start = Instant::now();
     let response = mirror.get_manifest(MANIFEST_PATH).await;
     response.expect_error(504, "UNAVAILABLE");
-    assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
+    assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
 }
 
 #[tokio::test]
@@ -221,14 +221,18 @@ async fn a_failed_request_does_not_affect_others() {
         (Service::Registry, "/v2/library/alpine/manifests/close") => Some(Reply::Close),
         _ => None,
     });
-    let ask = |tag: &str| {
+    let request = |tag: &str| {
         mirror
             .get(&format!("/v2/{NAME}/manifests/{tag}"))
             .accept_manifests()
             .send()
     };
-    let (hang, close, one, two) =
-        tokio::join!(ask("hang"), ask("close"), ask("latest"), ask("latest"));
+    let (hang, close, one, two) = tokio::join!(
+        request("hang"),
+        request("close"),
+        request("latest"),
+        request("latest")
+    );
     assert_eq!(
         [hang.status, close.status, one.status, two.status],
         [504, 502, 200, 200]

@@ -38,12 +38,12 @@ async fn pulls_cached_image(client: &str, pull: impl AsyncFn(&Mirror, &Path) -> 
             pulled.contains(&image.native().config.digest),
             "{client}, {state}: {pulled}"
         );
-        let asked = hub.requests();
+        let requests = hub.requests();
         let count = |method: &str, what: &str| {
             let line = format!("registry {method} /v2/{NAME}/{what}/");
-            asked
+            requests
                 .iter()
-                .filter(|asked| asked.starts_with(&line))
+                .filter(|request| request.starts_with(&line))
                 .count()
         };
         let (heads, gets, blobs) = (
@@ -54,7 +54,10 @@ async fn pulls_cached_image(client: &str, pull: impl AsyncFn(&Mirror, &Path) -> 
         println!(
             "{client}, six layers, {state}: upstream {heads} HEAD and {gets} GET of manifests, {blobs} of blobs"
         );
-        assert!(state == "cold" || gets == 0, "{client}, {state}: {asked:?}");
+        assert!(
+            state == "cold" || gets == 0,
+            "{client}, {state}: {requests:?}"
+        );
     }
 }
 

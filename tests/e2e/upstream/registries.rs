@@ -160,21 +160,21 @@ async fn nvcr_io_names_another_realm_for_an_expired_token() {
     let Some(registries) = PublicRegistries::start([nvcr, authn]).await else {
         return;
     };
-    let ask = || registries.request("GET", "nvcr.io", "nvidia/cuda/manifests/12");
-    ask().await.expect(200);
+    let request = || registries.request("GET", "nvcr.io", "nvidia/cuda/manifests/12");
+    request().await.expect(200);
     is_expired.store(true, Ordering::SeqCst);
-    ask().await.expect(200);
+    request().await.expect(200);
     let url = "https://nvcr.io/v2/nvidia/cuda/manifests/12";
-    let fetch = "GET https://nvcr.io/proxy_auth?scope=repository%3Anvidia%2Fcuda%3Apull";
+    let token_request = "GET https://nvcr.io/proxy_auth?scope=repository%3Anvidia%2Fcuda%3Apull";
     assert_eq!(
         registries.take_requests(),
         [
             format!("GET {url}"),
-            fetch.into(),
+            token_request.into(),
             format!("GET {url} Bearer first"),
             format!("GET {url} Bearer first"),
             format!("GET {url}"),
-            fetch.into(),
+            token_request.into(),
             format!("GET {url} Bearer second"),
         ]
     );
@@ -295,7 +295,7 @@ async fn first_requests_get_tokens_from_the_right_server() {
         challenge: Option<(&'static str, &'static str)>,
         /// The host of the token server, and the path and query of the token request.
         token_server: &'static str,
-        fetch: &'static str,
+        token_request: &'static str,
         requests: usize,
     }
     let cases = [
@@ -308,7 +308,7 @@ async fn first_requests_get_tokens_from_the_right_server() {
                 "/v2/",
             )),
             token_server: "gcr.io",
-            fetch: "/v2/token?service=gcr.io&scope=repository%3Aproject%2Fimage%3Apull",
+            token_request: "/v2/token?service=gcr.io&scope=repository%3Aproject%2Fimage%3Apull",
             requests: 4,
         },
         Case {
@@ -319,7 +319,7 @@ async fn first_requests_get_tokens_from_the_right_server() {
                 "",
             )),
             token_server: "gitlab.com",
-            fetch: "/jwt/auth?service=container_registry&scope=repository%3Agroup%2Fproject%2Fimage%3Apull",
+            token_request: "/jwt/auth?service=container_registry&scope=repository%3Agroup%2Fproject%2Fimage%3Apull",
             requests: 3,
         },
         Case {
@@ -327,13 +327,15 @@ async fn first_requests_get_tokens_from_the_right_server() {
             rest: "dotnet/sdk/manifests/8.0",
             challenge: None,
             token_server: "mcr.microsoft.com",
-            fetch: "",
+            token_request: "",
             requests: 1,
         },
     ];
     for case in cases {
         let response = move |received: &ReceivedRequest| match case.challenge {
-            _ if !case.fetch.is_empty() && received.target == case.fetch => token("granted"),
+            _ if !case.token_request.is_empty() && received.target == case.token_request => {
+                token("granted")
+            }
             None => manifest_for(received),
             Some(_) if has(received, "Bearer granted") => manifest_for(received),
             Some((line, at)) if at.is_empty() || at == received.path() => challenge(line),
@@ -347,14 +349,19 @@ async fn first_requests_get_tokens_from_the_right_server() {
             return;
         };
         let received = registries.request("GET", case.registry, case.rest).await;
-        let asked = registries.take_requests();
-        assert_eq!(received.status, 200, "{}: {asked:#?}", case.registry);
-        assert_eq!(asked.len(), case.requests, "{}: {asked:#?}", case.registry);
-        let fetch = format!("GET https://{}{}", case.token_server, case.fetch);
+        let requests = registries.take_requests();
+        assert_eq!(received.status, 200, "{}: {requests:#?}", case.registry);
         assert_eq!(
-            asked.contains(&fetch),
+            requests.len(),
+            case.requests,
+            "{}: {requests:#?}",
+            case.registry
+        );
+        let token_request = format!("GET https://{}{}", case.token_server, case.token_request);
+        assert_eq!(
+            requests.contains(&token_request),
             case.challenge.is_some(),
-            "{}: {asked:#?}",
+            "{}: {requests:#?}",
             case.registry
         );
         // From then on each request takes one upstream request.

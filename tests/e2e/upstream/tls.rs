@@ -75,12 +75,12 @@ async fn an_https_upstream_with_a_private_authority_is_reached() {
         "{:?}",
         hub.requests()
     );
-    let asked = hub.received(Service::Registry);
+    let requests = hub.received(Service::Registry);
     assert!(
-        asked
+        requests
             .iter()
             .all(|received| received.version == hyper::Version::HTTP_2),
-        "{asked:?}"
+        "{requests:?}"
     );
 }
 
@@ -176,12 +176,12 @@ async fn docker_hub_is_the_default_upstream_under_all_its_names() {
         .get_manifest("/v2/team/app/manifests/latest")
         .await
         .expect(200);
-    let asked = hub.received(Service::Registry);
-    let names = asked
+    let requests = hub.received(Service::Registry);
+    let names = requests
         .iter()
         .filter(|received| received.target.contains("/library/alpine/manifests/latest"))
         .count();
-    assert_eq!(names, asked.len() - 1, "{:?}", hub.requests());
+    assert_eq!(names, requests.len() - 1, "{:?}", hub.requests());
     // Once for each repository: all aliases are one upstream.
     assert_eq!(
         hub.received(Service::Tokens).len(),

@@ -25,7 +25,7 @@ async fn every_form_of_token_response_is_understood() {
         ("a null token beside an access_token", |t| {
             json!({ "token": null, "access_token": t }).to_string()
         }),
-        ("fields that nobody knows", |t| {
+        ("unknown fields", |t| {
             json!({ "token": t, "refresh_token": "r", "scope": ["a"] }).to_string()
         }),
         ("an issue date", |t| {
@@ -41,9 +41,9 @@ async fn every_form_of_token_response_is_understood() {
         hub.token_body(response);
         let response = mirror.get_manifest(MANIFEST_PATH).await;
         assert_eq!(response.status, 200, "{name}: {response:?}");
-        let asked = &hub.received(Service::Registry)[1];
+        let request = &hub.received(Service::Registry)[1];
         assert_eq!(
-            asked.header("authorization"),
+            request.header("authorization"),
             Some("Bearer anonymous-token-1"),
             "{name}"
         );
@@ -168,10 +168,10 @@ async fn a_dead_token_is_refreshed_once() {
     hub.take_requests();
     hub.revoke_tokens();
     mirror.get_manifest(MANIFEST_PATH).await.expect(200);
-    let asked = format!("registry HEAD {MANIFEST_PATH}");
-    assert_eq!(hub.take_requests(), [&*asked, "tokens GET", &*asked]);
+    let request = format!("registry HEAD {MANIFEST_PATH}");
+    assert_eq!(hub.take_requests(), [&*request, "tokens GET", &*request]);
     mirror.get_manifest(MANIFEST_PATH).await.expect(200);
-    assert_eq!(hub.take_requests(), [asked]);
+    assert_eq!(hub.take_requests(), [request]);
 }
 
 #[tokio::test]
@@ -255,9 +255,7 @@ async fn a_short_lived_token_is_reused() {
 #[tokio::test]
 async fn simultaneous_first_requests_share_tokens() {
     if is_wasip2() {
-        eprintln!(
-            "SKIPPED: an instance of the WASIp2 build answers one request: nobody is there to share with"
-        );
+        eprintln!("SKIPPED: an instance of the WASIp2 build serves one request and shares nothing");
         return;
     }
     // The number of instances that Spin 4.1 starts meanwhile varies, and was once one for each
@@ -281,9 +279,10 @@ async fn count_tokens_of_forty_simultaneous_requests() -> usize {
     mirror.get("/v2/").send().await.expect(200);
     // So that every request that can miss the token does.
     hub.delay(Service::Tokens, Duration::from_millis(300));
-    let ask = (0..40).map(|_| tokio::spawn(mirror.get(MANIFEST_PATH).accept_manifests().send()));
-    for asked in ask.collect::<Vec<_>>() {
-        asked.await.expect("a task").expect(200);
+    let requests =
+        (0..40).map(|_| tokio::spawn(mirror.get(MANIFEST_PATH).accept_manifests().send()));
+    for request in requests.collect::<Vec<_>>() {
+        request.await.expect("a task").expect(200);
     }
     hub.received(Service::Tokens).len()
 }

@@ -21,7 +21,7 @@ async fn other() -> (Mirror, Hub) {
     (mirror, hub)
 }
 
-async fn ask(mirror: &Mirror, query: &str) -> Response {
+async fn get(mirror: &Mirror, query: &str) -> Response {
     mirror.get_manifest(&format!("{TARGET}?{query}")).await
 }
 
@@ -39,7 +39,7 @@ async fn an_upstream_is_accepted_in_every_form() {
         format!("x=1&upstream={address}"),
     ];
     for form in forms {
-        let response = ask(&mirror, &form).await;
+        let response = get(&mirror, &form).await;
         assert_eq!(response.status, 200, "{form}: {response:?}");
     }
     assert!(
@@ -91,10 +91,10 @@ async fn the_ping_of_a_selected_upstream_is_forwarded() {
         .await
         .expect(200);
     assert_eq!(hub.requests()[0], "registry GET /v2/");
-    let lost = closed_address().await;
-    let mirror = Options::default().plain_http([lost]).start().await;
+    let closed = closed_address().await;
+    let mirror = Options::default().plain_http([closed]).start().await;
     mirror
-        .get(&format!("/v2/?upstream={lost}"))
+        .get(&format!("/v2/?upstream={closed}"))
         .send()
         .await
         .expect_error(502, "UNAVAILABLE");
@@ -129,7 +129,7 @@ async fn an_invalid_upstream_is_refused() {
         "%ff.example.com",
     ];
     for name in names {
-        let response = ask(&mirror, &format!("upstream={}", name.replace(' ', "%20"))).await;
+        let response = get(&mirror, &format!("upstream={}", name.replace(' ', "%20"))).await;
         assert_eq!(response.status, 400, "{name}: {response:?}");
         response.expect_error(400, "UNSUPPORTED");
     }
@@ -139,7 +139,7 @@ async fn an_invalid_upstream_is_refused() {
 #[tokio::test]
 async fn two_upstreams_in_one_request_are_not_forwarded() {
     let (mirror, hub) = other().await;
-    let response = ask(
+    let response = get(
         &mirror,
         &format!("upstream={}&upstream=example.com", hub.address()),
     )
@@ -193,7 +193,7 @@ async fn private_and_literal_addresses_are_denied_without_a_connection() {
         "http://registry.example.com:5000".into(),
     ];
     for host in hosts {
-        let response = ask(&mirror, &format!("upstream={host}")).await;
+        let response = get(&mirror, &format!("upstream={host}")).await;
         assert!(
             matches!(response.status.as_u16(), 400 | 403),
             "{host}: {response:?}"
@@ -213,9 +213,9 @@ async fn private_and_literal_addresses_are_denied_without_a_connection() {
 async fn a_listed_registry_permits_no_other_host_or_port() {
     let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     let unwanted = Server::unwanted("127.0.0.1").await;
-    let response = ask(&mirror, &format!("upstream={}", unwanted.address)).await;
+    let response = get(&mirror, &format!("upstream={}", unwanted.address)).await;
     response.expect_error(403, "DENIED");
-    let response = ask(
+    let response = get(
         &mirror,
         &format!("upstream=127.0.0.9:{}", hub.address().port()),
     )
@@ -238,8 +238,8 @@ async fn tokens_of_one_upstream_never_reach_another() {
         .plain_http(two.addresses())
         .start()
         .await;
-    ask(&mirror, &format!("upstream={}", one.address())).await;
-    ask(&mirror, &format!("upstream={}", two.address()))
+    get(&mirror, &format!("upstream={}", one.address())).await;
+    get(&mirror, &format!("upstream={}", two.address()))
         .await
         .expect(200);
     for service in [Service::Registry, Service::Tokens, Service::Cdn] {
@@ -330,7 +330,7 @@ async fn a_cached_manifest_is_not_served_for_another_upstream() {
         .plain_http(one.addresses())
         .plain_http(two.addresses());
     let mirror = mirror.variable("tag_ttl", 3600).start().await;
-    let ask = |hub: &Hub, reference: &str| {
+    let get = |hub: &Hub, reference: &str| {
         let target = format!(
             "/v2/team/app/manifests/{reference}?upstream={}",
             hub.address()
@@ -339,19 +339,19 @@ async fn a_cached_manifest_is_not_served_for_another_upstream() {
     };
     for _ in 0..2 {
         assert_eq!(
-            ask(&one, "1.0").await.expect(200).body,
+            get(&one, "1.0").await.expect(200).body,
             images[0].index.bytes
         );
         assert_eq!(
-            ask(&two, "1.0").await.expect(200).body,
+            get(&two, "1.0").await.expect(200).body,
             images[1].index.bytes
         );
     }
     // Nor is a copy served by its digest.
-    ask(&two, &images[0].index.digest)
+    get(&two, &images[0].index.digest)
         .await
         .expect_error(404, "MANIFEST_UNKNOWN");
-    ask(&one, &images[1].index.digest)
+    get(&one, &images[1].index.digest)
         .await
         .expect_error(404, "MANIFEST_UNKNOWN");
 }
