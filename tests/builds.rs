@@ -1,5 +1,5 @@
-//! The two builds of the component: their manifests say the same, and neither asks more of a host than the oldest Spin
-//! that it is for.
+//! The two builds of the component: their manifests differ in the build alone, and neither imports
+//! interfaces that the oldest Spin it is for does not have.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -9,7 +9,8 @@ use wasmparser::{Parser, Payload};
 const WASIP3: &str = "spin.toml";
 const WASIP2: &str = "spin.wasip2.toml";
 
-/// What Rust's standard library takes from WASI 0.2. A host that has one version of 0.2 links every other.
+/// The imports of Rust's standard library from WASI 0.2. A host that has one version of 0.2 links
+/// all of them.
 const STANDARD_LIBRARY: [&str; 18] = [
     "wasi:cli/environment@0.2",
     "wasi:cli/exit@0.2",
@@ -71,9 +72,10 @@ fn the_wasip2_build_needs_no_more_than_spin_3_0() {
     expect_imports(WASIP2, &own);
 }
 
-/// A host clears it for each request of WASIp2, the stack too, of which the linker would make a mebibyte.
+/// A host clears the memory of an instance for each request of WASIp2, the stack included, for which
+/// the linker's default is a mebibyte.
 #[test]
-fn an_instance_begins_with_little_memory() {
+fn an_instance_starts_with_little_memory() {
     for name in [WASIP3, WASIP2] {
         let component = build(name);
         let payloads = Parser::new(0)
@@ -110,7 +112,7 @@ fn expect_imports(manifest: &str, own: &[&str]) {
     );
 }
 
-/// The names of what a component imports; not those that modules and components within it import from each other.
+/// The names of the imports of a component, without those of the modules and components in it.
 fn imports(component: &[u8]) -> Vec<String> {
     let mut depth = 0;
     let mut names = Vec::new();
@@ -138,7 +140,7 @@ fn build(name: &str) -> Vec<u8> {
     let command = component["build"]["command"]
         .as_str()
         .expect("a build command");
-    // The manifest names a file in the default target directory, whatever the tests were built in.
+    // The manifest names a file in the default target folder, wherever the tests were built.
     let status = Command::new("sh")
         .args(["-c", command])
         .current_dir(repository())

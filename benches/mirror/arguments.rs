@@ -1,33 +1,34 @@
-//! The command line, and how much work it asks for.
+//! The command line, and the amount of work.
 
 use clap::{Parser, ValueEnum};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Measures the mirror beside the upstream itself, a bare forwarding component on the same host, and nginx.
+/// Compares the mirror with its upstream, a bare forwarding component on the same host, and nginx.
 ///
-/// Everything runs on 127.0.0.1: an upstream and a load generator in this process, the contestants as children. They take
-/// turns in short rounds, so that noise hits all alike; what is printed are medians of the rounds, and ratios are medians
-/// of the ratios within each round. Progress goes to stderr, tables to stdout.
+/// Everything runs on 127.0.0.1: an upstream and a load generator in this process, the other systems
+/// as child processes. They are measured in turn, in short rounds, so that noise affects all alike.
+/// Figures are medians of the rounds, ratios are medians of the ratios within each round. Progress
+/// goes to stderr, tables to stdout.
 #[derive(Debug, Parser)]
 #[command(
     name = "cargo bench --bench mirror --",
     version,
     after_help = "\
-The embedded host is the one of `cargo up`: the dev profile, in which it and all libraries are optimised. The mirror \
-writes its log, a line per request, to a file; nginx writes none. `mirror` runs with manifest_cache=off, so that each \
-request goes upstream; `mirror+cache` as it comes."
+The embedded host is that of `cargo up`: the dev profile, in which it and all libraries are optimised. The mirror \
+logs a line for each request to a file, nginx logs nothing. `mirror` has manifest_cache=off, so that each request goes \
+upstream; `mirror+cache` has the default settings."
 )]
 pub struct Arguments {
-    /// What to measure; everything where nothing is named
+    /// Cases to measure [default: all]
     #[arg(value_enum, value_name = "CASE")]
     pub cases: Vec<Case>,
 
-    /// A smoke run: less than 20 seconds, and no numbers to rely on
+    /// Smoke test: less than 20 seconds, and figures that mean nothing
     #[arg(long)]
     pub quick: bool,
 
-    /// Rounds per contestant [default: 5]
+    /// Rounds per system [default: 5]
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub rounds: Option<u32>,
 
@@ -35,19 +36,19 @@ pub struct Arguments {
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     pub seconds: Option<Duration>,
 
-    /// Connections that the load comes over, one request at a time on each
+    /// Connections of the load, with one request at a time on each
     #[arg(long, value_name = "COUNT", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub connections: u16,
 
-    /// Run on this Spin (4.1 or later) instead of the embedded host; no --release build of either is needed
+    /// Use this Spin (4.1 or later) instead of the embedded host
     #[arg(long, value_name = "PROGRAM", env = "HAMMAL_BENCH_SPIN")]
     pub spin: Option<PathBuf>,
 
-    /// Run on this embedded host instead of building one
+    /// Use this embedded host instead of building one
     #[arg(long, value_name = "PROGRAM", conflicts_with = "spin")]
     pub host: Option<PathBuf>,
 
-    /// Another version of the mirror to measure beside this one: the spin.toml of another checkout, built there before
+    /// Also measure another version of the mirror: the spin.toml of another checkout, which must be built
     #[arg(long, value_name = "NAME=MANIFEST", value_parser = parse_beside)]
     pub beside: Vec<(String, PathBuf)>,
 
@@ -55,23 +56,24 @@ pub struct Arguments {
     #[arg(long)]
     pub wasip2: bool,
 
-    /// Reach the upstream by TLS, and HTTP/2 where a contestant offers it, as registries on the internet are reached; else
-    /// by plain HTTP, which is the least that forwarding can cost. The load itself is plain HTTP in any case
+    /// Use TLS between the systems and the upstream, and HTTP/2 where a system offers it, as registries on
+    /// the internet do, instead of plain HTTP, the cheapest protocol to forward. The load is always plain
+    /// HTTP
     #[arg(long)]
     pub tls: bool,
 
-    /// Don't build: take the host and the components as they are
+    /// Don't build the host and the components
     #[arg(long)]
     pub no_build: bool,
 
-    /// What cargo adds
+    /// Added by cargo
     #[arg(long, hide = true)]
     bench: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Case {
-    /// The same manifest again and again
+    /// One manifest again and again
     Warm,
     /// A manifest of another repository with each request
     Cold,
@@ -79,23 +81,23 @@ pub enum Case {
     Redirect,
     /// 1,000 repositories in turn, twice
     Repositories,
-    /// A manifest by its digest, which the cache needs no upstream for
+    /// A manifest by its digest, which the cache serves without the upstream
     Digest,
-    /// An answer that needs no upstream: /v2/
+    /// /v2/, which takes no upstream request
     Memory,
     /// A blob of 512 MiB, streamed
     Blob,
-    /// 10,000 warm requests: what they cost upstream
+    /// Upstream requests of 10,000 warm requests
     Steady,
-    /// 100,000 repositories that don't exist: what stays in the key-value store
+    /// Keys in the store after requests for 100,000 repositories that do not exist
     Names,
-    /// The first answer of a new instance
+    /// The first response of a new instance
     Instance,
-    /// A tag that is known, while nobody answers upstream
+    /// A cached tag while the upstream is down
     Outage,
 }
 
-/// How much of each case is run.
+/// The amount of work of each case.
 #[derive(Clone, Copy, Debug)]
 pub struct Scale {
     pub connections: usize,
@@ -107,10 +109,10 @@ pub struct Scale {
     pub steady: u64,
     pub names: u64,
     pub instances: usize,
-    /// What the mirror's rate of warm requests must be at least, by that of the forwarder: each request of the WASIp2 build
-    /// reads from the store, since no instance lives on.
+    /// The target for the rate of warm requests, relative to the forwarder's: each request of the WASIp2
+    /// build reads from the store, since its instances serve one request each.
     pub warm: f64,
-    /// MiB by which the host's memory may grow while it streams.
+    /// The target for the growth of the host's memory while it streams, in MiB.
     pub growth: f64,
 }
 
@@ -119,7 +121,7 @@ impl Arguments {
         self.cases.is_empty() || self.cases.contains(&case)
     }
 
-    /// The file name of the manifests of what is measured.
+    /// The file name of the manifests of the components.
     pub fn manifest(&self) -> &'static str {
         if self.wasip2 {
             "spin.wasip2.toml"

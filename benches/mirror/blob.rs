@@ -1,14 +1,14 @@
-//! A large blob, streamed by one client: how fast, and what of it stays in the host's memory.
+//! A large blob, streamed to one client: throughput, and growth of the host's memory.
 
 use crate::arguments::Scale;
-use crate::contestants::{Contestant, DIRECT, FORWARDER, MIRROR};
 use crate::load::{Connection, Until};
-use crate::rounds::{median, place, warm};
+use crate::measurements::{median, position, warm};
+use crate::systems::{DIRECT, FORWARDER, MIRROR, System};
 use crate::table::Table;
 use crate::targets::Targets;
-use crate::upstream::BLOB;
 use hyper::StatusCode;
 use std::time::{Duration, Instant};
+use test_support::counting_registry::BLOB;
 
 const MIB: f64 = 1048576.0;
 
@@ -20,23 +20,23 @@ struct Streamed {
     cpu: Duration,
 }
 
-pub async fn measure(contestants: &[Contestant], scale: &Scale, targets: &mut Targets) {
+pub async fn measure(systems: &[System], scale: &Scale, targets: &mut Targets) {
     let what = format!("blob of {} MiB", scale.blob / (1024 * 1024));
-    let mut streamed: Vec<Vec<Streamed>> = contestants.iter().map(|_| Vec::new()).collect();
+    let mut streamed: Vec<Vec<Streamed>> = systems.iter().map(|_| Vec::new()).collect();
     for round in 0..scale.rounds as usize {
         eprint!("\r{what}: round {} of {}", round + 1, scale.rounds);
-        for turn in 0..contestants.len() {
-            let at = place(turn, round, contestants.len());
-            streamed[at].push(stream(&contestants[at], scale.blob).await);
+        for turn in 0..systems.len() {
+            let at = position(turn, round, systems.len());
+            streamed[at].push(stream(&systems[at], scale.blob).await);
         }
     }
     eprintln!();
 
     let of = |name: &str| {
-        contestants
+        systems
             .iter()
-            .position(|contestant| contestant.name == name)
-            .expect("a contestant")
+            .position(|system| system.name == name)
+            .expect("a system")
     };
     let ratio = |one: usize, other: usize| {
         let pairs = streamed[one].iter().zip(&streamed[other]);
@@ -57,25 +57,26 @@ pub async fn measure(contestants: &[Contestant], scale: &Scale, targets: &mut Ta
         "cpu s",
         "growth MiB",
     ]);
-    for (at, contestant) in contestants.iter().enumerate() {
-        let of_a_process = |text: String| {
-            if contestant.name == DIRECT {
+    for (at, system) in systems.iter().enumerate() {
+        let unless_direct = |text: String| {
+            if system.name == DIRECT {
                 "-".to_owned()
             } else {
                 text
             }
         };
-        let middle = |value: fn(&Streamed) -> f64| median(streamed[at].iter().map(value).collect());
+        let median_of =
+            |value: fn(&Streamed) -> f64| median(streamed[at].iter().map(value).collect());
         table.row(vec![
-            contestant.name.clone(),
-            format!("{:.0}", middle(|streamed| streamed.rate) / 1e6),
+            system.name.clone(),
+            format!("{:.0}", median_of(|streamed| streamed.rate) / 1e6),
             format!("{:.2}", ratio(at, of(FORWARDER))),
             format!("{:.2}", ratio(at, of(DIRECT))),
-            of_a_process(format!(
+            unless_direct(format!(
                 "{:.2}",
-                middle(|streamed| streamed.cpu.as_secs_f64())
+                median_of(|streamed| streamed.cpu.as_secs_f64())
             )),
-            of_a_process(format!("{:.1}", growth(at))),
+            unless_direct(format!("{:.1}", growth(at))),
         ]);
     }
     table.print();
@@ -94,17 +95,17 @@ pub async fn measure(contestants: &[Contestant], scale: &Scale, targets: &mut Ta
     );
 }
 
-async fn stream(contestant: &Contestant, size: u64) -> Streamed {
-    // The instance and the connection upstream are there already.
-    warm(1, Until::Requests(50)).run(contestant.address).await;
-    let tree = contestant.tree();
+async fn stream(system: &System, size: u64) -> Streamed {
+    // Starts the instance and opens the upstream connection.
+    warm(1, Until::Requests(50)).run(system.address).await;
+    let tree = system.tree();
     let (cpu, resident) = (tree.cpu(), tree.resident());
     let watch = tree.watch();
-    let mut connection = Connection::open(contestant.address).await;
-    let begun = Instant::now();
+    let mut connection = Connection::open(system.address).await;
+    let start = Instant::now();
     let bytes = connection.get(BLOB, StatusCode::OK).await;
-    let took = begun.elapsed();
-    assert_eq!(bytes, size, "the blob is whole");
+    let took = start.elapsed();
+    assert_eq!(bytes, size, "the blob is complete");
     Streamed {
         rate: bytes as f64 / took.as_secs_f64(),
         growth: watch.peak().await.saturating_sub(resident) as f64,

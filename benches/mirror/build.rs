@@ -1,10 +1,10 @@
-//! What has to be there before anything can be measured: the host and the two components.
+//! Builds the host and the two components.
 
 use crate::arguments::Arguments;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Where the components are, from the repository's root.
+/// Folders of the components in the repository.
 const COMPONENTS: [&str; 2] = ["", "benches/forwarder"];
 
 pub fn repository() -> &'static Path {
@@ -31,10 +31,11 @@ pub fn components(arguments: &Arguments) {
     }
 }
 
-/// The program whose `up` runs a component. The embedded host is built in the profile that `cargo up` uses.
+/// The program whose `up` runs a component. The embedded host is built in the profile that `cargo
+/// up` uses.
 pub fn host(arguments: &Arguments) -> PathBuf {
     if let Some(program) = arguments.spin.as_ref().or(arguments.host.as_ref()) {
-        // It runs in a folder of its own; a bare name is looked up in PATH.
+        // It runs in another folder; a bare name is looked up in PATH.
         let is_bare = program.components().count() == 1;
         return if is_bare {
             program.clone()
@@ -60,7 +61,7 @@ pub fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).expect("the current folder")
 }
 
-/// For the heading.
+/// The name of the host in the heading.
 pub fn host_name(arguments: &Arguments) -> String {
     let program = arguments.spin.as_ref().or(arguments.host.as_ref());
     program.map_or_else(
@@ -69,7 +70,7 @@ pub fn host_name(arguments: &Arguments) -> String {
     )
 }
 
-/// Bytes of the component that `manifest` names.
+/// The size of the component that `manifest` names, in bytes.
 pub fn size(manifest: &Path) -> u64 {
     let component = component(manifest);
     let source = component["source"].as_str().expect("a source");
@@ -87,7 +88,7 @@ fn component(manifest: &Path) -> toml::Value {
     components.values().next().expect("one component").clone()
 }
 
-/// Its stdout goes to stderr, where progress belongs.
+/// Runs a command, with its stdout on stderr, where progress is shown.
 fn run(command: &mut Command) {
     let status = command.stdout(std::io::stderr()).status();
     let status = status.unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));

@@ -1,4 +1,4 @@
-//! The load: clients on keep-alive connections, each with one request under way.
+//! The load: clients with persistent connections, each with one request at a time.
 
 use hyper::StatusCode;
 use std::fmt::Write as _;
@@ -10,13 +10,13 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-/// Beyond its own time, how long a load may take before something must be wrong.
-const PATIENCE: Duration = Duration::from_secs(180);
+/// How long a load may take beyond its own time.
+const TIMEOUT: Duration = Duration::from_secs(180);
 
-/// An answer is read in pieces of this many bytes.
-const PIECE: usize = 256 * 1024;
+/// Bytes.
+const READ_BUFFER: usize = 256 * 1024;
 
-/// What is asked, by how many, for how long.
+/// Requests over a number of connections, for a time or up to a number.
 #[derive(Clone)]
 pub struct Load {
     pub connections: usize,
@@ -32,21 +32,21 @@ pub enum Until {
     Requests(u64),
 }
 
-/// What came of it.
+/// Counts and latencies of a load.
 #[derive(Debug)]
-pub struct Outcome {
+pub struct LoadResult {
     pub requests: u64,
     pub took: Duration,
     /// Ascending.
     latencies: Vec<Duration>,
 }
 
-impl Outcome {
+impl LoadResult {
     pub fn rate(&self) -> f64 {
         self.requests as f64 / self.took.as_secs_f64()
     }
 
-    /// What `share` of the requests were answered within.
+    /// The latency within which `share` of the requests were answered.
     pub fn latency(&self, share: f64) -> Duration {
         let last = self.latencies.len().saturating_sub(1);
         self.latencies[(last as f64 * share).round() as usize]
@@ -54,26 +54,26 @@ impl Outcome {
 }
 
 impl Load {
-    pub async fn run(&self, target: SocketAddr) -> Outcome {
+    pub async fn run(&self, target: SocketAddr) -> LoadResult {
         let next = Arc::new(AtomicU64::new(0));
         let mut clients = JoinSet::new();
         let mut connections = Vec::new();
         for _ in 0..self.connections {
             connections.push(Connection::open(target).await);
         }
-        let begun = Instant::now();
+        let start = Instant::now();
         for connection in connections {
-            clients.spawn(self.clone().client(connection, Arc::clone(&next), begun));
+            clients.spawn(self.clone().client(connection, Arc::clone(&next), start));
         }
         let time = match self.until {
             Until::Time(time) => time,
             Until::Requests(_) => Duration::ZERO,
         };
-        let latencies = tokio::time::timeout(time + PATIENCE, clients.join_all()).await;
+        let latencies = tokio::time::timeout(time + TIMEOUT, clients.join_all()).await;
         let mut latencies = latencies.expect("a load that ends").concat();
-        let took = begun.elapsed();
+        let took = start.elapsed();
         latencies.sort_unstable();
-        Outcome {
+        LoadResult {
             requests: latencies.len() as u64,
             took,
             latencies,
@@ -84,13 +84,13 @@ impl Load {
         self,
         mut connection: Connection,
         next: Arc<AtomicU64>,
-        begun: Instant,
+        start: Instant,
     ) -> Vec<Duration> {
         let mut latencies = Vec::new();
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
             let over = match self.until {
-                Until::Time(time) => begun.elapsed() >= time,
+                Until::Time(time) => start.elapsed() >= time,
                 Until::Requests(count) => number >= count,
             };
             if over {
@@ -104,14 +104,14 @@ impl Load {
     }
 }
 
-/// One keep-alive connection. It has no task of its own, and understands of an answer no more than its head: what the load
-/// takes of the processors is missing to those that are measured.
+/// A persistent connection, without a task of its own, that parses no more of a response than its
+/// head: the processor time of the load is not available to the systems that are measured.
 pub struct Connection {
     target: SocketAddr,
     stream: TcpStream,
     request: String,
     /// What was read last.
-    answer: Vec<u8>,
+    response: Vec<u8>,
 }
 
 impl Connection {
@@ -122,11 +122,11 @@ impl Connection {
             target,
             stream,
             request: String::new(),
-            answer: Vec::with_capacity(PIECE),
+            response: Vec::with_capacity(READ_BUFFER),
         }
     }
 
-    /// Reads a whole answer, which has to be as expected, and says how many bytes its body had.
+    /// Reads a response to its end, which must have the status, and returns the length of its body.
     pub async fn get(&mut self, path: &str, status: StatusCode) -> u64 {
         let target = self.target;
         self.request.clear();
@@ -138,17 +138,17 @@ impl Connection {
         written.expect("a request");
         let sent = self.stream.write_all(self.request.as_bytes()).await;
         sent.unwrap_or_else(|error| panic!("GET http://{target}{path}: {error}"));
-        self.answer.clear();
+        self.response.clear();
         let head = loop {
             self.read(path).await;
-            if let Some(head) = Head::parse(&self.answer) {
+            if let Some(head) = Head::parse(&self.response) {
                 break head;
             }
         };
         assert_eq!(head.status, status, "GET http://{target}{path}");
-        let mut bytes = (self.answer.len() - head.length) as u64;
+        let mut bytes = (self.response.len() - head.length) as u64;
         while bytes < head.body {
-            self.answer.clear();
+            self.response.clear();
             bytes += self.read(path).await;
         }
         assert_eq!(
@@ -160,14 +160,14 @@ impl Connection {
 
     async fn read(&mut self, path: &str) -> u64 {
         let target = self.target;
-        let read = self.stream.read_buf(&mut self.answer).await;
+        let read = self.stream.read_buf(&mut self.response).await;
         let read = read.unwrap_or_else(|error| panic!("GET http://{target}{path}: {error}"));
         assert_ne!(read, 0, "GET http://{target}{path}: the connection closed");
         read as u64
     }
 }
 
-/// Of an answer's head.
+/// The parts of a response head that matter.
 struct Head {
     /// Bytes of the head itself, and of the body after it.
     length: usize,
@@ -176,11 +176,11 @@ struct Head {
 }
 
 impl Head {
-    /// `None` where more is to come.
+    /// Returns `None` where the head is not complete.
     fn parse(bytes: &[u8]) -> Option<Self> {
         let mut headers = [httparse::EMPTY_HEADER; 32];
         let mut response = httparse::Response::new(&mut headers);
-        let length = match response.parse(bytes).expect("an answer of HTTP") {
+        let length = match response.parse(bytes).expect("an HTTP response") {
             httparse::Status::Complete(length) => length,
             httparse::Status::Partial => return None,
         };

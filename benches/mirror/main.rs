@@ -1,45 +1,41 @@
-//! What the mirror costs, beside what it could cost at best: `cargo bench --bench mirror -- --help`.
+//! Measures the mirror beside other systems: `cargo bench --bench mirror -- --help`.
 //!
-//! | file | what |
+//! | file | subject |
 //! | --- | --- |
-//! | `upstream`, `ca`, `load` | the registry, who signs its certificate, and its clients, all in this process |
-//! | `contestants`, `build`, `process`, `usage` | who is measured, how it is started, what it takes |
-//! | `rounds` | turns, medians and ratios |
-//! | `requests`, `blob`, `traces`, `instance` | the cases |
-//! | `table`, `targets` | what is printed |
+//! | `load` | the clients, in this process, as is the upstream: `test_support::counting_registry` |
+//! | `systems`, `build`, `process`, `usage` | the systems, how they are started, CPU and memory |
+//! | `measurements` | rounds, medians and ratios |
+//! | `requests`, `blob`, `footprint`, `cold_start` | the cases |
+//! | `table`, `targets` | the output |
 
 mod arguments;
 mod blob;
 mod build;
-#[path = "../../tests/e2e/support/ca.rs"]
-#[allow(dead_code, reason = "the tests need more of it")]
-mod ca;
-mod contestants;
-mod instance;
+mod cold_start;
+mod footprint;
 mod load;
+mod measurements;
 mod process;
 mod requests;
-mod rounds;
+mod systems;
 mod table;
 mod targets;
-mod traces;
-mod upstream;
 mod usage;
 
 use arguments::{Arguments, Case};
-use ca::Ca;
 use clap::{Parser as _, ValueEnum as _};
-use contestants::Contestant;
 use std::process::ExitCode;
+use systems::System;
 use targets::Targets;
+use test_support::ca::Ca;
+use test_support::counting_registry::CountingRegistry;
 use tokio::signal::unix::{SignalKind, signal};
-use upstream::Upstream;
 
 fn main() -> ExitCode {
-    // `cargo test --benches` runs this too, without `--bench`, and has no minutes to spend.
-    let is_meant = |argument: String| ["--bench", "--help", "-h"].contains(&&*argument);
-    if !std::env::args().any(is_meant) {
-        println!("not run: this is for `cargo bench`");
+    // `cargo test --benches` runs this too, without `--bench`; it would take minutes.
+    let is_benchmark = |argument: String| ["--bench", "--help", "-h"].contains(&&*argument);
+    if !std::env::args().any(is_benchmark) {
+        println!("skipped: run it with `cargo bench`");
         return ExitCode::SUCCESS;
     }
     let arguments = Arguments::parse();
@@ -47,7 +43,7 @@ fn main() -> ExitCode {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).expect("a signal");
-        // Who is interrupted drops what it has begun, and its children end with it.
+        // An interrupt drops the measurement, which stops the child processes.
         tokio::select! {
             () = measure(&arguments) => ExitCode::SUCCESS,
             _ = tokio::signal::ctrl_c() => ExitCode::FAILURE,
@@ -60,9 +56,9 @@ async fn measure(arguments: &Arguments) {
     let scale = arguments.scale();
     let mut targets = Targets::default();
     let ca = arguments.tls.then(Ca::new);
-    let open = Upstream::start(false, scale.blob, ca.as_ref()).await;
-    let guarded = Upstream::start(true, scale.blob, ca.as_ref()).await;
-    let contestants = Contestant::start(arguments, &open, &guarded, ca.as_ref()).await;
+    let anonymous = CountingRegistry::start(false, scale.blob, ca.as_ref()).await;
+    let authenticated = CountingRegistry::start(true, scale.blob, ca.as_ref()).await;
+    let systems = System::start(arguments, &anonymous, &authenticated, ca.as_ref()).await;
     println!(
         "{} rounds of {:?} for each, {} connections, {} processors, host {}, upstream {}",
         scale.rounds,
@@ -71,9 +67,9 @@ async fn measure(arguments: &Arguments) {
         std::thread::available_parallelism().map_or(0, usize::from),
         build::host_name(arguments),
         if arguments.tls {
-            "by TLS"
+            "over TLS"
         } else {
-            "by plain HTTP"
+            "over plain HTTP"
         },
     );
     for case in Case::value_variants()
@@ -82,12 +78,12 @@ async fn measure(arguments: &Arguments) {
         .filter(|case| arguments.wants(*case))
     {
         match case {
-            Case::Blob => blob::measure(&contestants, &scale, &mut targets).await,
-            Case::Steady => traces::steady(&contestants, &scale, &mut targets).await,
-            Case::Names => traces::names(&contestants, &scale, &mut targets).await,
-            Case::Instance => instance::measure(&contestants, &scale, &mut targets).await,
-            Case::Outage => traces::outage(&contestants, &guarded, &scale, &mut targets).await,
-            _ => requests::measure(case, &contestants, &scale, &mut targets).await,
+            Case::Blob => blob::measure(&systems, &scale, &mut targets).await,
+            Case::Steady => footprint::steady(&systems, &scale, &mut targets).await,
+            Case::Names => footprint::names(&systems, &scale, &mut targets).await,
+            Case::Instance => cold_start::measure(&systems, &scale, &mut targets).await,
+            Case::Outage => footprint::outage(&systems, &authenticated, &scale, &mut targets).await,
+            _ => requests::measure(case, &systems, &scale, &mut targets).await,
         }
     }
     let size = build::size(&build::repository().join(arguments.manifest())) as f64 / 1e6;

@@ -1,19 +1,19 @@
-//! Cases that are many small requests: how many a second, how fast, at what price.
+//! Cases of many small requests: rate, latency, upstream requests, CPU and memory.
 
 use crate::arguments::{Case, Scale};
-use crate::contestants::{CACHING, Contestant, FORWARDER};
 use crate::load::{Load, Until};
-use crate::rounds::{compare, warm};
+use crate::measurements::{compare, warm};
+use crate::systems::{CACHING, FORWARDER, System};
 use crate::targets::Targets;
-use crate::upstream::{PING, REDIRECT, by_digest, repository};
 use hyper::StatusCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use test_support::counting_registry::{PING, REDIRECT, by_digest, repository};
 
-/// Numbers for repositories that nobody has asked for before.
+/// Numbers of repositories that were not requested before.
 static FRESH: AtomicU64 = AtomicU64::new(0);
 
-pub async fn measure(case: Case, contestants: &[Contestant], scale: &Scale, targets: &mut Targets) {
+pub async fn measure(case: Case, systems: &[System], scale: &Scale, targets: &mut Targets) {
     let timed = |status, path: Arc<dyn Fn(u64) -> String + Send + Sync>| Load {
         connections: scale.connections,
         until: Until::Time(scale.round),
@@ -23,18 +23,18 @@ pub async fn measure(case: Case, contestants: &[Contestant], scale: &Scale, targ
     match case {
         Case::Warm => {
             let load = || vec![warm(scale.connections, Until::Time(scale.round))];
-            let turns = compare(contestants, scale, &["warm manifest"], load)
+            let measurements = compare(systems, scale, &["warm manifest"], load)
                 .await
                 .remove(0);
-            turns.print();
-            let rate = turns.mirror_against_forwarder(|turn| turn.rate);
+            measurements.print();
+            let rate = measurements.mirror_against_forwarder(|one| one.rate);
             targets.at_least(
                 "warm manifest, req/s against the forwarder",
                 scale.warm,
                 rate,
                 "",
             );
-            let p99 = turns.mirror_against_forwarder(|turn| turn.p99.as_secs_f64());
+            let p99 = measurements.mirror_against_forwarder(|one| one.p99.as_secs_f64());
             targets.at_most("warm manifest, p99 against the forwarder", 1.25, p99, "");
         }
         Case::Cold => {
@@ -43,7 +43,7 @@ pub async fn measure(case: Case, contestants: &[Contestant], scale: &Scale, targ
                     |_| repository(&format!("cold-{}", FRESH.fetch_add(1, Ordering::Relaxed)));
                 vec![timed(StatusCode::OK, Arc::new(fresh))]
             };
-            show(contestants, scale, &["cold repository"], load).await;
+            show(systems, scale, &["cold repository"], load).await;
         }
         Case::Redirect => {
             let load = || {
@@ -52,18 +52,18 @@ pub async fn measure(case: Case, contestants: &[Contestant], scale: &Scale, targ
                     Arc::new(|_| REDIRECT.to_owned()),
                 )]
             };
-            show(contestants, scale, &["blob redirect"], load).await;
+            show(systems, scale, &["blob redirect"], load).await;
         }
         Case::Digest => {
             let load = || {
                 let path = by_digest();
                 vec![timed(StatusCode::OK, Arc::new(move |_| path.clone()))]
             };
-            let turns = compare(contestants, scale, &["manifest by digest"], load)
+            let measurements = compare(systems, scale, &["manifest by digest"], load)
                 .await
                 .remove(0);
-            turns.print();
-            let rate = turns.ratio(CACHING, FORWARDER, |turn| turn.rate);
+            measurements.print();
+            let rate = measurements.ratio(CACHING, FORWARDER, |one| one.rate);
             targets.at_least(
                 "manifest by digest, req/s against the forwarder",
                 2.0,
@@ -73,7 +73,7 @@ pub async fn measure(case: Case, contestants: &[Contestant], scale: &Scale, targ
         }
         Case::Memory => {
             let load = || vec![timed(StatusCode::OK, Arc::new(|_| PING.to_owned()))];
-            show(contestants, scale, &["/v2/ from memory"], load).await;
+            show(systems, scale, &["/v2/ from memory"], load).await;
         }
         Case::Repositories => {
             let count = scale.repositories;
@@ -83,7 +83,7 @@ pub async fn measure(case: Case, contestants: &[Contestant], scale: &Scale, targ
                     connections: scale.connections,
                     until: Until::Requests(count),
                     path: Arc::new(move |number| {
-                        repository(&format!("turn-{}", first + number % count))
+                        repository(&format!("repository-{}", first + number % count))
                     }),
                     status: StatusCode::OK,
                 };
@@ -93,25 +93,14 @@ pub async fn measure(case: Case, contestants: &[Contestant], scale: &Scale, targ
                 format!("{count} repositories, first time"),
                 format!("{count} repositories, again"),
             ];
-            show(
-                contestants,
-                scale,
-                &names.each_ref().map(String::as_str),
-                loads,
-            )
-            .await;
+            show(systems, scale, &names.each_ref().map(String::as_str), loads).await;
         }
         Case::Blob | Case::Steady | Case::Names | Case::Instance | Case::Outage => {}
     }
 }
 
-async fn show(
-    contestants: &[Contestant],
-    scale: &Scale,
-    names: &[&str],
-    loads: impl Fn() -> Vec<Load>,
-) {
-    for turns in compare(contestants, scale, names, loads).await {
-        turns.print();
+async fn show(systems: &[System], scale: &Scale, names: &[&str], loads: impl Fn() -> Vec<Load>) {
+    for measurements in compare(systems, scale, names, loads).await {
+        measurements.print();
     }
 }

@@ -1,4 +1,4 @@
-//! Text in columns.
+//! Tables of text.
 
 pub struct Table {
     rows: Vec<Vec<String>>,
@@ -15,7 +15,7 @@ impl Table {
         self.rows.push(cells);
     }
 
-    /// The first column is text, the others are numbers.
+    /// Aligns the first column to the left, and the others, which are numbers, to the right.
     pub fn print(&self) {
         let width = |column: usize| {
             let cells = self.rows.iter().filter_map(|row| row.get(column));
@@ -42,7 +42,7 @@ impl Table {
     }
 }
 
-/// Of a number of seconds.
+/// Formats seconds as milliseconds.
 pub fn milliseconds(seconds: f64) -> String {
     format!("{:.2}", seconds * 1e3)
 }

@@ -1,4 +1,4 @@
-//! What the mirror must reach, and whether it did.
+//! Performance targets of the mirror, and whether they were reached.
 
 use crate::table::Table;
 
@@ -46,7 +46,7 @@ impl Targets {
     }
 
     pub fn print(&self) {
-        let mut table = Table::new(&["must reach", "target", "measured", ""]);
+        let mut table = Table::new(&["metric", "target", "measured", ""]);
         for target in &self.0 {
             let (word, reached) = match target.bound {
                 Bound::AtLeast => (">=", target.measured >= target.limit),
@@ -60,7 +60,7 @@ impl Targets {
                 format!("{} {}", number(target.measured), target.unit)
                     .trim_end()
                     .to_owned(),
-                if reached { "ok" } else { "NOT" }.to_owned(),
+                if reached { "ok" } else { "MISSED" }.to_owned(),
             ]);
         }
         table.print();

@@ -1,4 +1,4 @@
-//! What a process and its children take of the machine, as Linux tells.
+//! Processor time and memory of a process and its children, from `/proc`.
 
 use std::fs;
 use std::sync::Arc;
@@ -10,11 +10,11 @@ use tokio::task::JoinHandle;
 const TICKS: u64 = 100;
 const SAMPLE: Duration = Duration::from_millis(20);
 
-/// A process and its children, found once.
+/// A process and its children at the time of [`ProcessTree::of`].
 #[derive(Clone, Debug, Default)]
-pub struct Tree(Vec<u32>);
+pub struct ProcessTree(Vec<u32>);
 
-impl Tree {
+impl ProcessTree {
     pub fn of(root: u32) -> Self {
         let parents: Vec<(u32, u32)> = fs::read_dir("/proc")
             .into_iter()
@@ -36,7 +36,7 @@ impl Tree {
         Self(tree)
     }
 
-    /// Processor time so far, in user and kernel.
+    /// Processor time so far, of user and kernel.
     pub fn cpu(&self) -> Duration {
         let ticks = |pid: &u32| {
             let stat = stat(*pid)?;
@@ -58,8 +58,8 @@ impl Tree {
         self.0.iter().filter_map(kilobytes).sum::<u64>() * 1024
     }
 
-    /// Watches resident memory until the answer is asked for.
-    pub fn watch(&self) -> Watch {
+    /// Samples resident memory until [`MemoryWatch::peak`].
+    pub fn watch(&self) -> MemoryWatch {
         let (tree, over, peak) = (
             self.clone(),
             Arc::<AtomicBool>::default(),
@@ -72,18 +72,18 @@ impl Tree {
                 tokio::time::sleep(SAMPLE).await;
             }
         });
-        Watch { over, peak, task }
+        MemoryWatch { over, peak, task }
     }
 }
 
-pub struct Watch {
+pub struct MemoryWatch {
     over: Arc<AtomicBool>,
     peak: Arc<AtomicU64>,
     task: JoinHandle<()>,
 }
 
-impl Watch {
-    /// The most that was seen, in bytes.
+impl MemoryWatch {
+    /// The maximum of the samples, in bytes.
     pub async fn peak(self) -> u64 {
         self.over.store(true, Ordering::Relaxed);
         self.task.await.expect("a watch");
@@ -91,7 +91,8 @@ impl Watch {
     }
 }
 
-/// The fields of `/proc/PID/stat` after the command's name, which may hold anything: state, parent, ...
+/// The fields of `/proc/PID/stat` after the name of the command, which may hold any character: state,
+/// parent, …
 fn stat(pid: u32) -> Option<Vec<String>> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, fields) = stat.rsplit_once(')')?;

@@ -1,28 +1,21 @@
-//! What a client of the mirror sees, end to end: real sockets, the real component on the embedded host
-//! (or on a real Spin: `HAMMAL_TEST_SPIN=/path/to/spin cargo test`), a registry of ours behind it.
+//! The component from end to end, over real sockets: a client, the mirror, a scripted registry
+//! behind it.
+//!
+//! The mirror runs on the embedded host, or on Spin with `HAMMAL_TEST_SPIN=/path/to/spin cargo
+//! test`.
+//!
+//! | folder | subject |
+//! | --- | --- |
+//! | `protocol` | the OCI distribution protocol as clients see it, and the manual page |
+//! | `upstream` | authentication, TLS, the habits of public registries, failures |
+//! | `security` | requests to private networks, limits, headers and secrets, the log |
+//! | `clients` | real clients, with the files of `deploy/clients/` |
+//! | `soak` | many clients while the upstream fails at random |
+//! | `support` | the mirror as a child process, a client, the registries |
 
-mod support;
-
-mod abuse;
-mod attacks;
-mod bodies;
-mod challenges;
 mod clients;
-mod fallback;
-mod faults;
-mod log;
-mod naming;
-mod newer_clients;
-mod original;
-mod outage;
-mod page;
-mod privacy;
-mod pull;
-mod quirks;
-mod recipes;
-mod refusals;
+mod protocol;
+mod security;
 mod soak;
-mod specification;
-mod tls;
-mod tokens;
-mod upstreams;
+mod support;
+mod upstream;

@@ -1,7 +1,8 @@
-//! Many clients, for a while, at a registry of which every twentieth answer is a fault: what they get is whole and right,
-//! or it is an error, and the mirror is the same at the end as at the beginning.
+//! Many clients, for a while, with a registry of which every twentieth response is a fault: each
+//! response is complete and correct or an error, and the mirror works as before at the end.
 //!
-//! `HAMMAL_SOAK_SECONDS=600 cargo test --test e2e soak -- --nocapture` is the long run; without it, it is a short one.
+//! `HAMMAL_SOAK_SECONDS=600 cargo test --test e2e soak -- --nocapture` is a long run; the default
+//! is 5 seconds.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,49 +11,49 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::task::JoinSet;
 
-use crate::support::client::{Answer, Error, Request};
-use crate::support::hub::{Hub, Place};
-use crate::support::image::{Content, Image, OCI, digest};
+use crate::support::client::{Error, Request, Response};
 use crate::support::mirror::{Mirror, Options};
-use crate::support::server::{Pieces, Reply, Seen};
+use test_support::hub::{Hub, Service};
+use test_support::image::{Content, Image, OCI, digest};
+use test_support::server::{ReceivedRequest, Reply, ScriptedBody};
 
 const CLIENTS: usize = 50;
 const IMAGES: usize = 12;
-/// One answer in so many is a fault.
+/// One response in so many is a fault.
 const FAULTS: u64 = 20;
-/// Between two pulls of one client.
+/// The time between two pulls of one client.
 const PAUSE: Duration = Duration::from_millis(100);
-/// A pull gives up a request after so many tries.
+/// The number of attempts at one request.
 const TRIES: usize = 40;
-/// Bytes of resident memory that may come on top of what the first third of the time took.
+/// Bytes by which resident memory may grow beyond that of the first third of the time.
 const GROWTH: u64 = 64 * 1024 * 1024;
 
-/// What happened so far.
+/// Counters of the run.
 #[derive(Default)]
-struct Tally {
+struct Counters {
     pulls: AtomicU64,
     requests: AtomicU64,
     faults: AtomicU64,
     failed: AtomicU64,
 }
 
-/// A registry of images that clients know beforehand; the tag of the last one moves between two of them.
-struct Stage {
+/// A registry with images that the clients know; the tag of the last one moves between two of them.
+struct Fixture {
     hub: Hub,
     images: Vec<Image>,
-    tally: Arc<Tally>,
+    counters: Arc<Counters>,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn fifty_clients_get_what_is_right_or_an_error_while_every_twentieth_answer_is_a_fault() {
+async fn clients_get_correct_content_or_errors_while_upstreams_fail() {
     let seconds = std::env::var("HAMMAL_SOAK_SECONDS")
         .map_or(5, |text| text.parse().expect("a number of seconds"));
-    let stage = Arc::new(Stage::new().await);
+    let fixture = Arc::new(Fixture::new().await);
     let mut mirrors = Vec::new();
     for delivery in ["redirect", "stream"] {
         let options = Options::default()
-            .upstream(stage.hub.address())
-            .plain_http(stage.hub.addresses());
+            .upstream(fixture.hub.address())
+            .plain_http(fixture.hub.addresses());
         let options = options
             .variable("blob_delivery", delivery)
             .variable("tag_ttl", 1);
@@ -61,14 +62,14 @@ async fn fifty_clients_get_what_is_right_or_an_error_while_every_twentieth_answe
         ));
     }
     let end = Instant::now() + Duration::from_secs(seconds);
-    let tally = Arc::clone(&stage.tally);
-    stage
+    let counters = Arc::clone(&fixture.counters);
+    fixture
         .hub
-        .script(move |place, seen| fault(&tally, place, seen));
+        .script(move |service, received| fault(&counters, service, received));
     let mut clients = JoinSet::new();
     for number in 0..CLIENTS {
-        let (stage, mirror) = (
-            Arc::clone(&stage),
+        let (fixture, mirror) = (
+            Arc::clone(&fixture),
             Arc::clone(&mirrors[number % mirrors.len()]),
         );
         clients.spawn(async move {
@@ -76,40 +77,39 @@ async fn fifty_clients_get_what_is_right_or_an_error_while_every_twentieth_answe
                 if Instant::now() > end {
                     break;
                 }
-                stage.pull(&mirror, turn % IMAGES).await;
+                fixture.pull(&mirror, turn % IMAGES).await;
                 tokio::time::sleep(PAUSE).await;
             }
         });
     }
-    let resident = watch(&stage, &mirrors, end).await;
+    let resident = watch(&fixture, &mirrors, end).await;
     while let Some(client) = clients.join_next().await {
-        client.expect("a client that found nothing wrong");
+        client.expect("a client without failures");
     }
 
-    stage.hub.script(|_, _| None);
+    fixture.hub.script(|_, _| None);
     for mirror in &mirrors {
         for number in 0..IMAGES {
-            stage.pull(mirror, number).await;
+            fixture.pull(mirror, number).await;
         }
-        // A registry that failed is left alone for 20 seconds, and a tag that moved stays where it was until then.
-        let moved = stage.images[IMAGES - 1].index.digest.clone();
-        stage
+        // The mirror makes no requests for 20 seconds to a registry that failed, and serves the old
+        // tag until then.
+        let moved = fixture.images[IMAGES - 1].index.digest.clone();
+        fixture
             .hub
-            .push(&name(IMAGES - 1), "latest", &stage.images[IMAGES - 1]);
-        let begun = Instant::now();
+            .push(&name(IMAGES - 1), "latest", &fixture.images[IMAGES - 1]);
+        let start = Instant::now();
         loop {
-            let answer = mirror
-                .get(&manifest(IMAGES - 1, "latest"))
-                .accept_manifests()
-                .send()
+            let response = mirror
+                .get_manifest(&manifest(IMAGES - 1, "latest"))
                 .await
                 .expect(200);
-            if digest(&answer.body) == moved {
+            if digest(&response.body) == moved {
                 break;
             }
             assert!(
-                begun.elapsed() < Duration::from_secs(40),
-                "the tag did not come back to {moved}: {answer:?}"
+                start.elapsed() < Duration::from_secs(40),
+                "the tag was not served as {moved}: {response:?}"
             );
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
@@ -120,7 +120,7 @@ async fn fifty_clients_get_what_is_right_or_an_error_while_every_twentieth_answe
             .collect();
         assert!(ended.is_empty(), "{ended:?}");
     }
-    stage.tally.print(seconds);
+    fixture.counters.print(seconds);
     for (mirror, resident) in mirrors.iter().zip(resident) {
         let third = resident.len() / 3;
         let most = |samples: &[u64]| samples.iter().copied().max().unwrap_or_default();
@@ -138,34 +138,34 @@ async fn fifty_clients_get_what_is_right_or_an_error_while_every_twentieth_answe
     }
 }
 
-/// Until the end: how much memory each mirror takes, a line of progress, and the tag that moves.
-async fn watch(stage: &Stage, mirrors: &[Arc<Mirror>], end: Instant) -> Vec<Vec<u64>> {
+/// Samples the memory of each mirror, reports progress and moves the tag, until the end.
+async fn watch(fixture: &Fixture, mirrors: &[Arc<Mirror>], end: Instant) -> Vec<Vec<u64>> {
     let mut resident = vec![Vec::new(); mirrors.len()];
-    let begun = Instant::now();
+    let start = Instant::now();
     for turn in 0_usize.. {
         if Instant::now() > end {
             break;
         }
-        let image = &stage.images[IMAGES - 1 - turn % 2];
-        stage.hub.push(&name(IMAGES - 1), "latest", image);
+        let image = &fixture.images[IMAGES - 1 - turn % 2];
+        fixture.hub.push(&name(IMAGES - 1), "latest", image);
         for (mirror, resident) in mirrors.iter().zip(&mut resident) {
             resident.push(mirror.resident());
         }
-        // Of minutes of requests nobody wants to know each.
-        stage.hub.take_lines();
+        // The record of requests would grow without limit.
+        fixture.hub.take_requests();
         if turn % 20 == 19 {
-            stage.tally.print(begun.elapsed().as_secs());
+            fixture.counters.print(start.elapsed().as_secs());
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     resident
 }
 
-impl Tally {
+impl Counters {
     fn print(&self, seconds: u64) {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         println!(
-            "soak: {seconds} s, {} pulls, {} requests, {} faults upstream, {} errors that clients saw",
+            "soak: {seconds} s, {} pulls, {} requests, {} faults upstream, {} errors at clients",
             of(&self.pulls),
             of(&self.requests),
             of(&self.faults),
@@ -182,7 +182,7 @@ fn manifest(number: usize, reference: &str) -> String {
     format!("/v2/{}/manifests/{reference}", name(number))
 }
 
-impl Stage {
+impl Fixture {
     async fn new() -> Self {
         let hub = Hub::start().await;
         let images: Vec<_> = (0..IMAGES)
@@ -191,16 +191,17 @@ impl Stage {
         for (number, image) in images.iter().enumerate() {
             hub.push(&name(number), "latest", image);
         }
-        // Both of the images that the last tag is moved between.
+        // The last tag moves between these two images.
         hub.push(&name(IMAGES - 1), "other", &images[IMAGES - 2]);
         Self {
             hub,
             images,
-            tally: Arc::default(),
+            counters: Arc::default(),
         }
     }
 
-    /// As clients pull: the tag, the manifest of a platform, its blobs; and a look at the tag's manifest by its digest.
+    /// Pulls as clients do: the tag, the manifest of a platform, its blobs; and a HEAD of the tag's
+    /// manifest by digest.
     async fn pull(&self, mirror: &Mirror, number: usize) {
         let moves = number == IMAGES - 1;
         let possible = [
@@ -212,14 +213,14 @@ impl Stage {
                 .into_iter()
                 .find(|image| image.index.bytes == bytes)
         };
-        // What a registry says of its tags can't be checked by a mirror; a fault of it is one for the client.
+        // A mirror can't verify what a tag points to, so that a wrong response is retried.
         let index = self
             .get(mirror, &manifest(number, "latest"), |bytes| {
                 pointed(bytes).is_some()
             })
             .await;
-        let image = pointed(&index).expect("one of both");
-        let platform = image.here();
+        let image = pointed(&index).expect("one of the two images");
+        let platform = image.native();
         self.verified(
             mirror,
             &manifest(number, &platform.manifest.digest),
@@ -249,7 +250,7 @@ impl Stage {
                 Some(&*image.index.bytes.len().to_string())
             );
         }
-        self.tally.pulls.fetch_add(1, Ordering::Relaxed);
+        self.counters.pulls.fetch_add(1, Ordering::Relaxed);
     }
 
     async fn verified(&self, mirror: &Mirror, target: &str, content: &Content) {
@@ -261,48 +262,50 @@ impl Stage {
                 "{target} brought {} bytes that are not it",
                 bytes.len()
             );
-            // A mirror does not look into the blobs that it hands on.
+            // A mirror does not verify blobs.
             is_right
         };
         self.get(mirror, target, is_right).await;
     }
 
-    /// Tries until there is an answer that is whole and right, following a redirect as clients do.
+    /// Retries until a response is complete and correct. Follows a redirect, as clients do.
     async fn get(&self, mirror: &Mirror, target: &str, is_right: impl Fn(&[u8]) -> bool) -> Bytes {
         for attempt in 0..TRIES {
-            self.tally.requests.fetch_add(1, Ordering::Relaxed);
+            self.counters.requests.fetch_add(1, Ordering::Relaxed);
             match follow(mirror.get(target).accept_manifests()).await {
-                Ok(answer) if answer.status == 200 && is_right(&answer.body) => return answer.body,
+                Ok(response) if response.status == 200 && is_right(&response.body) => {
+                    return response.body;
+                }
                 _ => {}
             }
-            self.tally.failed.fetch_add(1, Ordering::Relaxed);
+            self.counters.failed.fetch_add(1, Ordering::Relaxed);
             tokio::time::sleep(Duration::from_millis(20 * attempt as u64)).await;
         }
         panic!("{target} failed {TRIES} times");
     }
 }
 
-async fn follow(request: Request) -> Result<Answer, Error> {
-    let answer = request.try_send().await?;
+async fn follow(request: Request) -> Result<Response, Error> {
+    let response = request.try_send().await?;
     assert!(
-        answer.status != 500 && answer.status != 401,
-        "no mirror answers so: {answer:?}"
+        response.status != 500 && response.status != 401,
+        "unexpected status: {response:?}"
     );
-    match answer
+    match response
         .header("location")
-        .filter(|_| answer.status == 307)
-        .map(Request::of_url)
+        .filter(|_| response.status == 307)
+        .map(Request::get_url)
     {
-        // A delivery network has no time-outs of the mirror's.
+        // The timeouts of the mirror do not apply to the CDN.
         Some(there) => tokio::time::timeout(Duration::from_secs(1), there.try_send()).await?,
-        None => Ok(answer),
+        None => Ok(response),
     }
 }
 
-/// What a registry, its token server or its delivery network does instead of answering, every now and then.
-fn fault(tally: &Tally, place: Place, seen: &Seen) -> Option<Reply> {
+/// The faults of the registry, its token server and its CDN.
+fn fault(counters: &Counters, service: Service, received: &ReceivedRequest) -> Option<Reply> {
     static STATE: AtomicU64 = AtomicU64::new(0x9e37_79b9_7f4a_7c15);
-    // A generator of Marsaglia's: the same faults in each run, if not at the same requests.
+    // Marsaglia's xorshift: the same faults in each run, if not for the same requests.
     let scramble = |mut x: u64| {
         x ^= x << 13;
         x ^= x >> 7;
@@ -316,8 +319,10 @@ fn fault(tally: &Tally, place: Place, seen: &Seen) -> Option<Reply> {
     if !random.is_multiple_of(FAULTS) {
         return None;
     }
-    tally.faults.fetch_add(1, Ordering::Relaxed);
-    let half = Pieces::default().data("{\"schemaVersion\":2").then_break();
+    counters.faults.fetch_add(1, Ordering::Relaxed);
+    let half = ScriptedBody::default()
+        .data("{\"schemaVersion\":2")
+        .then_break();
     Some(match (random / FAULTS) % 10 {
         0 => Reply::new(500, &[], "no"),
         1 => Reply::new(503, &[("retry-after", "1")], "later"),
@@ -331,8 +336,8 @@ fn fault(tally: &Tally, place: Place, seen: &Seen) -> Option<Reply> {
         ),
         6 => Reply::new(200, &[("content-type", OCI.index)], "{\"of\":\"another\"}"),
         7 => Reply::new(200, &[("content-type", "text/html")], "<html>log in</html>"),
-        8 if place == Place::Registry => Reply::new(401, &[], ""),
+        8 if service == Service::Registry => Reply::new(401, &[], ""),
         8 => Reply::new(403, &[], ""),
-        _ => Reply::new(302, &[("location", &*seen.target)], ""),
+        _ => Reply::new(302, &[("location", &*received.target)], ""),
     })
 }

@@ -1,4 +1,4 @@
-//! A client that does what it is told and nothing else: no redirects, no retries, headers as they came.
+//! An HTTP client without redirects and retries, which keeps headers as they were received.
 
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -9,16 +9,18 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::{HeaderMap, Response, StatusCode};
+use hyper::{HeaderMap, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::ca::Ca;
-use super::image::{DOCKER_LIST, DOCKER_MANIFEST, INDEX, MANIFEST};
+use test_support::ca::Ca;
+use test_support::image::{DOCKER_LIST, DOCKER_MANIFEST, INDEX, MANIFEST};
 
-/// Longer than any time-out of the mirror: a client that waits this long has found a bug.
-const PATIENCE: Duration = Duration::from_secs(60);
+use super::log_line::LogLine;
+
+/// Longer than any timeout of the mirror.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -29,31 +31,34 @@ pub struct Request {
     request: hyper::http::request::Builder,
     host: Option<String>,
     body: Bytes,
-    settling: Option<Settling>,
+    log_sync: Option<LogSync>,
 }
 
-/// Where each request has an instance of its own, the next one knows of it what is in the store, and that is written after
-/// the answer, before the line of the log.
+/// Waits for the line of the log after each response.
+///
+/// Where each request has an instance of its own, the next one shares no more with it than the
+/// store, which is written after the response and before the line of the log.
 #[derive(Clone, Default)]
-pub struct Settling {
+pub struct LogSync {
     pub log: Arc<Mutex<Vec<String>>>,
-    answered: Arc<AtomicUsize>,
+    responses: Arc<AtomicUsize>,
 }
 
-impl Settling {
-    /// Returns once the log has a line for each answer so far. A host that answers by itself writes none.
-    async fn settle(&self) {
-        let answered = self.answered.fetch_add(1, Ordering::SeqCst) + 1;
+impl LogSync {
+    /// Returns once the log has a line for each response so far, or after a time: the host's own
+    /// responses have none.
+    async fn wait(&self) {
+        let responses = self.responses.fetch_add(1, Ordering::SeqCst) + 1;
         let deadline = Instant::now() + Duration::from_secs(2);
         let lines = || {
             self.log
                 .lock()
                 .expect("the log")
                 .iter()
-                .filter(|line| line.contains("hammal method="))
+                .filter_map(|line| LogLine::find(line))
                 .count()
         };
-        while lines() < answered && Instant::now() < deadline {
+        while lines() < responses && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
@@ -68,19 +73,19 @@ impl Request {
             request,
             host: None,
             body: Bytes::new(),
-            settling: None,
+            log_sync: None,
         }
     }
 
-    /// The answer is whole once what the mirror does after it is done too.
-    pub fn settling(mut self, settling: Settling) -> Self {
-        self.settling = Some(settling);
+    /// Waits, after the response, until the mirror has logged it too.
+    pub fn wait_for_log(mut self, log_sync: LogSync) -> Self {
+        self.log_sync = Some(log_sync);
         self
     }
 
-    /// A GET of an absolute http URL whose host is an address, as it stands in a `Location`.
-    pub fn of_url(url: &str) -> Self {
-        let url: hyper::Uri = url.parse().unwrap_or_else(|_| panic!("no URL: {url}"));
+    /// A GET of an absolute http URL whose host is an address, such as a `Location`.
+    pub fn get_url(url: &str) -> Self {
+        let url: hyper::Uri = url.parse().unwrap_or_else(|_| panic!("not a URL: {url}"));
         assert_eq!(url.scheme_str(), Some("http"), "{url}");
         let address = url
             .authority()
@@ -95,19 +100,19 @@ impl Request {
         )
     }
 
-    /// Speaks https with `name`, trusting `ca` alone.
+    /// Uses HTTPS with `name`, and trusts `ca` alone.
     pub fn tls(mut self, ca: &Ca, name: &str) -> Self {
         self.tls = Some((ca.client(), name.into()));
         self.host(name)
     }
 
-    /// Adds a line; a second of the same name stays a second line.
+    /// Adds a header line; a second one of the same name is sent as a second line.
     pub fn header(mut self, name: &str, value: impl Display) -> Self {
         self.request = self.request.header(name, value.to_string());
         self
     }
 
-    /// The `Accept` lines of dockerd, one per type.
+    /// Adds the `Accept` lines of dockerd, one for each type.
     pub fn accept_manifests(self) -> Self {
         [DOCKER_MANIFEST, DOCKER_LIST, INDEX, MANIFEST]
             .iter()
@@ -124,31 +129,31 @@ impl Request {
         self
     }
 
-    /// The answer, whole.
-    pub async fn send(self) -> Answer {
-        self.try_send().await.expect("an answer")
+    /// Returns the complete response.
+    pub async fn send(self) -> Response {
+        self.try_send().await.expect("a response")
     }
 
-    /// The answer, or how the exchange broke off.
-    pub async fn try_send(self) -> Result<Answer, Error> {
-        let settling = self.settling.clone();
+    /// Returns the complete response, or the error that ended the exchange.
+    pub async fn try_send(self) -> Result<Response, Error> {
+        let log_sync = self.log_sync.clone();
         let exchange = async {
             let (head, body) = self.open().await?.into_parts();
             let body = body.collect().await?.to_bytes();
-            if let Some(settling) = settling {
-                settling.settle().await;
+            if let Some(log_sync) = log_sync {
+                log_sync.wait().await;
             }
-            Ok(Answer {
+            Ok(Response {
                 status: head.status,
                 headers: head.headers,
                 body,
             })
         };
-        tokio::time::timeout(PATIENCE, exchange).await?
+        tokio::time::timeout(TIMEOUT, exchange).await?
     }
 
-    /// The head of the answer; the body is for the caller to read.
-    pub async fn open(self) -> Result<Response<Incoming>, Error> {
+    /// Returns the head of the response; the caller reads the body.
+    pub async fn open(self) -> Result<hyper::Response<Incoming>, Error> {
         let host = self.host.unwrap_or_else(|| self.address.to_string());
         let request = self
             .request
@@ -170,7 +175,7 @@ impl Request {
 async fn exchange<I>(
     io: I,
     request: hyper::Request<Full<Bytes>>,
-) -> Result<Response<Incoming>, Error>
+) -> Result<hyper::Response<Incoming>, Error>
 where
     I: hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static,
 {
@@ -180,14 +185,14 @@ where
 }
 
 #[derive(Debug)]
-pub struct Answer {
+pub struct Response {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Bytes,
 }
 
-impl Answer {
-    /// The value of the one line of this name.
+impl Response {
+    /// The value of the header; there must not be two lines of it.
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut lines = self.headers.get_all(name).iter();
         let first = lines.next()?;
@@ -213,23 +218,23 @@ impl Answer {
         self
     }
 
-    /// An error as every client understands it: the status, and a document of the OCI specification.
+    /// Expects an error document of the OCI specification, with this status and code.
     #[track_caller]
     pub fn expect_error(self, status: u16, code: &str) -> Self {
-        let answer = self.expect(status);
+        let response = self.expect(status);
         assert_eq!(
-            answer.header("content-type"),
+            response.header("content-type"),
             Some("application/json"),
-            "{answer:?}"
+            "{response:?}"
         );
-        assert_eq!(answer.header("www-authenticate"), None, "{answer:?}");
-        let document = answer.json();
+        assert_eq!(response.header("www-authenticate"), None, "{response:?}");
+        let document = response.json();
         let errors = document["errors"]
             .as_array()
-            .unwrap_or_else(|| panic!("no errors: {answer:?}"));
-        assert_eq!(errors[0]["code"], code, "{answer:?}");
+            .unwrap_or_else(|| panic!("no errors: {response:?}"));
+        assert_eq!(errors[0]["code"], code, "{response:?}");
         let message = errors[0]["message"].as_str().unwrap_or_default();
-        assert!(!message.is_empty(), "no message: {answer:?}");
-        answer
+        assert!(!message.is_empty(), "no message: {response:?}");
+        response
     }
 }

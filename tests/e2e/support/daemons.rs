@@ -1,4 +1,4 @@
-//! dockerd and containerd, each with its own folder and socket, without a network of its own.
+//! dockerd and containerd, each with its own folder and socket, without container networks.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::process::{Process, output};
 use super::programs::Programs;
 
-/// What a client is told besides its arguments: `SSL_CERT_FILE` and the like.
+/// Environment variables of a client, such as `SSL_CERT_FILE`.
 pub type Environment = Vec<(&'static str, PathBuf)>;
 
 pub struct Dockerd {
@@ -18,7 +18,7 @@ pub struct Dockerd {
 }
 
 impl Dockerd {
-    /// `storage` is a storage driver, or a snapshotter where dockerd keeps images in containerd's store.
+    /// `storage` is a storage driver, or a snapshotter where dockerd uses containerd's image store.
     pub async fn start(
         programs: &Programs,
         dir: &Path,
@@ -63,7 +63,7 @@ impl Dockerd {
         }
     }
 
-    /// What `docker` prints, or how it fails.
+    /// Returns the stdout of `docker`, or all output where it fails.
     pub async fn docker(&self, arguments: &[&str]) -> Result<String, String> {
         let mut command = self.programs.command("docker");
         command
@@ -89,7 +89,7 @@ impl Containerd {
     pub async fn start(programs: &Programs, dir: &Path, environment: Environment) -> Self {
         std::fs::create_dir_all(dir).expect("a folder");
         let socket = dir.join("containerd.sock").display().to_string();
-        // Those that need more than a folder, under their names in containerd 1 and 2.
+        // Plugins that need more than a folder, by their names in containerd 1 and 2.
         let config = format!(
             "version = 2\nroot = {:?}\nstate = {:?}\n\
              disabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.cri.v1.images\", \
@@ -116,7 +116,7 @@ impl Containerd {
         }
     }
 
-    /// What `ctr` prints, or how it fails.
+    /// Returns the stdout of `ctr`, or all output where it fails.
     pub async fn ctr(&self, arguments: &[&str]) -> Result<String, String> {
         let mut command = self.programs.command("ctr");
         command
@@ -137,7 +137,7 @@ impl Containerd {
             "--snapshotter",
             "native",
         ];
-        // Without it ctr 2 has containerd pull, by other rules for snapshotters.
+        // Without it ctr 2 lets containerd pull, which has other rules for snapshotters.
         arguments.extend(self.programs.are_newer().then_some("--local"));
         arguments.push(reference);
         self.ctr(&arguments).await
@@ -148,7 +148,7 @@ impl Containerd {
     }
 }
 
-/// What a program prints, or how it fails.
+/// Returns the stdout of a program, or all output where it fails.
 pub async fn result(command: std::process::Command) -> Result<String, String> {
     let output = output(&mut command.into()).await;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

@@ -1,4 +1,4 @@
-//! Debian's `docker-registry` behind a token server of ours, with a proxy in front that counts.
+//! Debian's `docker-registry`, with a token server, behind a proxy that records requests.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -6,23 +6,24 @@ use std::sync::{Arc, Mutex};
 
 use tempfile::TempDir;
 
-use super::client::{Answer, Request};
-use super::image::{Content, Image};
-use super::process::{Process, find};
-use super::server::{Reply, Seen, Server};
+use super::client::{Request, Response};
+use super::process::Process;
 use super::token_server::{ISSUER, SERVICE, TokenServer};
+use test_support::image::{Content, Image};
+use test_support::process::find;
+use test_support::server::{ReceivedRequest, Reply, Server};
 
 pub struct DockerRegistry {
     pub tokens: TokenServer,
     front: Server,
-    seen: Arc<Mutex<Vec<Seen>>>,
+    received: Arc<Mutex<Vec<ReceivedRequest>>>,
     backend: SocketAddr,
     _process: Process,
     _files: TempDir,
 }
 
 impl DockerRegistry {
-    /// `None` where it isn't installed.
+    /// Returns `None` where it is not installed.
     pub async fn start() -> Option<Self> {
         let program = find("docker-registry")?;
         let tokens = TokenServer::start().await;
@@ -49,54 +50,53 @@ impl DockerRegistry {
         };
         let backend = process.wait_for("the registry's address", listening).await;
 
-        let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
-        let recorded = Arc::clone(&seen);
-        let front = Server::plain("127.0.0.1", move |seen| {
-            recorded.lock().expect("requests").push(seen.clone());
-            Reply::Later(Box::pin(async move { pass(backend, seen).await }))
+        let received: Arc<Mutex<Vec<ReceivedRequest>>> = Arc::default();
+        let recorded = Arc::clone(&received);
+        let front = Server::plain("127.0.0.1", move |received| {
+            recorded.lock().expect("requests").push(received.clone());
+            Reply::Deferred(Box::pin(async move { pass(backend, received).await }))
         })
         .await;
         Some(Self {
             tokens,
             front,
-            seen,
+            received,
             backend,
             _process: process,
             _files: files,
         })
     }
 
-    /// Where the counting proxy listens.
+    /// The address of the proxy.
     pub fn address(&self) -> SocketAddr {
         self.front.address
     }
 
     pub fn requests(&self) -> usize {
-        self.seen.lock().expect("requests").len()
+        self.received.lock().expect("requests").len()
     }
 
-    /// Everything of `image`, as `docker push` does it, past the proxy.
+    /// Pushes all content of `image` to the registry itself, as `docker push` does.
     pub async fn push(&self, name: &str, tag: &str, image: &Image) {
-        let bearer = format!("Bearer {}", self.tokens.for_pushing(name));
-        let ask = |method, target: &str| {
+        let bearer = format!("Bearer {}", self.tokens.push_token(name));
+        let request = |method, target: &str| {
             Request::new(self.backend, method, target).header("authorization", &bearer)
         };
         for blob in image.blobs() {
-            let begun = ask("POST", &format!("/v2/{name}/blobs/uploads/"))
+            let upload = request("POST", &format!("/v2/{name}/blobs/uploads/"))
                 .send()
                 .await
                 .expect(202);
-            let location = location(&begun);
+            let location = location(&upload);
             let target = format!("{location}&digest={}", blob.digest);
-            ask("PUT", &target)
+            request("PUT", &target)
                 .body(blob.bytes.clone())
                 .send()
                 .await
                 .expect(201);
         }
         let put = async |content: &Content, reference: &str| {
-            let request = ask("PUT", &format!("/v2/{name}/manifests/{reference}"));
-            request
+            request("PUT", &format!("/v2/{name}/manifests/{reference}"))
                 .header("content-type", content.media_type)
                 .body(content.bytes.clone())
                 .send()
@@ -110,9 +110,9 @@ impl DockerRegistry {
     }
 }
 
-/// Path and query of an upload's `Location`.
-fn location(answer: &Answer) -> String {
-    let location: hyper::Uri = answer
+/// The path and query of an upload's `Location`.
+fn location(response: &Response) -> String {
+    let location: hyper::Uri = response
         .header("location")
         .expect("a location")
         .parse()
@@ -120,10 +120,10 @@ fn location(answer: &Answer) -> String {
     location.path_and_query().expect("a path").to_string()
 }
 
-/// Hands a request on as it is, and the answer back.
-pub async fn pass(backend: SocketAddr, seen: Seen) -> Reply {
-    let mut request = Request::new(backend, &seen.method, &seen.target).body(seen.body);
-    for (name, value) in &seen.headers {
+/// Forwards a request to `backend`, and returns its response.
+pub async fn pass(backend: SocketAddr, received: ReceivedRequest) -> Reply {
+    let mut request = Request::new(backend, &received.method, &received.target).body(received.body);
+    for (name, value) in &received.headers {
         let value = value.to_str().expect("a readable header");
         request = if name == "host" {
             request.host(value)
@@ -131,14 +131,14 @@ pub async fn pass(backend: SocketAddr, seen: Seen) -> Reply {
             request.header(name.as_str(), value)
         };
     }
-    let answer = request.send().await;
+    let response = request.send().await;
     let line = |(name, value): (&hyper::header::HeaderName, &hyper::header::HeaderValue)| {
         (
             name.to_string(),
             value.to_str().expect("a readable header").to_string(),
         )
     };
-    let headers = answer
+    let headers = response
         .headers
         .iter()
         .map(line)
@@ -148,5 +148,5 @@ pub async fn pass(backend: SocketAddr, seen: Seen) -> Reply {
         .iter()
         .map(|(name, value)| (&**name, &**value))
         .collect::<Vec<_>>();
-    Reply::new(answer.status.as_u16(), &headers, answer.body)
+    Reply::new(response.status.as_u16(), &headers, response.body)
 }

@@ -1,4 +1,5 @@
-//! The mirror under test: a child process, its address, its variables, the lines that it logs.
+//! The mirror under test: a child process with its variables, runtime configuration, address and
+//! log.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -10,21 +11,24 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+use test_support::announcement;
+use test_support::ca::Ca;
 
-use super::ca::Ca;
-use super::client::{Request, Settling};
+use super::client::{LogSync, Request, Response};
+use super::log_line::LogLine;
 use super::process::Process;
 use super::wait_for;
 
-/// Enough for Spin to compile the component anew on a busy machine.
-const START: Duration = Duration::from_secs(90);
+/// Long enough for Spin to compile the component on a busy machine.
+const START_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// What a mirror is started with. Plain values, so that a restart can use them again.
+/// How a mirror is started, and restarted.
 #[derive(Clone, Default)]
 pub struct Options {
     variables: BTreeMap<String, String>,
     plain_http: Vec<String>,
     runtime_config: String,
+    block_networks: Vec<String>,
     hosts: Vec<(String, IpAddr)>,
     ca: Option<String>,
 }
@@ -35,7 +39,7 @@ impl Options {
         self
     }
 
-    /// The default upstream, reached over plain http.
+    /// Sets the default upstream, and permits plain HTTP to it.
     pub fn upstream(self, address: SocketAddr) -> Self {
         self.variable("upstream", format!("http://{address}"))
             .plain_http([address])
@@ -48,20 +52,27 @@ impl Options {
         self
     }
 
-    /// The same for a host with a name.
-    pub fn list(mut self, host: &str) -> Self {
+    /// The same for a host name.
+    pub fn plain_http_host(mut self, host: &str) -> Self {
         self.plain_http.push(host.into());
         self
     }
 
-    /// Adds TOML to the runtime configuration file.
+    /// Adds TOML to the runtime configuration.
     pub fn runtime_config(mut self, toml: &str) -> Self {
         self.runtime_config += toml;
         self.runtime_config += "\n";
         self
     }
 
-    /// Trusts a certificate authority of ours, for `hosts`.
+    /// Sets `block_networks` of the runtime configuration. Otherwise private networks stay open,
+    /// since everything that the tests connect to is on loopback addresses.
+    pub fn block_networks(mut self, networks: &[&str]) -> Self {
+        self.block_networks = networks.iter().map(ToString::to_string).collect();
+        self
+    }
+
+    /// Trusts a certificate authority for `hosts`.
     pub fn trust(mut self, ca: &Ca, hosts: &[&str]) -> Self {
         self.ca = Some(ca.pem());
         self.runtime_config(&format!(
@@ -69,7 +80,7 @@ impl Options {
         ))
     }
 
-    /// A name that resolves to `address` for this mirror alone. See [`can_name_hosts`].
+    /// Resolves a name to `address` for this mirror alone. See [`can_name_hosts`].
     pub fn host(mut self, name: &str, address: IpAddr) -> Self {
         self.hosts.push((name.into(), address));
         self
@@ -80,7 +91,7 @@ impl Options {
     }
 }
 
-/// Whether this machine lets us give a child its own `/etc/hosts` (a mount namespace, so root).
+/// Whether a child can be given its own `/etc/hosts`: that takes a mount namespace, so root.
 pub fn can_name_hosts() -> bool {
     static CAN: OnceLock<bool> = OnceLock::new();
     *CAN.get_or_init(|| {
@@ -96,7 +107,7 @@ pub struct Mirror {
     options: Options,
     files: TempDir,
     running: Option<Running>,
-    settling: Settling,
+    log_sync: LogSync,
 }
 
 struct Running {
@@ -111,18 +122,18 @@ impl Mirror {
             options,
             files,
             running: None,
-            settling: Settling::default(),
+            log_sync: LogSync::default(),
         };
         mirror.run().await;
         mirror
     }
 
-    /// A mirror of one plain http upstream.
-    pub async fn of(upstream: SocketAddr) -> Self {
+    /// Starts a mirror of one upstream, over plain HTTP.
+    pub async fn with_upstream(upstream: SocketAddr) -> Self {
         Options::default().upstream(upstream).start().await
     }
 
-    /// Ends the process and starts another on the same state: same options, empty instance memory.
+    /// Stops the process and starts another with the same options and the same key-value store.
     pub async fn restart(&mut self) {
         self.stop();
         self.run().await;
@@ -136,6 +147,11 @@ impl Mirror {
         self.request("GET", target)
     }
 
+    /// Requests a manifest with the `Accept` lines of dockerd.
+    pub async fn get_manifest(&self, target: &str) -> Response {
+        self.get(target).accept_manifests().send().await
+    }
+
     pub fn head(&self, target: &str) -> Request {
         self.request("HEAD", target)
     }
@@ -143,22 +159,25 @@ impl Mirror {
     pub fn request(&self, method: &str, target: &str) -> Request {
         let request = Request::new(self.address(), method, target);
         if is_wasip2() {
-            request.settling(self.settling.clone())
+            request.wait_for_log(self.log_sync.clone())
         } else {
             request
         }
     }
 
-    /// Everything that was written to stderr so far.
+    /// The lines of stderr so far.
     pub fn stderr(&self) -> Vec<String> {
-        self.settling.log.lock().expect("the log").clone()
+        self.log_sync.log.lock().expect("the log").clone()
     }
 
-    /// The request lines of the log, from `hammal method=` on, once there are at least `count`.
-    pub async fn log(&self, count: usize) -> Vec<String> {
-        let lines = || -> Vec<String> {
-            let is_one = |line: &String| Some(line[line.find("hammal method=")?..].to_string());
-            self.stderr().iter().filter_map(is_one).collect()
+    /// The lines of the access log, once there are at least `count`.
+    pub async fn log(&self, count: usize) -> Vec<LogLine> {
+        let lines = || -> Vec<LogLine> {
+            let stderr = self.stderr();
+            stderr
+                .iter()
+                .filter_map(|line| LogLine::find(line))
+                .collect()
         };
         wait_for(&format!("{count} lines of the log"), || {
             lines().len() >= count
@@ -167,14 +186,14 @@ impl Mirror {
         lines()
     }
 
-    /// Ends the process by SIGTERM, as a service manager does. Says whether it ended cleanly and in time.
+    /// Stops the process by SIGTERM. Returns whether it ended successfully and in time.
     pub fn stop(&mut self) -> bool {
         self.running
             .take()
             .is_none_or(|mut running| running.process.stop())
     }
 
-    /// Bytes of memory that the process has.
+    /// The resident memory of the process, in bytes.
     pub fn resident(&self) -> u64 {
         let id = self.running.as_ref().expect("the mirror runs").process.id();
         let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("a process");
@@ -187,18 +206,18 @@ impl Mirror {
             * 1024
     }
 
-    /// Where the key-value store is.
+    /// The folder of the key-value store.
     pub fn state_dir(&self) -> PathBuf {
         self.files.path().join("state")
     }
 
     async fn run(&mut self) {
-        build_the_component();
+        build_component();
         let mut command = self.command();
-        let mut process = Process::spawn_logging(&mut command, Arc::clone(&self.settling.log));
-        let deadline = Instant::now() + START;
+        let mut process = Process::spawn_logging(&mut command, Arc::clone(&self.log_sync.log));
+        let deadline = Instant::now() + START_TIMEOUT;
         let address = loop {
-            if let Some(address) = announced(&process.stdout()) {
+            if let Some(address) = announcement::address(&process.stdout()) {
                 break address;
             }
             let ended = process.ended();
@@ -221,7 +240,9 @@ impl Mirror {
             std::fs::write(&roots, ca).expect("the authority's certificate");
         }
         let text = format!(
-            "[outbound_http]\nconnection_pooling = true\n\n{}",
+            "[outbound_networking]\nblock_networks = {:?}\n\n\
+             [outbound_http]\nconnection_pooling = true\n\n{}",
+            self.options.block_networks,
             self.options
                 .runtime_config
                 .replace("CA_ROOTS_FILE", &roots.display().to_string())
@@ -248,7 +269,8 @@ impl Mirror {
             command
         };
         command.current_dir(dir);
-        command.args(["up", "--listen", "127.0.0.1:0", "--format", "json"]);
+        command.args(["up", "--listen", "127.0.0.1:0"]);
+        command.args(announcement_format());
         command.arg("--from").arg(repository().join(manifest()));
         command.arg("--state-dir").arg(dir.join("state"));
         command.arg("--runtime-config-file").arg(config);
@@ -280,20 +302,9 @@ pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The address in the first JSON object on stdout, once it is there.
-fn announced(stdout: &str) -> Option<SocketAddr> {
-    let json = &stdout[stdout.find('{')?..];
-    let mut objects = serde_json::Deserializer::from_str(json).into_iter::<serde_json::Value>();
-    let announcement = objects.next()?.ok()?;
-    let url = announcement["base_url"]
-        .as_str()
-        .expect("base_url in the announcement");
-    Some(
-        url.trim_start_matches("http://")
-            .trim_end_matches('/')
-            .parse()
-            .expect("an address"),
-    )
+fn announcement_format() -> &'static [&'static str] {
+    static FORMAT: OnceLock<&[&str]> = OnceLock::new();
+    FORMAT.get_or_init(|| announcement::format(&program()))
 }
 
 fn program() -> PathBuf {
@@ -314,12 +325,13 @@ fn program() -> PathBuf {
     host
 }
 
-/// `spin.toml`, or the one that `HAMMAL_TEST_MANIFEST` names: the tests are the same for both builds of the component.
+/// `spin.toml`, or what `HAMMAL_TEST_MANIFEST` names: both builds of the component pass the same
+/// tests.
 fn manifest() -> String {
     std::env::var("HAMMAL_TEST_MANIFEST").unwrap_or_else(|_| "spin.toml".to_owned())
 }
 
-/// Whether a real Spin runs the mirror, and not the embedded host.
+/// Whether Spin runs the mirror, and not the embedded host.
 pub fn is_spin() -> bool {
     spin().is_some()
 }
@@ -333,8 +345,8 @@ pub fn is_wasip2() -> bool {
     manifest().contains("wasip2")
 }
 
-/// Runs the manifest's build command, once for all tests.
-fn build_the_component() {
+/// Runs the build command of the manifest, once for all tests.
+fn build_component() {
     static BUILT: OnceLock<()> = OnceLock::new();
     BUILT.get_or_init(|| {
         let manifest =
@@ -343,7 +355,7 @@ fn build_the_component() {
         let build = manifest["component"]["hammal"]["build"]["command"]
             .as_str()
             .expect("a build command");
-        // The manifest names a file in the default target directory, whatever the tests were built in.
+        // The manifest names a file in the default target folder, wherever the tests were built.
         let status = Command::new("sh")
             .args(["-c", build])
             .current_dir(repository())

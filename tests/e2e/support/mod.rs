@@ -1,45 +1,41 @@
-//! What the tests stand on: the mirror as a child process, a client, and registries of ours.
+//! The mirror as a child process, clients, and fixtures of a mirror and its registries.
 
-pub mod answers;
-pub mod ca;
 pub mod client;
+pub mod client_fixture;
 pub mod daemons;
 pub mod docker_registry;
-pub mod hub;
-pub mod image;
+pub mod hub_fixture;
+pub mod log_line;
 pub mod mirror;
 pub mod process;
 pub mod programs;
-pub mod registry;
-pub mod scene;
-pub mod server;
+pub mod public_registries;
 pub mod token_server;
-pub mod wild;
-pub mod world;
 
 use std::time::{Duration, Instant};
 
-/// Polls until `condition` holds. Far longer than anything takes on a busy machine.
+/// Polls until `condition` holds, for longer than anything takes on a busy machine.
 #[track_caller]
 pub fn wait_for(what: &str, condition: impl Fn() -> bool) -> impl Future<Output = ()> {
     let deadline = Instant::now() + Duration::from_secs(20);
-    let place = std::panic::Location::caller();
+    let service = std::panic::Location::caller();
     async move {
         while !condition() {
             assert!(
                 Instant::now() < deadline,
-                "{place}: waited in vain for {what}"
+                "{service}: timed out waiting for {what}"
             );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 }
 
-/// For a test that needs what this machine lacks: says so, and fails where a skip is not wanted.
+/// Reports that a test is skipped because this machine lacks something; with
+/// `HAMMAL_REQUIRE_CLIENTS=1` the test fails.
 pub fn skip(why: &str) {
     eprintln!("SKIPPED: {why}");
     assert!(
         std::env::var_os("HAMMAL_REQUIRE_CLIENTS").is_none_or(|value| value != "1"),
-        "not skipped: {why}"
+        "must not be skipped: {why}"
     );
 }

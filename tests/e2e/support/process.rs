@@ -1,14 +1,14 @@
-//! Child processes: what they say, and that none of them outlives its test.
+//! Child processes, their output, and that none outlives its test.
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-const STOP: Duration = Duration::from_secs(10);
-/// What one client may take for one pull.
-const RUN: Duration = Duration::from_secs(120);
+use test_support::process::stop;
+
+/// How long one pull by a client may take.
+const RUN_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A process that runs until it is stopped or dropped.
 pub struct Process {
@@ -22,7 +22,7 @@ impl Process {
         Self::spawn_logging(command, Arc::default())
     }
 
-    /// Adds the lines of stderr to `log`.
+    /// Appends the lines of stderr to `log`.
     pub fn spawn_logging(command: &mut Command, log: Arc<Mutex<Vec<String>>>) -> Self {
         command
             .stdin(Stdio::null())
@@ -52,7 +52,8 @@ impl Process {
     }
 
     pub fn stdout(&self) -> String {
-        self.stdout.lock().expect("stdout").join("\n")
+        let lines = self.stdout.lock().expect("stdout");
+        lines.iter().map(|line| format!("{line}\n")).collect()
     }
 
     pub fn stderr(&self) -> String {
@@ -63,38 +64,25 @@ impl Process {
         self.child.try_wait().expect("a child's status")
     }
 
-    /// Polls until `ready` has an answer.
+    /// Polls until `ready` returns a value.
     pub async fn wait_for<T>(&mut self, what: &str, ready: impl Fn(&Self) -> Option<T>) -> T {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
-            if let Some(answer) = ready(self) {
-                return answer;
+            if let Some(value) = ready(self) {
+                return value;
             }
             let ended = self.ended();
             if ended.is_some() || Instant::now() > deadline {
-                panic!("{what} did not come ({ended:?}):\n{}", self.stderr());
+                panic!("no {what} ({ended:?}):\n{}", self.stderr());
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 
-    /// SIGTERM, then patience, then SIGKILL. Says whether the first was enough.
+    /// Stops the process with SIGTERM, or SIGKILL after a time. Returns whether it ended in time
+    /// and successfully.
     pub fn stop(&mut self) -> bool {
-        if let Some(status) = self.ended() {
-            return status.success();
-        }
-        let pid = rustix::process::Pid::from_child(&self.child);
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        let deadline = Instant::now() + STOP;
-        while Instant::now() < deadline {
-            if let Some(status) = self.ended() {
-                return status.success();
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        false
+        stop(&mut self.child).is_some_and(|status| status.success())
     }
 }
 
@@ -115,31 +103,16 @@ fn collect(pipe: impl std::io::Read + Send + 'static, lines: Arc<Mutex<Vec<Strin
     });
 }
 
-/// Where a program is, if it is installed.
-pub fn find(program: &str) -> Option<PathBuf> {
-    search_path()
-        .into_iter()
-        .map(|dir| dir.join(program))
-        .find(|path| path.is_file())
-}
-
-/// `PATH`, and where daemons are.
-pub fn search_path() -> Vec<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let usual = ["/usr/sbin", "/usr/bin", "/sbin", "/usr/local/bin"].map(PathBuf::from);
-    std::env::split_paths(&path).chain(usual).collect()
-}
-
 /// Runs a program to its end.
 pub async fn output(command: &mut tokio::process::Command) -> std::process::Output {
     command.stdin(Stdio::null()).kill_on_drop(true);
-    let output = tokio::time::timeout(RUN, command.output()).await;
+    let output = tokio::time::timeout(RUN_TIMEOUT, command.output()).await;
     output
         .unwrap_or_else(|_| panic!("{command:?} does not end"))
         .expect("a program")
 }
 
-/// Runs a program to its end and returns what it printed.
+/// Runs a program to its end, which must be successful, and returns its stdout.
 pub async fn run(command: &mut tokio::process::Command) -> String {
     let output = output(command).await;
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();

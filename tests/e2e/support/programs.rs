@@ -1,21 +1,22 @@
-//! Real clients: this machine's own, and newer ones that `scripts/newer-clients.sh` has unpacked.
+//! Programs of real clients: those that are installed, and newer ones that
+//! `scripts/newer-clients.sh` unpacks.
 
 use std::path::PathBuf;
 use std::process::Command;
 
 use super::mirror::repository;
-use super::process::search_path;
 use super::skip;
+use test_support::process::search_path;
 
 #[derive(Clone)]
 pub struct Programs {
-    /// Where newer ones are.
+    /// The folder of the newer ones.
     unpacked: Option<PathBuf>,
     path: Vec<PathBuf>,
 }
 
 impl Programs {
-    /// `None`, and says so, where one of `names` is missing.
+    /// Skips with `None` where one of `names` is not installed.
     pub fn installed(names: &[&str]) -> Option<Self> {
         Self {
             unpacked: None,
@@ -24,7 +25,7 @@ impl Programs {
         .with(names)
     }
 
-    /// The same for those of newer suites: in `HAMMAL_NEWER_CLIENTS`, or where the script puts them.
+    /// The same for newer programs: in `HAMMAL_NEWER_CLIENTS`, or where the script unpacks them.
     pub fn newer(names: &[&str]) -> Option<Self> {
         let dir = std::env::var_os("HAMMAL_NEWER_CLIENTS").map(PathBuf::from);
         let dir = dir.unwrap_or_else(|| repository().join("target/newer-clients"));
@@ -66,9 +67,9 @@ impl Programs {
             .find(|path| path.is_file())
     }
 
-    /// A program that finds its helpers among the same set first.
+    /// A program that looks for its helpers in the same set first.
     pub fn command(&self, name: &str) -> Command {
-        let mut command = Command::new(self.find(name).expect("looked for before"));
+        let mut command = Command::new(self.find(name).expect("found before"));
         command.env(
             "PATH",
             std::env::join_paths(&self.path).expect("a search path"),
@@ -83,7 +84,7 @@ impl Programs {
     }
 }
 
-/// Whether clients that mount and change owners can run; says so where not.
+/// Skips with `false` where clients that mount file systems or change owners can't run.
 pub fn is_root(what: &str) -> bool {
     let is_root = rustix::process::geteuid().is_root();
     if !is_root {

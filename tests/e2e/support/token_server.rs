@@ -1,4 +1,5 @@
-//! A token server as `docker-registry` knows it: signed JSON web tokens that say what may be done.
+//! A token server for `docker-registry`: it issues signed JSON web tokens with the access that they
+//! grant.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -8,16 +9,17 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use serde_json::{Value, json};
 
-use super::server::{Reply, Seen, Server};
+use test_support::server::{ReceivedRequest, Reply, Server};
 
 pub const SERVICE: &str = "registry.docker.io";
 pub const ISSUER: &str = "hammal's tests";
-const LIFE: u64 = 300;
+/// Seconds.
+const LIFETIME: u64 = 300;
 
 pub struct TokenServer {
     signer: Arc<Signer>,
     server: Server,
-    seen: Arc<Mutex<Vec<Seen>>>,
+    received: Arc<Mutex<Vec<ReceivedRequest>>>,
 }
 
 struct Signer {
@@ -29,21 +31,21 @@ struct Signer {
 impl TokenServer {
     pub async fn start() -> Self {
         let signer = Arc::new(Signer::new());
-        let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
-        let (recorded, signs) = (Arc::clone(&seen), Arc::clone(&signer));
-        let server = Server::plain("127.0.0.2", move |seen| {
-            recorded.lock().expect("requests").push(seen.clone());
-            let scopes = seen
+        let received: Arc<Mutex<Vec<ReceivedRequest>>> = Arc::default();
+        let (recorded, signs) = (Arc::clone(&received), Arc::clone(&signer));
+        let server = Server::plain("127.0.0.2", move |received| {
+            recorded.lock().expect("requests").push(received.clone());
+            let scopes = received
                 .query()
                 .into_iter()
                 .filter(|(name, _)| name == "scope")
                 .map(|(_, scope)| scope);
-            // The anonymous may pull and nothing else.
+            // Anonymous users may pull and nothing else.
             let access = scopes
                 .filter_map(|scope| access(&scope, &["pull"]))
                 .collect::<Vec<_>>();
             let token = signs.sign(&access);
-            let body = json!({ "token": token, "access_token": token, "expires_in": LIFE });
+            let body = json!({ "token": token, "access_token": token, "expires_in": LIFETIME });
             Reply::new(
                 200,
                 &[("content-type", "application/json")],
@@ -54,7 +56,7 @@ impl TokenServer {
         Self {
             signer,
             server,
-            seen,
+            received,
         }
     }
 
@@ -62,17 +64,17 @@ impl TokenServer {
         self.server.address
     }
 
-    /// The certificate that the registry has to trust.
+    /// The certificate that the registry must trust.
     pub fn certificate(&self) -> &str {
         &self.signer.certificate
     }
 
-    pub fn fetches(&self) -> usize {
-        self.seen.lock().expect("requests").len()
+    pub fn requests(&self) -> usize {
+        self.received.lock().expect("requests").len()
     }
 
-    /// A token that may push to `name`.
-    pub fn for_pushing(&self, name: &str) -> String {
+    /// Returns a token that may push to `name`.
+    pub fn push_token(&self, name: &str) -> String {
         self.signer
             .sign(&[json!({ "type": "repository", "name": name, "actions": ["pull", "push"] })])
     }
@@ -106,13 +108,14 @@ impl Signer {
             .as_secs();
         let claims = json!({
             "iss": ISSUER, "sub": "", "aud": SERVICE, "jti": "1",
-            "iat": now, "nbf": now - 60, "exp": now + LIFE, "access": access,
+            "iat": now, "nbf": now - 60, "exp": now + LIFETIME, "access": access,
         });
         jsonwebtoken::encode(&self.header, &claims, &self.key).expect("a token")
     }
 }
 
-/// `repository:library/alpine:pull,push` as the registry wants to read it, less what isn't `allowed`.
+/// Converts a scope such as `repository:library/alpine:pull,push` to a claim with the actions that
+/// are `allowed`.
 fn access(scope: &str, allowed: &[&str]) -> Option<Value> {
     let (resource, actions) = scope.rsplit_once(':')?;
     let (kind, name) = resource.split_once(':')?;

@@ -1,0 +1,243 @@
+//! The systems that are measured: the upstream itself, the forwarder and the mirror on the same host,
+//! and nginx.
+
+use crate::arguments::Arguments;
+use crate::build::{self, repository};
+use crate::process::Process;
+use crate::usage::ProcessTree;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use test_support::announcement;
+use test_support::ca::Ca;
+use test_support::counting_registry::{CountingRegistry, Counts};
+use test_support::process::find;
+
+/// The mirror with `manifest_cache=off`: every request goes upstream.
+pub const MIRROR: &str = "mirror";
+/// The mirror with its default settings.
+pub const CACHING: &str = "mirror+cache";
+pub const FORWARDER: &str = "forwarder";
+pub const DIRECT: &str = "direct";
+
+pub struct System {
+    pub name: String,
+    pub address: SocketAddr,
+    /// Whether it is the mirror, or another version of it.
+    pub is_mirror: bool,
+    /// `None` for the upstream itself.
+    process: Option<Process>,
+    upstream: Arc<Counts>,
+}
+
+/// Counters at one time.
+#[derive(Clone, Copy, Debug)]
+pub struct Counters {
+    pub requests: u64,
+    pub tokens: u64,
+    pub cpu: Duration,
+}
+
+impl System {
+    /// Starts all of them. The upstream of the mirror requires tokens, that of the others does not.
+    pub async fn start(
+        arguments: &Arguments,
+        anonymous: &CountingRegistry,
+        authenticated: &CountingRegistry,
+        ca: Option<&Ca>,
+    ) -> Vec<Self> {
+        let host = build::host(arguments);
+        let mut systems = vec![Self {
+            name: DIRECT.into(),
+            address: anonymous.plain,
+            is_mirror: false,
+            process: None,
+            upstream: Arc::clone(&anonymous.counts),
+        }];
+        match find("nginx") {
+            Some(nginx) => systems.push(start_nginx(&nginx, anonymous).await),
+            None => eprintln!("nginx is not installed: measured without it"),
+        }
+        let forwarder = repository()
+            .join("benches/forwarder")
+            .join(arguments.manifest());
+        let url = format!("upstream={}", anonymous.url());
+        let component = Component {
+            host: &host,
+            ca,
+            id: "forwarder",
+        };
+        systems.push(
+            component
+                .start(FORWARDER, &forwarder, &[url], anonymous)
+                .await,
+        );
+        let own = repository().join(arguments.manifest());
+        let mirrors = [(MIRROR, &own, "off"), (CACHING, &own, "on")];
+        let beside = arguments
+            .beside
+            .iter()
+            .map(|(name, manifest)| (&**name, manifest, "off"));
+        let component = Component {
+            id: "hammal",
+            ..component
+        };
+        for (name, manifest, cache) in mirrors.into_iter().chain(beside) {
+            let variables = [
+                format!("upstream={}", authenticated.url()),
+                // An address that is not public must be listed, with TLS or without.
+                format!("plain_http_upstreams={}", authenticated.address),
+                format!("manifest_cache={cache}"),
+            ];
+            let mut mirror = component
+                .start(name, manifest, &variables, authenticated)
+                .await;
+            mirror.is_mirror = true;
+            systems.push(mirror);
+        }
+        systems
+    }
+
+    /// The file of its key-value store.
+    pub fn store(&self) -> Option<PathBuf> {
+        let folder = self.process.as_ref()?.folder();
+        Some(folder.join("state/sqlite_key_value.db"))
+    }
+
+    pub fn tree(&self) -> ProcessTree {
+        self.process
+            .as_ref()
+            .map_or_else(ProcessTree::default, |process| {
+                ProcessTree::of(process.id())
+            })
+    }
+
+    pub fn counters(&self, tree: &ProcessTree) -> Counters {
+        Counters {
+            requests: self.upstream.requests.load(Ordering::Relaxed),
+            tokens: self.upstream.tokens.load(Ordering::Relaxed),
+            cpu: tree.cpu(),
+        }
+    }
+}
+
+/// How to run a component.
+struct Component<'a> {
+    host: &'a Path,
+    ca: Option<&'a Ca>,
+    id: &'a str,
+}
+
+impl Component<'_> {
+    async fn start(
+        &self,
+        name: &str,
+        manifest: &Path,
+        variables: &[String],
+        upstream: &CountingRegistry,
+    ) -> System {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut command = Command::new(self.host);
+        command
+            .args(["up", "--listen", "127.0.0.1:0"])
+            .args(announcement::format(self.host))
+            .arg("--from")
+            .arg(build::absolute(manifest))
+            .arg("--state-dir")
+            .arg(folder.path().join("state"))
+            .current_dir(folder.path());
+        for variable in variables {
+            command.args(["--variable", variable]);
+        }
+        // The upstream is on a loopback address.
+        let mut text = "[outbound_networking]\nblock_networks = []\n".to_owned();
+        if let Some(ca) = self.ca {
+            let root = folder.path().join("root.pem");
+            fs::write(&root, ca.pem()).expect("a file");
+            text += &format!(
+                "[[client_tls]]\ncomponent_ids = [{:?}]\nhosts = [\"127.0.0.1\"]\nca_roots_file = {root:?}\n",
+                self.id
+            );
+        }
+        let config = folder.path().join("runtime-config.toml");
+        fs::write(&config, text).expect("a file");
+        command.arg("--runtime-config-file").arg(config);
+        let mut process = Process::spawn(&mut command, folder);
+        let address = process
+            .wait_for(&format!("the address of the {name}"), |process| {
+                announcement::address(&process.stdout())
+            })
+            .await;
+        System {
+            name: name.to_owned(),
+            address,
+            is_mirror: false,
+            process: Some(process),
+            upstream: Arc::clone(&upstream.counts),
+        }
+    }
+}
+
+async fn start_nginx(nginx: &Path, upstream: &CountingRegistry) -> System {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let address = free_address();
+    let config = folder.path().join("nginx.conf");
+    fs::write(&config, nginx_config(folder.path(), address, upstream)).expect("a configuration");
+    let mut command = Command::new(nginx);
+    command.arg("-e").arg(folder.path().join("error.log"));
+    command.arg("-p").arg(folder.path()).arg("-c").arg(&config);
+    let mut process = Process::spawn(&mut command, folder);
+    process
+        .wait_for("nginx", |_| std::net::TcpStream::connect(address).ok())
+        .await;
+    System {
+        name: "nginx".to_owned(),
+        address,
+        is_mirror: false,
+        process: Some(process),
+        upstream: Arc::clone(&upstream.counts),
+    }
+}
+
+/// A reverse proxy with persistent connections on both sides, without cache and log.
+fn nginx_config(folder: &Path, listen: SocketAddr, upstream: &CountingRegistry) -> String {
+    let CountingRegistry {
+        scheme, address, ..
+    } = upstream;
+    let folder = folder.display();
+    format!(
+        "daemon off;
+        worker_processes 1;
+        pid {folder}/nginx.pid;
+        events {{ worker_connections 1024; }}
+        http {{
+            access_log off;
+            client_body_temp_path {folder}/client;
+            proxy_temp_path {folder}/proxy;
+            fastcgi_temp_path {folder}/fastcgi;
+            scgi_temp_path {folder}/scgi;
+            uwsgi_temp_path {folder}/uwsgi;
+            upstream registry {{ server {address}; keepalive 64; keepalive_requests 100000000; }}
+            server {{
+                listen {listen};
+                keepalive_requests 100000000;
+                location / {{
+                    proxy_pass {scheme}://registry;
+                    proxy_http_version 1.1;
+                    proxy_set_header Connection \"\";
+                    proxy_max_temp_file_size 0;
+                }}
+            }}
+        }}
+        "
+    )
+}
+
+fn free_address() -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("an address")
+}

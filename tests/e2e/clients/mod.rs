@@ -1,0 +1,6 @@
+//! Pulls by real clients, and the request sequence of one by hand.
+
+mod debian;
+mod pull;
+mod recent;
+mod recipes;

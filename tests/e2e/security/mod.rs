@@ -1,0 +1,6 @@
+//! What the mirror refuses, limits, and keeps to itself.
+
+mod limits;
+mod log;
+mod privacy;
+mod ssrf;

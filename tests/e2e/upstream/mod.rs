@@ -1,0 +1,10 @@
+//! How upstreams are reached: authentication, TLS, the habits of public registries, failures.
+
+mod challenges;
+mod client_fallback;
+mod faults;
+mod outage;
+mod registries;
+mod tls;
+mod tokens;
+mod upstreams;
