@@ -151,11 +151,11 @@ fn assess_status(
         StatusCode::NOT_IMPLEMENTED => Verdict::TryNext,
         StatusCode::TOO_MANY_REQUESTS => Verdict::Unavailable,
         status if status.is_server_error() => Verdict::Unavailable,
+        StatusCode::UNAUTHORIZED => Verdict::Negative,
         // Without referrers clients look for the tag that stands for them, which this upstream has
         // if it has the image.
         _ if route.is_referrers() => Verdict::Final,
-        StatusCode::UNAUTHORIZED
-        | StatusCode::FORBIDDEN
+        StatusCode::FORBIDDEN
         | StatusCode::NOT_FOUND
         | StatusCode::GONE
         | StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS => Verdict::Negative,
@@ -280,3 +280,6 @@ fn status_of(error: TransportError) -> StatusCode {
         | TransportError::Broken => StatusCode::BAD_GATEWAY,
     }
 }
+
+#[cfg(test)]
+mod tests;

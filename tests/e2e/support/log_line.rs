@@ -2,25 +2,24 @@
 
 use std::collections::BTreeMap;
 
-/// The beginning of a line: the name of the program, and the first field. A host may put its own
-/// prefix before it.
-const START: &str = "hammal method=";
+/// The beginning of a line: its first two fields. A host may put its own prefix before it.
+const START: &str = "app=hammal method=";
 
 /// Names of fields in the log. A line without one of the optional ones has `None` for it.
 mod key {
     pub const METHOD: &str = "method";
-    pub const ENDPOINT: &str = "what";
-    pub const REPOSITORY: &str = "name";
+    pub const ENDPOINT: &str = "endpoint";
+    pub const REPOSITORY: &str = "repository";
     pub const REFERENCE: &str = "reference";
     pub const UPSTREAM: &str = "upstream";
     pub const STATUS: &str = "status";
-    pub const UPSTREAM_REQUESTS: &str = "requests";
-    pub const TOKEN_REQUESTS: &str = "fetches";
-    pub const TOKEN_SOURCE: &str = "token";
+    pub const UPSTREAM_REQUESTS: &str = "upstream_requests";
+    pub const TOKEN_REQUESTS: &str = "token_requests";
+    pub const TOKEN_SOURCE: &str = "token_source";
     pub const CACHE: &str = "cache";
-    pub const DURATION_MS: &str = "ms";
+    pub const DURATION_MS: &str = "duration_ms";
     pub const CODE: &str = "code";
-    pub const ERROR: &str = "reason";
+    pub const ERROR: &str = "error";
 }
 
 #[derive(Clone, Debug, PartialEq)]

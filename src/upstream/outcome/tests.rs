@@ -1,0 +1,208 @@
+//! The tables of `docs/errors.md`, row by row.
+
+use super::*;
+use crate::platform::TransportError;
+use crate::policy::permitted::Denied;
+use crate::upstream::error::{ManifestError, RedirectError};
+use http::HeaderMap;
+
+const DIGEST: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+
+/// A row of a table.
+#[derive(Debug, PartialEq, Eq)]
+struct Row {
+    answer: String,
+    status: String,
+    code: String,
+    next_candidate: String,
+    cached_copy: String,
+}
+
+/// Returns the rows of the table below a heading.
+fn rows(heading: &str) -> Vec<Row> {
+    let page = include_str!("../../../docs/errors.md");
+    let (_, section) = page.split_once(&format!("\n## {heading}\n")).unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let rows = section.lines().filter(|line| line.starts_with('|')).skip(2);
+    let parse = |line: &str| {
+        let cells: Vec<_> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let [answer, status, code, next_candidate, cached_copy] = cells[..] else {
+            panic!("five columns: {line}");
+        };
+        Row {
+            answer: answer.to_owned(),
+            status: status.to_owned(),
+            code: code.trim_matches('`').to_owned(),
+            next_candidate: next_candidate.to_owned(),
+            cached_copy: cached_copy.to_owned(),
+        }
+    };
+    rows.map(parse).collect()
+}
+
+/// Returns the errors that a row speaks of.
+fn errors(answer: &str) -> Vec<UpstreamError> {
+    use UpstreamError as E;
+    let status = |code: u16| E::from_status(StatusCode::from_u16(code).unwrap(), &HeaderMap::new());
+    let token_status =
+        |code: u16| E::Token(TokenError::Status(StatusCode::from_u16(code).unwrap()));
+    let blob_host = |code: u16| E::BlobHost(StatusCode::from_u16(code).unwrap());
+    if let Some(code) = answer
+        .strip_prefix("status ")
+        .and_then(|code| code.parse().ok())
+    {
+        return vec![status(code)];
+    }
+    match answer {
+        "connection refused" => vec![TransportError::Connect.into()],
+        "no answer in time" => vec![TransportError::TimedOut.into()],
+        "name does not resolve" => vec![TransportError::Dns.into()],
+        "certificate not valid" => vec![TransportError::Tls.into()],
+        "address blocked by the host" => vec![TransportError::Forbidden.into()],
+        "connection breaks, or not HTTP" => vec![TransportError::Broken.into()],
+        "status 401 in spite of a new token, or without a Bearer challenge" => {
+            vec![E::Denied, status(401)]
+        }
+        "another 5xx status" => [502, 505, 507, 599].map(status).into(),
+        "another status" => [201, 204, 206, 400, 405, 406, 409, 418, 422]
+            .map(status)
+            .into(),
+        "a redirect without a usable `Location`" => [301, 302, 303, 307, 308].map(status).into(),
+        "a redirect to something that is no URL" => vec![RedirectError::Malformed.into()],
+        "a redirect to a host that the policy denies" => {
+            vec![RedirectError::Forbidden(Denied::Address).into()]
+        }
+        "a redirect to where no client may be sent" => vec![RedirectError::ClientTarget.into()],
+        "more than 5 redirects" => vec![RedirectError::TooMany(5).into()],
+        "a header over 8 KiB" => vec![E::HeaderTooLong],
+        "a web page" => vec![E::NotRegistryContent],
+        "a manifest over 4 MiB" => vec![ManifestError::TooLarge(4 << 20).into()],
+        "a manifest that breaks off" => vec![ManifestError::Truncated.into()],
+        "another manifest than the digest names" => vec![ManifestError::DigestMismatch.into()],
+        "status 400 to several ranges at once" => vec![E::SeveralRanges],
+        "CDN, streamed: status 4xx" => [400, 403, 404, 429].map(blob_host).into(),
+        "CDN, streamed: status 5xx" => [500, 503, 599].map(blob_host).into(),
+        "token server: no answer" => vec![
+            E::Token(TokenError::Transport(TransportError::Connect)),
+            E::Token(TokenError::Transport(TransportError::Broken)),
+        ],
+        "token server: no answer in time" => {
+            vec![E::Token(TokenError::Transport(TransportError::TimedOut))]
+        }
+        "token server: status 400, 401, 403 or 405" => vec![E::Token(TokenError::Refused)],
+        "token server: status 429" => {
+            vec![E::Token(TokenError::TooManyRequests { retry_after: None })]
+        }
+        "token server: another 4xx status" => [404, 418].map(token_status).into(),
+        "token server: status 5xx" => [500, 503].map(token_status).into(),
+        "token server: denied by the policy" => {
+            vec![E::Token(TokenError::Forbidden(Denied::ClosedRealm))]
+        }
+        "token server: more than 1 MiB" => vec![E::Token(TokenError::TooLarge(1 << 20))],
+        "token server: no token in the answer" => vec![E::Token(TokenError::NoToken)],
+        "none: the client's headers are over 8 KiB" => vec![E::RequestHeadersTooLong],
+        _ => panic!("no error is known for the row {answer:?}"),
+    }
+}
+
+/// Writes an outcome as a row.
+fn row_of(answer: &str, route: &Route, error: &UpstreamError, is_cached: bool) -> Row {
+    let outcome = classify_error(route, error);
+    let client_error = outcome.client_error.clone().unwrap();
+    assert_eq!(client_error, super::client_error(route, error));
+    let cached_copy = match (outcome.allows_stale(), outcome.forgets_copy()) {
+        _ if !is_cached => "–",
+        (true, false) => "served",
+        (false, true) => "dropped",
+        (false, false) => "kept",
+        (true, true) => panic!("a copy can't be served and dropped"),
+    };
+    Row {
+        answer: answer.to_owned(),
+        status: client_error.status.as_str().to_owned(),
+        code: client_error.code.as_str().to_owned(),
+        next_candidate: match outcome.verdict {
+            Verdict::Negative => "negative",
+            Verdict::TryNext => "yes",
+            Verdict::Unavailable => "yes, down",
+            Verdict::Final => "no",
+        }
+        .to_owned(),
+        cached_copy: cached_copy.to_owned(),
+    }
+}
+
+fn route(path: &str) -> Route {
+    Route::from_registry_path(&path.parse().unwrap()).unwrap()
+}
+
+#[test]
+fn every_row_of_the_documented_tables_is_the_outcome() {
+    let (manifest, tags) = (route("/v2/a/manifests/latest"), route("/v2/a/tags/list"));
+    let blob = route(&format!("/v2/a/blobs/{DIGEST}"));
+    let referrers = route(&format!("/v2/a/referrers/{DIGEST}"));
+    for (heading, routes, is_cached) in [
+        ("Manifests", vec![manifest], true),
+        ("Tags and catalog", vec![tags, Route::Catalog], false),
+        ("Blobs", vec![blob], false),
+        ("Referrers", vec![referrers], false),
+    ] {
+        let rows = rows(heading);
+        assert!(!rows.is_empty(), "{heading}");
+        for row in &rows {
+            for error in errors(&row.answer) {
+                for route in &routes {
+                    let outcome = row_of(&row.answer, route, &error, is_cached);
+                    assert_eq!(*row, outcome, "{heading}: {error:?}");
+                }
+            }
+        }
+    }
+}
+
+/// A row that a shorter table leaves to the one of manifests: the same, with nothing cached.
+#[test]
+fn lists_and_referrers_differ_from_manifests_where_their_tables_say_so_only() {
+    let tags = route("/v2/a/tags/list");
+    let referrers = route(&format!("/v2/a/referrers/{DIGEST}"));
+    for (heading, route) in [("Tags and catalog", tags), ("Referrers", referrers)] {
+        let own = rows(heading);
+        for row in rows("Manifests") {
+            let is_general = |error: &UpstreamError| {
+                !matches!(error, UpstreamError::Status(status, _)
+                    if own.iter().any(|own| own.answer == format!("status {}", status.as_u16())))
+            };
+            if own.iter().any(|own| own.answer == row.answer) {
+                continue;
+            }
+            for error in errors(&row.answer).into_iter().filter(is_general) {
+                let expected = Row {
+                    answer: row.answer.clone(),
+                    status: row.status.clone(),
+                    code: row.code.clone(),
+                    next_candidate: row.next_candidate.clone(),
+                    cached_copy: "–".to_owned(),
+                };
+                let outcome = row_of(&row.answer, &route, &error, false);
+                assert_eq!(expected, outcome, "{heading}: {error:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_answer_for_the_client_is_final() {
+    let response = UpstreamResponse {
+        status: StatusCode::OK,
+        headers: HeaderMap::new(),
+        links: Vec::new(),
+        body: (),
+        url: crate::registry::origin::HttpUrl::parse("https://registry.example/v2/").unwrap(),
+        pins_next_page: false,
+    };
+    let outcome = classify(&Route::Ping, &Ok(response));
+    assert_eq!(
+        (outcome.verdict, outcome.client_error),
+        (Verdict::Final, None)
+    );
+}
