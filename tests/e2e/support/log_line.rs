@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 /// The beginning of a line: the name of the program, and the first field. A host may put its own
 /// prefix before it.
-const START: &str = "hammal method=";
+pub const START: &str = "hammal method=";
 
 /// Names of fields in the log. A line without one of the optional ones has `None` for it.
 mod key {
