@@ -55,7 +55,7 @@ fn main() -> ExitCode {
 async fn measure(arguments: &Arguments) {
     let scale = arguments.scale();
     let mut targets = Targets::default();
-    let ca = arguments.tls.then(Ca::new);
+    let ca = arguments.tls.then(Ca::generate);
     let anonymous = CountingRegistry::start(false, scale.blob, ca.as_ref()).await;
     let authenticated = CountingRegistry::start(true, scale.blob, ca.as_ref()).await;
     let systems = System::start(arguments, &anonymous, &authenticated, ca.as_ref()).await;

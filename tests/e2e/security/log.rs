@@ -2,7 +2,7 @@
 
 use crate::support::client::Request;
 use crate::support::hub_fixture::{HubFixture, MANIFEST_PATH, NAME};
-use crate::support::log_line::LogLine;
+use crate::support::log_line::{LogLine, START};
 use crate::support::mirror::Mirror;
 
 /// Sends the request, and returns the one line that it adds to `lines` lines of the log.
@@ -118,7 +118,7 @@ async fn no_token_and_no_client_secret_is_logged() {
 #[tokio::test]
 async fn a_request_cannot_forge_log_lines() {
     let HubFixture { mirror, .. } = HubFixture::start().await;
-    let forged = "%0ahammal%20method=GET%20status=200";
+    let forged = format!("%0a{}GET%20status=200", START.replace(' ', "%20"));
     let targets = [
         format!("/v2/a{forged}/manifests/latest"),
         format!("/v2/a/manifests/latest{forged}"),

@@ -82,7 +82,7 @@ impl ClientFixture {
         );
         let mut tls = None;
         if https {
-            let (ca, behind) = (Ca::new(), mirror.address());
+            let (ca, behind) = (Ca::generate(), mirror.address());
             let root = files.path().join("root.pem");
             std::fs::write(&root, ca.pem()).expect("a certificate");
             let handler = move |received| {

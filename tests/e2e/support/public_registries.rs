@@ -38,7 +38,7 @@ impl PublicRegistries {
             skip("registries under their real names need root");
             return None;
         }
-        let ca = Ca::new();
+        let ca = Ca::generate();
         let requests: Arc<Mutex<Vec<String>>> = Arc::default();
         let mut options = Options::default().variable("manifest_cache", "off");
         let (mut servers, mut names) = (Vec::new(), Vec::new());

@@ -31,7 +31,7 @@ async fn hub(ca: &Ca) -> Hub {
 
 #[tokio::test]
 async fn an_https_upstream_with_a_private_authority_is_reached() {
-    let ca = Ca::new();
+    let ca = Ca::generate();
     let hub = hub(&ca).await;
     let image = Image::oci();
     hub.push("team/app", "1.0", &image);
@@ -86,7 +86,7 @@ async fn an_https_upstream_with_a_private_authority_is_reached() {
 
 #[tokio::test]
 async fn an_untrusted_certificate_is_refused() {
-    let hub = hub(&Ca::new()).await;
+    let hub = hub(&Ca::generate()).await;
     let upstream = format!("https://{}", hub.address());
     let mirror = Options::default()
         .plain_http(hub.addresses())
@@ -100,7 +100,7 @@ async fn an_untrusted_certificate_is_refused() {
 
 #[tokio::test]
 async fn a_certificate_for_another_name_is_refused() {
-    let ca = Ca::new();
+    let ca = Ca::generate();
     let names = ["192.0.2.1", "192.0.2.2", "192.0.2.3"];
     let hub = Hub::start_tls(
         &ca,
@@ -138,7 +138,7 @@ async fn docker_hub_is_the_default_upstream_under_all_its_names() {
     let Some(listen) = own_addresses() else {
         return skip("names and port 443 of Docker Hub need root");
     };
-    let ca = Ca::new();
+    let ca = Ca::generate();
     let hub = Hub::start_tls(
         &ca,
         &Addresses {
