@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 /// The beginning of a line: its first two fields. A host may put its own prefix before it.
-const START: &str = "app=hammal method=";
+pub const START: &str = "app=hammal method=";
 
 /// Names of fields in the log. A line without one of the optional ones has `None` for it.
 mod key {
