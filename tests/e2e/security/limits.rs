@@ -67,7 +67,7 @@ async fn headers_over_8_kib_are_refused_in_requests_and_responses() {
                 .await
                 .expect_error(502, "UNAVAILABLE")
                 .text()
-                .contains("8 KiB"),
+                .contains("8192 bytes"),
             "{name}"
         );
     }
