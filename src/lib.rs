@@ -6,7 +6,7 @@
 //! | module | what it does |
 //! | --- | --- |
 //! | `spin` | is called by Spin, for WASIp3 or WASIp2; nothing else names Spin |
-//! | [`mirror`] | the pipeline: parse, admit, choose the candidates, answer, log |
+//! | [`mirror`] | the pipeline: parse, choose the candidates, admit, answer, log |
 //! | [`access_log`], [`page`] | the line of the log; the page for people |
 //! | [`manifest`] | manifests: cached, revalidated, fetched once for all, verified, stale where the upstream fails |
 //! | [`response`] | the client's response: from an upstream's, or an OCI error document |

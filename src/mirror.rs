@@ -1,5 +1,4 @@
-//! One request, from its first line to its answer: parse, admit, choose the candidates, answer,
-//! log.
+//! One request, from its first line to its log line: parse, choose the candidates, admit, answer.
 
 use crate::access::rate_limit::RateLimiter;
 use crate::access_log::Line;
