@@ -2,7 +2,7 @@
 
 use super::Access;
 use crate::cache::Cache;
-use crate::cache::bucket::BucketLayout;
+use crate::cache::bucket::{BucketLayout, Owner};
 use crate::cache::store::Store;
 use crate::platform::Platform;
 use http::{HeaderMap, HeaderName};
@@ -70,10 +70,11 @@ impl<P: Platform> RateLimiter<P> {
             .checked_div(8)
             .unwrap_or_default()
             .clamp(1, MAX_UNWRITTEN);
+        let owner = Owner::Clients;
         if is_first_here || count == limit || count.checked_rem(step) == Some(0) {
-            self.0.put(store, &key, Count(count), remaining);
+            self.0.put(store, &key, Count(count), remaining, owner);
         } else {
-            self.0.put_memory(&key, Count(count), now, remaining);
+            self.0.put_memory(&key, Count(count), now, remaining, owner);
         }
         Ok(())
     }

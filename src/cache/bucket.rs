@@ -3,7 +3,8 @@
 //!
 //! No store here expires a key, and some allow 1,024 of them. So a store key is a bucket that an
 //! entry's own key is hashed into, and a full bucket drops its oldest entry: the store can't grow
-//! with traffic.
+//! with traffic. Which bucket that is depends on a salt that only the store knows: whoever invents
+//! names can't choose whose entry they push out.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -27,9 +28,13 @@ pub struct BucketLayout {
 }
 
 impl BucketLayout {
-    /// Returns the number of the bucket that an entry with this key belongs to.
-    pub fn bucket_of(self, key: &str) -> u32 {
-        let hash = Sha256::digest(key.as_bytes());
+    /// Returns the number of the bucket that an entry with this key belongs to, in a store with this
+    /// salt.
+    pub fn bucket_of(self, salt: u64, key: &str) -> u32 {
+        let hash = Sha256::new()
+            .chain_update(salt.to_be_bytes())
+            .chain_update(key.as_bytes())
+            .finalize();
         let number = hash
             .iter()
             .take(4)
@@ -41,6 +46,16 @@ impl BucketLayout {
     pub fn capacity(self) -> usize {
         self.entries.saturating_mul(self.buckets as usize)
     }
+}
+
+/// Whose upstream an entry is of. Where there is no room, those of clients go first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Owner {
+    /// The operator names it in a setting.
+    Operator,
+    /// Only clients name it, and they may name as many as they like.
+    #[default]
+    Clients,
 }
 
 /// When an entry was stored, and when it expires; seconds since the Unix epoch.
@@ -74,6 +89,8 @@ pub struct Entry<'a> {
     pub key: Cow<'a, str>,
     pub stored_at: u64,
     pub expires_at: u64,
+    #[serde(default)]
+    pub owner: Owner,
     /// Parsed only where the key is the one that is looked for.
     #[serde(borrow)]
     pub value: &'a RawValue,
@@ -100,28 +117,40 @@ impl<'a> Bucket<'a> {
         self.0.iter().find(is_wanted)
     }
 
-    /// Puts an entry first. Drops the entry with the same key, those that expired, and the oldest
-    /// beyond `capacity`.
+    /// Puts an entry first. Drops the entry with the same key, those that expired, and as many as are
+    /// beyond `capacity`: see [`Bucket::drop_one`].
     pub fn put(&mut self, entry: Entry<'a>, now: Duration, capacity: usize) {
         self.0
             .retain(|held| held.key != entry.key && held.validity().includes(now));
         self.0.insert(0, entry);
-        self.0.truncate(capacity);
+        while self.0.len() > capacity {
+            self.drop_one();
+        }
+    }
+
+    /// Drops the oldest entry that is of clients, or where there is none the oldest. That may be the
+    /// newest of all: a bucket that is full of the operator's stays so.
+    fn drop_one(&mut self) {
+        let of_clients = |entry: &Entry<'_>| entry.owner == Owner::Clients;
+        match self.0.iter().rposition(of_clients) {
+            Some(oldest) => drop(self.0.remove(oldest)),
+            None => drop(self.0.pop()),
+        }
     }
 
     pub fn remove(&mut self, key: &str) {
         self.0.retain(|held| held.key != key);
     }
 
-    /// Writes a value of the store, without as many of the oldest entries as exceed [`MAX_VALUE`].
-    /// Returns `None` where the newest entry alone exceeds it.
+    /// Writes a value of the store, without as many entries as exceed [`MAX_VALUE`]. Returns `None`
+    /// where none is left.
     pub fn into_bytes(mut self) -> Option<Vec<u8>> {
         while !self.0.is_empty() {
             let bytes = serde_json::to_vec(&self).ok()?;
             if bytes.len() <= MAX_VALUE {
                 return Some(bytes);
             }
-            self.0.pop();
+            self.drop_one();
         }
         None
     }

@@ -9,7 +9,7 @@ pub mod single_flight;
 pub mod status;
 pub mod store;
 
-use self::bucket::{Bucket, BucketLayout, Entry, Validity};
+use self::bucket::{Bucket, BucketLayout, Entry, Owner, Validity};
 use self::single_flight::SingleFlight;
 use self::store::Store;
 use crate::platform::Platform;
@@ -38,6 +38,7 @@ pub struct Cache<P: Platform, T> {
 struct MemoryEntry<T> {
     value: Rc<T>,
     validity: Validity,
+    owner: Owner,
 }
 
 impl<P: Platform, T: Serialize + DeserializeOwned> Cache<P, T> {
@@ -80,32 +81,51 @@ impl<P: Platform, T: Serialize + DeserializeOwned> Cache<P, T> {
         is_valid: impl Fn(&T) -> bool,
     ) -> Option<Rc<T>> {
         let read = async || {
-            let bytes = store.get(&self.store_key(key)).await?;
+            let salt = store.salt().await?;
+            let bytes = store.get(&self.bucket_key()(salt, key)).await?;
             let now = store.platform().now();
             let bucket = Bucket::parse(&bytes);
             let entry = bucket.get(key, now)?;
             let value = serde_json::from_str(entry.value.get()).ok();
             let value = Rc::new(value.filter(&is_valid)?);
-            self.insert(key, Rc::clone(&value), now, entry.validity());
+            let (validity, owner) = (entry.validity(), entry.owner);
+            self.insert(key, Rc::clone(&value), now, validity, owner);
             Some(value)
         };
         self.reads.run(store.platform(), key, read).await
     }
 
     /// Puts an entry into memory only.
-    pub fn put_memory(&self, key: &str, value: impl Into<Rc<T>>, now: Duration, ttl: Duration) {
-        self.insert(key, value.into(), now, Validity::starting(now, ttl));
+    pub fn put_memory(
+        &self,
+        key: &str,
+        value: impl Into<Rc<T>>,
+        now: Duration,
+        ttl: Duration,
+        owner: Owner,
+    ) {
+        let validity = Validity::starting(now, ttl);
+        self.insert(key, value.into(), now, validity, owner);
     }
 
     /// Puts an entry into memory now, and into the store after the answer has been sent.
-    pub fn put(&self, store: &Store<P>, key: &str, value: impl Into<Rc<T>>, ttl: Duration) {
+    pub fn put(
+        &self,
+        store: &Store<P>,
+        key: &str,
+        value: impl Into<Rc<T>>,
+        ttl: Duration,
+        owner: Owner,
+    ) {
         let now = store.platform().now();
         let (value, validity) = (value.into(), Validity::starting(now, ttl));
         let (capacity, serialized) = (self.layout.entries, to_raw_value(&*value));
-        self.insert(key, value, now, validity);
+        self.insert(key, value, now, validity, owner);
         let Ok(value) = serialized else { return };
         let (key, platform) = (key.to_owned(), store.platform().clone());
-        store.update(self.store_key(&key), move |bytes| {
+        let (bucket_key, own_key) = (self.bucket_key(), key.clone());
+        let bucket_key = move |salt| bucket_key(salt, &own_key);
+        store.update(bucket_key, move |bytes| {
             let bytes = bytes.unwrap_or_default();
             let mut bucket = Bucket::parse(&bytes);
             let Validity {
@@ -124,6 +144,7 @@ impl<P: Platform, T: Serialize + DeserializeOwned> Cache<P, T> {
                 key: key.into(),
                 stored_at,
                 expires_at,
+                owner,
                 value: &value,
             };
             bucket.put(entry, now, capacity);
@@ -135,7 +156,9 @@ impl<P: Platform, T: Serialize + DeserializeOwned> Cache<P, T> {
     pub fn remove(&self, store: &Store<P>, key: &str) {
         self.memory.borrow_mut().remove(key);
         let key = key.to_owned();
-        store.update(self.store_key(&key), move |bytes| {
+        let (bucket_key, own_key) = (self.bucket_key(), key.clone());
+        let bucket_key = move |salt| bucket_key(salt, &own_key);
+        store.update(bucket_key, move |bytes| {
             let bytes = bytes?;
             let mut bucket = Bucket::parse(&bytes);
             bucket.remove(&key);
@@ -143,7 +166,7 @@ impl<P: Platform, T: Serialize + DeserializeOwned> Cache<P, T> {
         });
     }
 
-    fn insert(&self, key: &str, value: Rc<T>, now: Duration, validity: Validity) {
+    fn insert(&self, key: &str, value: Rc<T>, now: Duration, validity: Validity, owner: Owner) {
         let mut memory = self.memory.borrow_mut();
         let capacity = self.layout.capacity();
         if memory.len() >= capacity {
@@ -151,13 +174,26 @@ impl<P: Platform, T: Serialize + DeserializeOwned> Cache<P, T> {
         }
         // The store still has what memory drops.
         if memory.len() >= capacity {
+            memory.retain(|_, held| held.owner == Owner::Operator);
+        }
+        if memory.len() >= capacity {
+            if owner == Owner::Clients {
+                return;
+            }
             memory.clear();
         }
-        memory.insert(key.to_owned(), MemoryEntry { value, validity });
+        let entry = MemoryEntry {
+            value,
+            validity,
+            owner,
+        };
+        memory.insert(key.to_owned(), entry);
     }
 
-    fn store_key(&self, key: &str) -> String {
-        format!("{}{FORMAT}-{}", self.kind, self.layout.bucket_of(key))
+    /// Returns what makes the store key of an entry of its own key and the store's salt.
+    fn bucket_key(&self) -> impl Fn(u64, &str) -> String + 'static {
+        let (kind, layout) = (self.kind, self.layout);
+        move |salt, key| format!("{kind}{FORMAT}-{}", layout.bucket_of(salt, key))
     }
 }
 
@@ -175,13 +211,14 @@ mod tests {
         entries: 3,
     };
     const TTL: Duration = Duration::from_secs(60);
+    const OWNER: Owner = Owner::Operator;
 
     /// What a new instance finds under `key` in a store whose bytes were changed after `mine` was
     /// kept there.
     fn found(key: &str, change: impl Fn(&mut Vec<u8>)) -> Option<String> {
         let platform = Scripted::default();
         let store = Store::new(platform.clone());
-        Cache::<_, String>::new("x", ONE).put(&store, "mine", "value".to_owned(), TTL);
+        Cache::<_, String>::new("x", ONE).put(&store, "mine", "value".to_owned(), TTL, OWNER);
         platform.run_deferred().now_or_never().unwrap();
         platform.change_store(change);
         Cache::<_, String>::new("x", ONE)
@@ -203,7 +240,7 @@ mod tests {
         let platform = Scripted::default();
         let store = Store::new(platform.clone());
         let keep = |key: &str, life| {
-            Cache::<_, String>::new("x", ONE).put(&store, key, key.to_owned(), life);
+            Cache::<_, String>::new("x", ONE).put(&store, key, key.to_owned(), life, OWNER);
             platform.run_deferred().now_or_never().unwrap();
         };
         let held = || {
@@ -235,7 +272,8 @@ mod tests {
         platform.advance(Duration::from_secs(2));
         keep("e", TTL);
         assert_eq!(held(), "ade");
-        assert_eq!(platform.store().len(), 1);
+        // The bucket and the salt.
+        assert_eq!(platform.store().len(), 2);
     }
 
     #[test]
@@ -252,13 +290,13 @@ mod tests {
                 .copied()
         };
         // Two answers that are still on their way, as a download of an hour is.
-        cache().put(&store, "a", 1, 200 * TTL);
+        cache().put(&store, "a", 1, 200 * TTL, OWNER);
         let late = platform.take_deferred();
-        cache().put(&store, "b", 1, TTL);
+        cache().put(&store, "b", 1, TTL, OWNER);
         let too_late = platform.take_deferred();
         platform.advance(2 * MAX_CLOCK_SKEW);
         for key in ["a", "b"] {
-            cache().put(&store, key, 2, TTL);
+            cache().put(&store, key, 2, TTL, OWNER);
         }
         platform.run_deferred().now_or_never().unwrap();
         for work in late.into_iter().chain(too_late) {
@@ -281,11 +319,12 @@ mod tests {
         };
         platform.set_store(StoreState::Unreadable);
         assert_eq!(found(), None);
-        Cache::new("x", ONE).put(&store, "a", 1, TTL);
+        Cache::new("x", ONE).put(&store, "a", 1, TTL, OWNER);
         platform.run_deferred().now_or_never().unwrap();
         assert_eq!(
             platform.log(),
-            [r#"app=hammal store=failed reading=x1-0 error="malformed""#; 2]
+            ["salt", "x1-0"]
+                .map(|key| format!(r#"app=hammal store=failed reading={key} error="malformed""#))
         );
         platform.set_store(StoreState::Working);
         platform.advance(STORE_BACKOFF);
@@ -301,7 +340,7 @@ mod tests {
             let platform = Scripted::default();
             platform.advance(2 * MAX_CLOCK_SKEW);
             let (store, cache) = (Store::new(platform.clone()), Cache::<_, i32>::new("x", ONE));
-            cache.put(&store, "a", 1, TTL);
+            cache.put(&store, "a", 1, TTL, OWNER);
             platform.run_deferred().now_or_never().unwrap();
             platform.set_clock_back(back);
             for cache in [&cache, &Cache::new("x", ONE)] {
@@ -335,7 +374,7 @@ mod tests {
             ("c", MAX_VALUE / 2),
             ("d", MAX_VALUE),
         ] {
-            cache.put(&store, key, "x".repeat(length), TTL);
+            cache.put(&store, key, "x".repeat(length), TTL, OWNER);
             platform.run_deferred().now_or_never().unwrap();
             assert!(cache.get_memory(key, platform.now()).is_some());
         }
@@ -367,11 +406,115 @@ mod tests {
     }
 
     #[test]
+    fn the_salt_is_made_once_and_decides_the_bucket() {
+        let layout = BucketLayout {
+            buckets: 64,
+            entries: 3,
+        };
+        let bucket_in_a_new_store = |platform: &Scripted| {
+            let store = Store::new(platform.clone());
+            Cache::<_, i32>::new("x", layout).put(&store, "a", 1, TTL, OWNER);
+            platform.run_deferred().now_or_never().unwrap();
+            let keys = platform.store().into_keys().filter(|key| key != "salt");
+            keys.collect::<Vec<_>>()
+        };
+        let mut buckets = std::collections::HashSet::new();
+        for seed in 0..20 {
+            let platform = Scripted::default();
+            for _ in 0..seed {
+                platform.random();
+            }
+            let first = bucket_in_a_new_store(&platform);
+            // Other instances find the salt, and with it the same bucket.
+            assert_eq!(bucket_in_a_new_store(&platform), first);
+            assert_eq!(first.len(), 1);
+            buckets.extend(first);
+        }
+        assert!(buckets.len() > 10, "{buckets:?}");
+    }
+
+    #[test]
+    fn two_instances_that_make_the_salt_at_once_go_on_with_one() {
+        let platform = Scripted::default();
+        let (one, other) = (Store::new(platform.clone()), Store::new(platform.clone()));
+        let cache = || Cache::<_, i32>::new("x", ONE);
+        let (first, second) = (cache(), cache());
+        first.put(&one, "a", 1, TTL, OWNER);
+        second.put(&other, "b", 2, TTL, OWNER);
+        platform.run_deferred().now_or_never().unwrap();
+        let (salt, before) = (platform.store()["salt"].clone(), platform.store().len());
+        for key in ["a", "b"] {
+            let store = Store::new(platform.clone());
+            cache().put(&store, key, 3, TTL, OWNER);
+            platform.run_deferred().now_or_never().unwrap();
+            let (cache, store) = (cache(), Store::new(platform.clone()));
+            let found = cache.get_store(&store, key).now_or_never().unwrap();
+            assert_eq!(found.as_deref(), Some(&3));
+        }
+        assert_eq!(
+            (&platform.store()["salt"], platform.store().len()),
+            (&salt, before)
+        );
+    }
+
+    #[test]
+    fn a_salt_that_is_none_is_made_anew() {
+        for bytes in ["", "x", "+123456789abcdef", "0123456789abcdef0"] {
+            let platform = Scripted::default();
+            platform
+                .save("salt", bytes.into())
+                .now_or_never()
+                .unwrap()
+                .unwrap();
+            let store = Store::new(platform.clone());
+            let cache = || Cache::<_, i32>::new("x", ONE);
+            assert_eq!(cache().get(&store, "a").now_or_never(), Some(None));
+            cache().put(&store, "a", 1, TTL, OWNER);
+            platform.run_deferred().now_or_never().unwrap();
+            let (cache, store) = (cache(), Store::new(platform.clone()));
+            let found = cache.get(&store, "a").now_or_never().unwrap();
+            assert_eq!(found.as_deref(), Some(&1), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn what_only_clients_name_never_pushes_out_what_is_the_operators() {
+        let platform = Scripted::default();
+        let store = Store::new(platform.clone());
+        let cache = Cache::<_, i32>::new("x", ONE);
+        let put = |key: &str, owner| {
+            cache.put(&store, key, 1, TTL, owner);
+            platform.run_deferred().now_or_never().unwrap();
+        };
+        let held = |key| {
+            let in_memory = cache.get_memory(key, platform.now()).is_some();
+            let other = Cache::<_, i32>::new("x", ONE);
+            let stored = other.get_store(&store, key).now_or_never().unwrap();
+            (in_memory, stored.is_some())
+        };
+        put("a", Owner::Operator);
+        for number in 0..20 {
+            put(&format!("invented-{number}"), Owner::Clients);
+            assert_eq!(held("a"), (true, true), "{number}");
+        }
+        // The newest of the clients' are kept where there is room.
+        assert_eq!(held("invented-19"), (true, true));
+        put("b", Owner::Operator);
+        put("c", Owner::Operator);
+        put("invented-20", Owner::Clients);
+        assert_eq!(["a", "b", "c"].map(held), [(true, true); 3]);
+        assert_eq!(held("invented-20"), (false, false));
+        put("d", Owner::Operator);
+        assert_eq!(held("d"), (true, true));
+        assert_eq!(held("a").1, false, "the oldest goes");
+    }
+
+    #[test]
     fn memory_does_not_grow() {
         let platform = Scripted::default();
         let cache = Cache::<Scripted, i32>::new("x", ONE);
         for number in 0..100 {
-            cache.put_memory(&number.to_string(), number, platform.now(), TTL);
+            cache.put_memory(&number.to_string(), number, platform.now(), TTL, OWNER);
             assert!(cache.memory.borrow().len() <= 3);
             assert_eq!(
                 cache

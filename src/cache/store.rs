@@ -1,7 +1,9 @@
 //! The key-value store behind guards: a store that fails or is slow costs speed only.
 
-use crate::platform::{self, Platform};
+use super::single_flight::SingleFlight;
+use crate::platform::{self, Platform, StoreError};
 use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// A read that takes longer is given up, and the store is not used for [`STORE_BACKOFF`].
@@ -11,13 +13,58 @@ const STORE_READ_TIMEOUT: Duration = Duration::from_millis(500);
 /// value that can't be read can still be overwritten.
 pub const STORE_BACKOFF: Duration = Duration::from_secs(5);
 
+/// The key of the store's salt: 16 hexadecimal digits.
+const SALT: &str = "salt";
+
 /// A key-value store that is not read for a while after it failed, and not used for a while after
 /// it was slow.
-#[derive(Debug)]
-pub struct Store<P> {
+pub struct Store<P: Platform> {
     platform: P,
     no_reads_until: Cell<Duration>,
     no_writes_until: Cell<Duration>,
+    salt: Rc<Salt<P>>,
+}
+
+/// The random number of a store that decides which bucket an entry is in. Whoever writes first to a
+/// store makes it. Where two instances do so at once, one of them looks in the wrong buckets for the
+/// rest of its short life, and finds nothing there: every entry has its own key with it.
+struct Salt<P: Platform> {
+    known: Cell<Option<u64>>,
+    making: SingleFlight<P, Result<u64, StoreError>>,
+}
+
+impl<P: Platform> Salt<P> {
+    /// Returns the salt of the store, and makes it where there is none. A salt that can't be read is
+    /// written over, as every value is.
+    async fn get_or_make(&self, platform: &P) -> Result<u64, StoreError> {
+        if let Some(salt) = self.known.get() {
+            return Ok(salt);
+        }
+        let make = async || {
+            let stored = platform.load(SALT).await.ok().flatten();
+            if let Some(salt) = stored.as_deref().and_then(parse_salt) {
+                return Ok(salt);
+            }
+            let own = platform.random();
+            platform
+                .save(SALT, format!("{own:016x}").into_bytes())
+                .await?;
+            // Another instance may have written its own in the meantime.
+            let stored = platform.load(SALT).await.ok().flatten();
+            Ok(stored.as_deref().and_then(parse_salt).unwrap_or(own))
+        };
+        let salt = self.making.run(platform, "", make).await?;
+        self.known.set(Some(salt));
+        Ok(salt)
+    }
+}
+
+fn parse_salt(stored: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(stored).ok()?;
+    let is_hexadecimal = text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    u64::from_str_radix(text, 16)
+        .ok()
+        .filter(|_| is_hexadecimal && text.len() == 16)
 }
 
 impl<P: Platform> Store<P> {
@@ -26,11 +73,25 @@ impl<P: Platform> Store<P> {
             platform,
             no_reads_until: Cell::default(),
             no_writes_until: Cell::default(),
+            salt: Rc::new(Salt {
+                known: Cell::default(),
+                making: SingleFlight::default(),
+            }),
         }
     }
 
     pub fn platform(&self) -> &P {
         &self.platform
+    }
+
+    /// Returns the salt of the store. Without one nothing is stored.
+    pub async fn salt(&self) -> Option<u64> {
+        if let Some(salt) = self.salt.known.get() {
+            return Some(salt);
+        }
+        let salt = parse_salt(&self.get(SALT).await?)?;
+        self.salt.known.set(Some(salt));
+        Some(salt)
     }
 
     /// Reads the value of `key`. Returns `None` where there is none, or the store can't be read.
@@ -54,19 +115,25 @@ impl<P: Platform> Store<P> {
         None
     }
 
-    /// Changes the value of `key` after the answer has been sent. A change that another instance
-    /// makes at the same time may be lost, and a value that can't be read is overwritten: what it
-    /// held costs speed only.
+    /// Changes the value of the key that `key` makes of the salt, after the answer has been sent. A
+    /// change that another instance makes at the same time may be lost, and a value that can't be
+    /// read is overwritten: what it held costs speed only.
     pub fn update(
         &self,
-        key: String,
+        key: impl FnOnce(u64) -> String + 'static,
         change: impl FnOnce(Option<Vec<u8>>) -> Option<Vec<u8>> + 'static,
     ) {
         if is_backing_off(self.no_writes_until.get(), self.platform.now()) {
             return;
         }
-        let platform = self.platform.clone();
+        let (platform, salt) = (self.platform.clone(), Rc::clone(&self.salt));
         self.platform.defer(async move {
+            let key = match salt.get_or_make(&platform).await {
+                Ok(salt) => key(salt),
+                Err(error) => {
+                    return platform.log(&failure_line("writing", SALT, &error.to_string()));
+                }
+            };
             let (loaded, read_error) = match platform.load(&key).await {
                 Ok(value) => (value, None),
                 Err(error) => (None, Some(error)),

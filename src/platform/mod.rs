@@ -49,6 +49,9 @@ pub trait Platform: Clone + 'static {
     /// Returns the time since the Unix epoch.
     fn now(&self) -> Duration;
 
+    /// Returns a number that nobody outside can guess.
+    fn random(&self) -> u64;
+
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()>;
 
     /// Returns an alarm and a future that completes once the alarm is dropped. Requests that run at
@@ -102,16 +105,24 @@ pub enum TransportError {
     Broken,
 }
 
-impl fmt::Display for TransportError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl TransportError {
+    /// Returns why, in words for the log.
+    pub fn reason(self) -> &'static str {
+        match self {
             TransportError::Dns => "its name does not resolve",
             TransportError::Connect => "it can't be reached",
             TransportError::Tls => "no TLS connection can be made to it",
             TransportError::TimedOut => "it did not answer in time",
             TransportError::Forbidden => "the host of this mirror does not connect to it",
             TransportError::Broken => "it broke the connection",
-        })
+        }
+    }
+}
+
+/// One text for all: they would tell a client which hosts and ports there are.
+impl fmt::Display for TransportError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("there is no connection to it, or no answer")
     }
 }
 

@@ -37,6 +37,7 @@ struct State {
     deferred: RefCell<Vec<LocalBoxFuture<'static, ()>>>,
     log: RefCell<Vec<String>>,
     now: Cell<Duration>,
+    random: Cell<u64>,
 }
 
 /// How the key-value store behaves.
@@ -90,6 +91,9 @@ impl Scripted {
 
     /// Lets every key that was not written have this value.
     pub fn store_everywhere(&self, value: Vec<u8>) {
+        // Without a salt nothing else would be read.
+        let salt = format!("{:016x}", self.random()).into_bytes();
+        self.0.store.borrow_mut().insert("salt".to_owned(), salt);
         self.0.stored_everywhere.replace(Some(value));
     }
 
@@ -149,8 +153,11 @@ impl Scripted {
         self.0.store.borrow().clone()
     }
 
+    /// Changes all buckets.
     pub fn change_store(&self, change: impl Fn(&mut Vec<u8>)) {
-        self.0.store.borrow_mut().values_mut().for_each(change);
+        let mut store = self.0.store.borrow_mut();
+        let buckets = store.iter_mut().filter(|(key, _)| *key != "salt");
+        buckets.for_each(|(_, value)| change(value));
     }
 
     /// Returns how often the store was read or written.
@@ -229,6 +236,14 @@ impl Platform for Scripted {
 
     fn now(&self) -> Duration {
         self.0.now.get()
+    }
+
+    /// Returns another number each time.
+    fn random(&self) -> u64 {
+        let random = self.0.random.get().wrapping_mul(0x5851_f42d_4c95_7f2d);
+        let random = random.wrapping_add(0x1405_7b7e_f767_814f);
+        self.0.random.set(random);
+        random
     }
 
     /// Lets everything else go on first, as far as it can. Then the time passes at once.

@@ -62,7 +62,8 @@ impl Policy {
     pub fn permit(&self, origin: Origin) -> Result<Upstream, Denied> {
         let permitted = self.permit_host(origin)?;
         if matches_any(&self.allowed_upstreams, permitted.origin()) {
-            Ok(Upstream::new(permitted))
+            let is_operators = self.is_operators(permitted.origin());
+            Ok(Upstream::new(permitted, is_operators))
         } else {
             Err(Denied::ClosedUpstream)
         }
@@ -175,6 +176,13 @@ impl Policy {
         self.plain_http
             .iter()
             .any(|listed| listed.host == origin.host && listed.port == origin.port)
+    }
+
+    /// Whether a setting of the operator names this registry, by itself or by its domain.
+    fn is_operators(&self, origin: &Origin) -> bool {
+        // The registries of `upstream` are among those that are allowed.
+        let mut named = self.allowed_upstreams.iter().filter(|one| !one.is_all());
+        self.is_listed(origin) || named.any(|one| one.matches(origin, PortRule::SchemeDefault))
     }
 
     fn is_own(&self, upstream: &Origin) -> bool {

@@ -1,5 +1,6 @@
 //! Types that prove that the policy was asked.
 
+use crate::cache::bucket::Owner;
 use crate::registry::docker_hub;
 use crate::registry::origin::{HttpUrl, Origin, Scheme};
 use http::{Uri, uri};
@@ -102,24 +103,45 @@ impl Permitted {
 
 /// A registry that may be asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Upstream(Permitted);
+pub struct Upstream {
+    permitted: Permitted,
+    is_operators: bool,
+}
 
 impl Upstream {
-    pub(super) fn new(permitted: Permitted) -> Upstream {
-        Upstream(permitted)
+    pub(super) fn new(permitted: Permitted, is_operators: bool) -> Upstream {
+        Upstream {
+            permitted,
+            is_operators,
+        }
     }
 
     pub fn permitted(&self) -> &Permitted {
-        &self.0
+        &self.permitted
     }
 
     pub fn origin(&self) -> &Origin {
-        self.0.origin()
+        self.permitted.origin()
+    }
+
+    /// Whether the operator names it in a setting. Any other may be anybody's: only clients name
+    /// it, or other registries.
+    pub fn is_operators(&self) -> bool {
+        self.is_operators
+    }
+
+    /// Returns whose entries in the cache those of this registry are.
+    pub fn owner(&self) -> Owner {
+        if self.is_operators {
+            Owner::Operator
+        } else {
+            Owner::Clients
+        }
     }
 
     /// Returns the origin as text, `https://ghcr.io`: the key of what is cached of this registry.
     pub fn as_str(&self) -> &str {
-        self.0.as_str()
+        self.permitted.as_str()
     }
 
     pub fn is_docker_hub(&self) -> bool {

@@ -5,6 +5,7 @@ use crate::access::rate_limit::CLIENT_ADDRESS;
 use bytes::Bytes;
 use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -24,6 +25,11 @@ fn now() -> Duration {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
+}
+
+/// Returns a number of the seed that the host gives each instance against guessed hashes.
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 /// Writes whole lines in one call: parts of lines of simultaneous requests would mix.

@@ -252,6 +252,10 @@ impl Platform for Spin {
         super::now()
     }
 
+    fn random(&self) -> u64 {
+        super::random()
+    }
+
     async fn sleep(&self, duration: Duration) {
         let end = monotonic_clock::now().saturating_add(nanoseconds(duration));
         let over = || (monotonic_clock::now() >= end).then_some(());

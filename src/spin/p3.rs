@@ -191,6 +191,10 @@ impl Platform for Spin {
         super::now()
     }
 
+    fn random(&self) -> u64 {
+        super::random()
+    }
+
     async fn sleep(&self, duration: Duration) {
         monotonic_clock::wait_for(nanoseconds(duration)).await;
     }
