@@ -28,7 +28,8 @@ pub struct Line<'a> {
 impl fmt::Display for Line<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let endpoint = self.route.map_or("unknown", Route::endpoint);
-        write!(f, "app=hammal method={} endpoint={endpoint}", self.method)?;
+        let method = method_word(self.method);
+        write!(f, "app=hammal method={method} endpoint={endpoint}")?;
         if let Some(Route::Repository(name, resource)) = self.route {
             write!(f, " repository={name}")?;
             match resource {
@@ -55,8 +56,30 @@ impl fmt::Display for Line<'_> {
             self.duration.as_millis(),
         )?;
         match self.error {
-            Some(error) => write!(f, " code={} error={:?}", error.code.as_str(), error.message),
+            Some(error) => {
+                write!(f, " code={} error={:?}", error.code.as_str(), error.message)?;
+                match &error.cause {
+                    Some(cause) => write!(f, " cause={cause:?}"),
+                    None => Ok(()),
+                }
+            }
             None => Ok(()),
         }
+    }
+}
+
+/// Returns the word for a method. One that HTTP itself does not define may be of any length.
+fn method_word(method: &Method) -> &str {
+    match *method {
+        Method::GET
+        | Method::HEAD
+        | Method::POST
+        | Method::PUT
+        | Method::PATCH
+        | Method::DELETE
+        | Method::OPTIONS
+        | Method::CONNECT
+        | Method::TRACE => method.as_str(),
+        _ => "other",
     }
 }

@@ -54,6 +54,8 @@ pub struct Config {
     pub tag_ttl: Duration,
     /// How old a tag may be that is answered from the cache because the upstream fails.
     pub max_stale: Duration,
+    /// Where there is a secret, blobs are streamed whatever the variable says: a client that follows
+    /// a redirect tells the other host by `Referer` the URL that it came from, the secret in it.
     pub blob_delivery: BlobDelivery,
     pub timeouts: Timeouts,
 }
@@ -152,6 +154,15 @@ impl Config {
             .iter()
             .map(|upstream| upstream.origin().clone())
             .collect();
+        let access = variables.access()?;
+        let blob_delivery = variables.choice(
+            "blob_delivery",
+            "redirect or stream",
+            &[
+                ("redirect", BlobDelivery::Redirect),
+                ("stream", BlobDelivery::Stream),
+            ],
+        )?;
         Ok(Config {
             upstreams: Candidates::new(upstreams).ok_or(ConfigError {
                 variable: "upstream",
@@ -159,7 +170,6 @@ impl Config {
             })?,
             host_upstreams,
             policy,
-            access: variables.access()?,
             manifest_cache: variables.choice(
                 "manifest_cache",
                 "on or off",
@@ -167,14 +177,11 @@ impl Config {
             )?,
             tag_ttl: variables.seconds("tag_ttl", 0)?,
             max_stale: variables.seconds("max_stale", 0)?,
-            blob_delivery: variables.choice(
-                "blob_delivery",
-                "redirect or stream",
-                &[
-                    ("redirect", BlobDelivery::Redirect),
-                    ("stream", BlobDelivery::Stream),
-                ],
-            )?,
+            blob_delivery: match access.secret {
+                Some(_) => BlobDelivery::Stream,
+                None => blob_delivery,
+            },
+            access,
             timeouts: Timeouts {
                 connect: variables.seconds("connect_timeout", 1)?,
                 first_byte: variables.seconds("first_byte_timeout", 1)?,

@@ -41,6 +41,11 @@ pub fn manual<B>(
         header::VARY,
         HeaderValue::from_static("accept-language, host"),
     );
+    // The URL of a closed mirror holds its secret.
+    headers.insert(
+        header::REFERRER_POLICY,
+        HeaderValue::from_static("no-referrer"),
+    );
     headers.insert(
         header::X_CONTENT_TYPE_OPTIONS,
         HeaderValue::from_static("nosniff"),
