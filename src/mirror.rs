@@ -6,8 +6,8 @@ use crate::cache::single_flight::SingleFlight;
 use crate::cache::store::Store;
 use crate::config::{Config, ConfigError};
 use crate::context::{Context, RequestStats};
-use crate::manifest::Manifests;
 use crate::manifest::entry::ManifestKey;
+use crate::manifest::{self, Manifests};
 use crate::page;
 use crate::platform::Platform;
 use crate::policy::Policy;
@@ -190,10 +190,7 @@ impl<P: Platform> Mirror<P> {
                     .serve(&self.upstreams, proxy, &upstream_request, &key)
                     .await
             }
-            None => {
-                let upstream = self.upstreams.send(proxy, &upstream_request).await?;
-                Ok(response::from_upstream(context, parsed, upstream))
-            }
+            None => manifest::forward(&self.upstreams, proxy, &upstream_request).await,
         }
     }
 

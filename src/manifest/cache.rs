@@ -8,17 +8,15 @@ use crate::cache::status::{CACHE_STATUS, CacheStatus};
 use crate::context::Context;
 use crate::oci::digest::{Digest, Mismatch};
 use crate::oci::reference::Reference;
-use crate::platform::{Platform, ReadBodyError, TransportError};
+use crate::platform::Platform;
 use crate::response::body::Body;
 use crate::upstream::error::{ManifestError, UpstreamError};
-use crate::upstream::{CONTENT_DIGEST, content_type};
+use crate::upstream::{CONTENT_DIGEST, content_type, manifest_body};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use http::{HeaderMap, HeaderName, HeaderValue, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use std::rc::Rc;
 use std::time::Duration;
 
-/// Bytes. A larger manifest is refused; registries themselves take no larger one.
-pub const MAX_MANIFEST: usize = 4 * 1024 * 1024;
 /// Bytes. A larger manifest is passed on, but not cached.
 const MAX_CACHED_MANIFEST: usize = 256 * 1024;
 /// How long the store is not told that a tag still points to the same digest: it would be written
@@ -61,7 +59,17 @@ impl<P: Platform> ManifestCache<P> {
                 })
             }
             Reference::Tag(_) => {
-                let tag = self.tags.get(context.store, &key.cache_key()).await?;
+                let (key_of_tag, now) = (key.cache_key(), context.platform.now());
+                let is_valid =
+                    |tag: &TagEntry| content_type::of_manifest(&tag.media_type).is_some();
+                let tag = match self.tags.get_memory(&key_of_tag, now) {
+                    Some(tag) => tag,
+                    None => {
+                        self.tags
+                            .get_store_if(context.store, &key_of_tag, is_valid)
+                            .await?
+                    }
+                };
                 Some(self.tagged(context, key, tag).await)
             }
         }
@@ -93,8 +101,10 @@ impl<P: Platform> ManifestCache<P> {
         let manifest = match self.manifests.get_memory(&key_of_content, now) {
             Some(manifest) => manifest,
             None => {
-                let is_valid =
-                    |manifest: &ManifestEntry| digest.verify(manifest.text.as_bytes()).is_ok();
+                let is_valid = |manifest: &ManifestEntry| {
+                    digest.verify(manifest.text.as_bytes()).is_ok()
+                        && content_type::of_manifest(&manifest.media_type).is_some()
+                };
                 self.manifests
                     .get_store_if(context.store, &key_of_content, is_valid)
                     .await?
@@ -122,7 +132,11 @@ impl<P: Platform> ManifestCache<P> {
             Reference::Digest(_) => return None,
             Reference::Tag(_) => {
                 let media_type = header(headers, CONTENT_TYPE)?.to_owned();
-                let length = content_length(headers)?;
+                let told = content_length(headers).filter(|length| *length > 0);
+                let length = match told {
+                    Some(length) => length,
+                    None => self.manifest(context, key, &digest).await?.text.len(),
+                };
                 let tag = TagEntry::new(digest, media_type, length, context.platform.now());
                 let tag = Rc::new(tag);
                 let cached = self.tagged(context, key, Rc::clone(&tag)).await;
@@ -146,9 +160,9 @@ impl<P: Platform> ManifestCache<P> {
                 validated_at: now.as_secs(),
                 ..(**manifest).clone()
             };
-            let content_key = key.content_key(&cached.digest);
+            let (content_key, ttl) = (key.content_key(&cached.digest), retention(context));
             self.manifests
-                .put(context.store, &content_key, manifest, retention(context));
+                .put(context.store, &content_key, manifest, ttl, key.owner);
         }
     }
 
@@ -178,21 +192,11 @@ impl<P: Platform> ManifestCache<P> {
     ) -> Result<Response<Body<P::Body>>, UpstreamError> {
         let (mut head, body) = response.into_parts();
         let body = match body {
-            Body::Upstream(body) => body,
+            Body::Upstream(body) => manifest_body::read(context, &head.headers, body).await?,
+            Body::Buffered(body) if head.status == StatusCode::OK => body,
             Body::Buffered(_) => return Ok(Response::from_parts(head, body)),
         };
-        if content_length(&head.headers).is_some_and(|length| length > MAX_MANIFEST) {
-            return Err(ManifestError::TooLarge(MAX_MANIFEST).into());
-        }
-        let read = context.platform.read(body, MAX_MANIFEST);
-        let body = match context.within_exchange_timeout(read).await {
-            Some(Ok(body)) => body,
-            Some(Err(ReadBodyError::TooLarge)) => {
-                return Err(ManifestError::TooLarge(MAX_MANIFEST).into());
-            }
-            Some(Err(ReadBodyError::Transport(_))) => return Err(ManifestError::Truncated.into()),
-            None => return Err(TransportError::TimedOut.into()),
-        };
+        complete(&mut head.headers, &body);
         let digest = match &key.reference {
             Reference::Digest(digest) => Some(digest.clone()),
             Reference::Tag(_) => content_digest(&head.headers),
@@ -212,8 +216,6 @@ impl<P: Platform> ManifestCache<P> {
             // It is not cached.
             _ => {}
         }
-        let length = HeaderValue::from(body.len());
-        head.headers.insert(CONTENT_LENGTH, length);
         head.headers
             .insert(CACHE_STATUS, CacheStatus::Miss.header());
         Ok(Response::from_parts(head, Body::Buffered(body)))
@@ -239,9 +241,9 @@ impl<P: Platform> ManifestCache<P> {
             text: text.to_owned(),
             validated_at: now.as_secs(),
         };
-        let content_key = key.content_key(digest);
+        let (content_key, ttl) = (key.content_key(digest), retention(context));
         self.manifests
-            .put(context.store, &content_key, manifest, retention(context));
+            .put(context.store, &content_key, manifest, ttl, key.owner);
         if matches!(key.reference, Reference::Tag(_)) {
             let tag = TagEntry::new(digest.clone(), media_type.to_owned(), body.len(), now);
             self.update_tag(context, key, Rc::new(tag));
@@ -262,11 +264,32 @@ impl<P: Platform> ManifestCache<P> {
                     persisted_at: before.persisted_at,
                     ..(*tag).clone()
                 };
-                self.tags.put_memory(&cache_key, tag, now, ttl);
+                self.tags.put_memory(&cache_key, tag, now, ttl, key.owner);
             }
-            _ => self.tags.put(context.store, &cache_key, tag, ttl),
+            _ => self
+                .tags
+                .put(context.store, &cache_key, tag, ttl, key.owner),
         }
     }
+}
+
+/// Says of a manifest whose body was read what its upstream left out: the digest, unless it is that
+/// of a signed part, and the length. Without a digest a tag could not be cached, and some clients
+/// stop.
+pub fn complete(headers: &mut HeaderMap, body: &[u8]) {
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+    if !headers.contains_key(CONTENT_DIGEST)
+        && !is_signed(headers)
+        && let Ok(digest) = HeaderValue::from_str(Digest::of(body).as_str())
+    {
+        headers.insert(CONTENT_DIGEST, digest);
+    }
+}
+
+/// Whether the answer to a `HEAD` of a manifest tells what clients need to know of it: oras and
+/// containerd stop where the length or the digest is missing.
+pub fn is_complete(headers: &HeaderMap) -> bool {
+    content_length(headers).is_some_and(|length| length > 0) && headers.contains_key(CONTENT_DIGEST)
 }
 
 /// Returns the digest that the headers of an answer name.

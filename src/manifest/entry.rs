@@ -1,5 +1,6 @@
 //! Cached manifests and tags, and the key that they are found by.
 
+use crate::cache::bucket::Owner;
 use crate::cache::status::{CACHE_STATUS, CacheStatus};
 use crate::context::Context;
 use crate::oci::digest::Digest;
@@ -10,7 +11,7 @@ use crate::policy::candidates::Candidates;
 use crate::policy::permitted::Upstream;
 use crate::request::accept::Accept;
 use crate::response::body::Body;
-use crate::upstream::CONTENT_DIGEST;
+use crate::upstream::{CONTENT_DIGEST, content_type};
 use http::header::{ACCEPT, AGE, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,8 @@ pub struct ManifestKey {
     repository: String,
     pub reference: Reference,
     pub accept: Accept,
+    /// The operator, where all upstreams that may answer are the operator's.
+    pub owner: Owner,
 }
 
 impl ManifestKey {
@@ -53,6 +56,11 @@ impl ManifestKey {
             repository,
             reference: reference.clone(),
             accept: Accept::from_headers(headers),
+            owner: if candidates.iter().all(Upstream::is_operators) {
+                Owner::Operator
+            } else {
+                Owner::Clients
+            },
         })
     }
 
@@ -153,8 +161,8 @@ impl CachedManifest {
         tag.is_none_or(|tag| tag.age(now) < context.config.max_stale)
     }
 
-    /// Makes the response; `None` where the manifest is not cached, or an entry of the store is not
-    /// valid in a header.
+    /// Makes the response; `None` where the manifest is not cached, or the media type in the store's
+    /// entry is no registry's: it may have been changed there.
     pub fn respond<P: Platform>(
         &self,
         context: &Context<'_, P>,
@@ -173,7 +181,7 @@ impl CachedManifest {
         let mut response = Body::respond(StatusCode::OK, text.into(), head_only);
         let headers = response.headers_mut();
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-        headers.insert(CONTENT_TYPE, HeaderValue::from_str(media_type).ok()?);
+        headers.insert(CONTENT_TYPE, content_type::of_manifest(media_type)?);
         let digest = HeaderValue::from_str(self.digest.as_str()).ok()?;
         headers.insert(CONTENT_DIGEST, digest);
         headers.insert(CACHE_STATUS, status.header());

@@ -4,7 +4,7 @@
 pub mod cache;
 pub mod entry;
 
-use self::cache::{ManifestCache, content_digest};
+use self::cache::{ManifestCache, complete, content_digest, is_complete};
 use self::entry::ManifestKey;
 use crate::cache::single_flight::SingleFlight;
 use crate::cache::status::CacheStatus;
@@ -15,11 +15,12 @@ use crate::policy::permitted::Upstream;
 use crate::request::RegistryRequest;
 use crate::response;
 use crate::response::body::Body;
-use crate::upstream::UpstreamRequest;
 use crate::upstream::error::UpstreamError;
 use crate::upstream::failover::{ProxyRequest, Upstreams};
+use crate::upstream::health::Scope;
 use crate::upstream::outcome::{classify_error, needs_get};
-use http::{Method, Response};
+use crate::upstream::{UpstreamRequest, manifest_body};
+use http::{Method, Response, StatusCode};
 use std::cell::RefCell;
 
 type ManifestResponse<P> = Result<Response<Body<<P as Platform>::Body>>, UpstreamError>;
@@ -123,12 +124,12 @@ impl<P: Platform> Manifests<P> {
                         .cache
                         .on_revalidated(context, key, headers, has_content);
                     let cached = cached.await;
-                    if head_only {
+                    if head_only && tells_all(&response) {
                         return Ok(response);
                     }
-                    if let Some(response) = cached
-                        .and_then(|cached| cached.respond(context, false, CacheStatus::Revalidated))
-                    {
+                    if let Some(response) = cached.and_then(|cached| {
+                        cached.respond(context, head_only, CacheStatus::Revalidated)
+                    }) {
                         return Ok(response);
                     }
                 }
@@ -236,7 +237,7 @@ impl<P: Platform> Manifests<P> {
             let untried = remaining.iter().filter(|one| !made.contains(one)).cloned();
             match (Candidates::new(untried), made.last()) {
                 (Some(untried), Some(last)) if allows_stale(&error) => {
-                    upstreams.health.mark_down(context, last);
+                    upstreams.health.mark_down(context, last, Scope::Registry);
                     failed = Some((last.clone(), error));
                     remaining = untried;
                 }
@@ -244,6 +245,51 @@ impl<P: Platform> Manifests<P> {
             }
         }
     }
+}
+
+/// Passes a request on that is not for the cache. The `HEAD` of a manifest that an upstream answers
+/// without what clients need to know is asked again by `GET`, as it is where there is a cache.
+pub async fn forward<P: Platform>(
+    upstreams: &Upstreams<P>,
+    proxy: &ProxyRequest<'_, P>,
+    request: &UpstreamRequest<'_>,
+) -> ManifestResponse<P> {
+    let context = proxy.context;
+    let is_head = request.method == Method::HEAD && request.route.is_manifest();
+    match upstreams.send(proxy, request).await {
+        Ok(upstream) => {
+            let response = response::from_upstream(context, proxy.request, upstream);
+            if !is_head || tells_all(&response) {
+                return Ok(response);
+            }
+        }
+        Err(error) if is_head && needs_get(&error, true) => {}
+        Err(error) => return Err(error),
+    }
+    let get = UpstreamRequest {
+        method: Method::GET,
+        ..request.clone()
+    };
+    let as_get = RegistryRequest {
+        head_only: false,
+        ..proxy.request.clone()
+    };
+    let upstream = upstreams.send(proxy, &get).await?;
+    let response = response::from_upstream(context, &as_get, upstream);
+    let (mut head, body) = response.into_parts();
+    if head.status == StatusCode::OK && !is_complete(&head.headers) {
+        let body = match body {
+            Body::Upstream(body) => manifest_body::read(context, &head.headers, body).await?,
+            Body::Buffered(body) => body,
+        };
+        complete(&mut head.headers, &body);
+    }
+    Ok(Response::from_parts(head, Body::empty()))
+}
+
+/// Whether the answer to the `HEAD` of a manifest tells all that a client needs to know.
+fn tells_all<B>(response: &Response<B>) -> bool {
+    response.status() != StatusCode::OK || is_complete(response.headers())
 }
 
 /// Whether the operator put `upstream` before the one that was asked last.

@@ -27,6 +27,8 @@ pub struct RegistryError {
     pub status: StatusCode,
     pub code: ErrorCode,
     pub message: String,
+    /// What the log says besides.
+    pub cause: Option<String>,
     /// Headers of the response besides those that describe its body.
     pub headers: Vec<(HeaderName, HeaderValue)>,
 }
@@ -37,6 +39,7 @@ impl RegistryError {
             status,
             code,
             message: message.into(),
+            cause: None,
             headers: Vec::new(),
         }
     }
@@ -80,6 +83,7 @@ impl RegistryError {
         } = outcome::client_error(route, error);
         let headers = error.client_headers();
         RegistryError {
+            cause: error.log_cause(),
             headers: headers
                 .iter()
                 .map(|(name, value)| (name.clone(), value.clone()))

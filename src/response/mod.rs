@@ -11,6 +11,7 @@ use crate::platform::Platform;
 use crate::request::RegistryRequest;
 use crate::request::route::Route;
 use crate::request::selector::UpstreamSelector;
+use crate::upstream::manifest_body::UpstreamBody;
 use crate::upstream::{CONTENT_DIGEST, UpstreamResponse};
 use http::header::{
     CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LINK, X_CONTENT_TYPE_OPTIONS,
@@ -33,7 +34,7 @@ pub fn ping_response<B>(head_only: bool) -> Response<Body<B>> {
 pub fn from_upstream<P: Platform>(
     context: &Context<'_, P>,
     request: &RegistryRequest,
-    upstream: UpstreamResponse<P::Body>,
+    upstream: UpstreamResponse<UpstreamBody<P::Body>>,
 ) -> Response<Body<P::Body>> {
     let UpstreamResponse {
         status,
@@ -69,10 +70,10 @@ pub fn from_upstream<P: Platform>(
         // The body of a redirect, which no client needs, is not passed on.
         headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
-    let mut response = Response::new(if has_body {
-        Body::Upstream(body)
-    } else {
-        Body::empty()
+    let mut response = Response::new(match body {
+        _ if !has_body => Body::empty(),
+        UpstreamBody::Unread(body) => Body::Upstream(body),
+        UpstreamBody::Read(body) => Body::Buffered(body),
     });
     *response.status_mut() = status;
     *response.headers_mut() = headers;

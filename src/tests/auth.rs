@@ -26,7 +26,7 @@ async fn the_first_request_takes_two_upstream_requests_and_one_token() {
 async fn a_warm_request_takes_one_upstream_request_and_no_store_call() {
     let (platform, mirror) = warm().await;
     let store_calls = platform.store_calls();
-    platform.add_answers([manifest(), manifest()]);
+    platform.add_answers([manifest(), manifest_head()]);
     send(&mirror, get(MANIFEST)).await;
     let head = Request::head(format!("http://mirror.example{MANIFEST}"))
         .body(())
@@ -73,7 +73,7 @@ async fn asks_an_upstream_without_authentication_once() {
 }
 
 #[tokio::test]
-async fn a_new_instance_reads_one_key_of_the_store() {
+async fn a_new_instance_reads_the_salt_and_one_key_of_the_store() {
     let (platform, _) = warm().await;
     let store_calls = platform.store_calls();
     let mirror = Mirror::new(platform.clone());
@@ -82,7 +82,7 @@ async fn a_new_instance_reads_one_key_of_the_store() {
         send(&mirror, get(MANIFEST)).await;
         assert_eq!(platform.sent(), [format!("GET {HUB}{MANIFEST} Bearer one")]);
         assert!(platform.log().last().unwrap().contains(token));
-        assert_eq!(platform.store_calls(), store_calls + 1);
+        assert_eq!(platform.store_calls(), store_calls + 2);
     }
 }
 

@@ -180,7 +180,11 @@ async fn passes_on_several_ranges_or_refuses_them() {
         );
     }
     let (_, mirror) = streaming([
-        answer(206, &[("content-type", "multipart/byteranges")], ""),
+        answer(
+            206,
+            &[("content-type", "multipart/byteranges; boundary=x")],
+            "",
+        ),
         refused(),
     ]);
     assert_eq!(send(&mirror, ranges()).await.status(), 206);

@@ -57,7 +57,7 @@ fn caching_from_two(answers: impl IntoIterator<Item = Answer>) -> (Scripted, Mir
 #[tokio::test]
 async fn asks_the_next_upstream_where_a_manifest_is_truncated_too_large_or_another() {
     let path = by_digest(OLD);
-    let large = " ".repeat(crate::manifest::cache::MAX_MANIFEST + 1);
+    let large = " ".repeat(crate::upstream::manifest_body::MAX_MANIFEST + 1);
     for (sent, breaks) in [(NEW, false), (OLD, true), (&large, false)] {
         let (platform, mirror) = caching_from_two([sends(sent), sends(OLD), sends(NEW)]);
         if breaks {
@@ -295,7 +295,8 @@ async fn serves_the_old_manifest_of_a_tag_until_the_new_one_is_cached() {
 
 #[tokio::test]
 async fn simultaneous_requests_for_one_manifest_share_one_get() {
-    let unkept = || answer(200, &[("content-type", INDEX)], NEW);
+    let other = [("content-type", INDEX), ("docker-content-digest", DIGEST)];
+    let unkept = || answer(200, &other, NEW);
     for (path, answers, status, gets) in [
         (by_digest(OLD), vec![sends(OLD)], 200, 1),
         (MANIFEST.to_owned(), vec![sends(OLD)], 200, 1),
@@ -656,7 +657,7 @@ async fn revalidates_by_head_however_short_max_stale_is() {
 async fn asks_an_upstream_that_failed_at_head_where_the_others_get_breaks() {
     let (platform, mirror) = caching_from_two([sends(OLD)]);
     send(&mirror, get(MANIFEST)).await;
-    let large = " ".repeat(crate::manifest::cache::MAX_MANIFEST + 1);
+    let large = " ".repeat(crate::upstream::manifest_body::MAX_MANIFEST + 1);
     platform.add_answers([
         Err(TransportError::Connect),
         points_at(NEW),

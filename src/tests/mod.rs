@@ -8,7 +8,10 @@ mod config;
 mod errors;
 mod failover;
 mod headers;
+mod health;
+mod hostile_answers;
 mod manifest_cache;
+mod named_registries;
 mod redirects;
 mod requests;
 
@@ -35,6 +38,16 @@ fn answer(status: u16, headers: &[(&str, &str)], body: &str) -> Answer {
 fn manifest() -> Answer {
     let index = "application/vnd.oci.image.index.v1+json";
     answer(200, &[("content-type", index)], "{}")
+}
+
+/// What a `HEAD` of a manifest brings.
+fn manifest_head() -> Answer {
+    let headers = [
+        ("content-type", "application/vnd.oci.image.index.v1+json"),
+        ("docker-content-digest", DIGEST),
+        ("content-length", "2"),
+    ];
+    answer(200, &headers, "")
 }
 
 fn challenge_of(realm: &str, repository: &str) -> Answer {

@@ -20,7 +20,7 @@ async fn follows_redirects_of_manifests_and_keeps_tokens_with_their_registry() {
         moved,
         elsewhere,
         token("there"),
-        manifest(),
+        manifest_head(),
     ]);
     let head =
         Request::head("http://mirror.example/v2/pause/manifests/3.9?upstream=registry.k8s.io")

@@ -2,14 +2,14 @@
 //! is followed here.
 
 use super::auth::Auth;
-use super::client::{self, OutboundRequest};
+use super::client::{self, OutboundRequest, SendError};
 use super::error::{RedirectError, UpstreamError};
 use super::redirect::{self, MAX_REDIRECTS};
 use super::{RawResponse, UpstreamRequest, exchange};
 use crate::context::Context;
 use crate::platform::Platform;
 use crate::policy::permitted::Upstream;
-use http::StatusCode;
+use http::{Method, Response, StatusCode};
 
 /// Asks an upstream for a blob, and follows its redirect to the bytes. A delivery network that does
 /// not send them gets one more chance with another redirect: signatures expire, and nodes fail.
@@ -62,7 +62,7 @@ async fn fetch<P: Platform>(
             counter: &context.stats.upstream_requests,
         };
         response = RawResponse {
-            response: client::send_once(context, outbound).await?,
+            response: ask(context, outbound).await?,
             url: target,
             redirected: true,
         };
@@ -80,4 +80,29 @@ async fn fetch<P: Platform>(
         }
     }
     Err(RedirectError::TooMany(MAX_REDIRECTS).into())
+}
+
+/// Asks a delivery network. A URL that is signed for `GET` may be refused to a `HEAD`: then the head
+/// of a `GET` is the answer, and its body is not read.
+async fn ask<P: Platform>(
+    context: &Context<'_, P>,
+    request: OutboundRequest<'_>,
+) -> Result<Response<P::Body>, UpstreamError> {
+    let is_head = request.method == Method::HEAD;
+    let get = OutboundRequest {
+        method: Method::GET,
+        ..request.clone()
+    };
+    let mut response = client::send_once(context, request).await;
+    if let Ok(refusal) = &response
+        && is_head
+        && redirect::refuses_head(refusal.status())
+    {
+        response = client::send_once(context, get).await;
+    }
+    response.map_err(|error| match error {
+        // It says nothing of the registry.
+        SendError::Transport(error) => UpstreamError::BlobHostFailed(error),
+        error => error.into(),
+    })
 }

@@ -34,8 +34,12 @@ pub enum UpstreamError {
     Redirect(RedirectError),
     /// A blob is streamed, and the host that the upstream redirects to answers with this status.
     BlobHost(StatusCode),
-    /// A header is longer than [`MAX_HEADER`].
+    /// The same, and the host has no answer.
+    BlobHostFailed(TransportError),
+    /// Headers are longer than [`MAX_HEADER`] together.
     HeaderTooLong,
+    /// The `Content-Length` in the answer to a `HEAD` is no number, or several.
+    InvalidLength,
     /// A success whose media type is no registry's: a web page.
     NotRegistryContent,
     Manifest(ManifestError),
@@ -63,6 +67,8 @@ pub enum RedirectError {
     Forbidden(Denied),
     /// More redirects than this.
     TooMany(usize),
+    /// A registry that only a client named leads to a path that is no registry's.
+    NotRegistry,
     /// A blob's redirect leads to where no client may be sent.
     ClientTarget,
 }
@@ -100,6 +106,20 @@ impl UpstreamError {
             }
         }
         UpstreamError::Status(status, kept)
+    }
+
+    /// Returns what is for the log only: why there is no connection, or where it would have been.
+    /// A client could tell by it which hosts and ports there are in the mirror's network.
+    pub fn log_cause(&self) -> Option<String> {
+        match self {
+            UpstreamError::Transport(error)
+            | UpstreamError::BlobHostFailed(error)
+            | UpstreamError::Token(TokenError::Transport(error)) => Some(error.reason().to_owned()),
+            UpstreamError::BlobHost(status) => Some(format!("status {}", status.as_u16())),
+            UpstreamError::Redirect(RedirectError::Forbidden(denied))
+            | UpstreamError::Token(TokenError::Forbidden(denied)) => Some(denied.to_string()),
+            _ => None,
+        }
     }
 
     /// Returns the headers that the client gets with this error.
@@ -162,16 +182,17 @@ impl fmt::Display for UpstreamError {
                 write!(f, "the upstream answered with status {}", status.as_u16())
             }
             UpstreamError::Redirect(error) => write!(f, "the upstream redirects {error}"),
-            UpstreamError::BlobHost(status) => write!(
-                f,
-                "the upstream redirects to a host that answers with status {}",
-                status.as_u16()
-            ),
+            UpstreamError::BlobHost(_) | UpstreamError::BlobHostFailed(_) => {
+                f.write_str("the upstream redirects to a host that does not send the content")
+            }
             UpstreamError::HeaderTooLong => {
                 write!(
                     f,
-                    "the upstream answered with a header of more than {MAX_HEADER} bytes"
+                    "the upstream answered with headers of more than {MAX_HEADER} bytes"
                 )
+            }
+            UpstreamError::InvalidLength => {
+                f.write_str("the upstream answered with a length that is no number")
             }
             UpstreamError::NotRegistryContent => {
                 f.write_str("the upstream answered with content that is no registry's")
@@ -206,9 +227,8 @@ impl fmt::Display for RedirectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             RedirectError::Malformed => f.write_str("to something that is no http(s) URL"),
-            RedirectError::Forbidden(denied) => {
-                write!(f, "to where this mirror does not go: {denied}")
-            }
+            RedirectError::Forbidden(_) => f.write_str("to where this mirror does not go"),
+            RedirectError::NotRegistry => f.write_str("to a path that is no registry's"),
             RedirectError::TooMany(limit) => write!(f, "more than {limit} times"),
             RedirectError::ClientTarget => f.write_str("to where no client may be sent"),
         }
@@ -218,7 +238,7 @@ impl fmt::Display for RedirectError {
 impl fmt::Display for TokenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            TokenError::Forbidden(denied) => write!(f, "is not asked: {denied}"),
+            TokenError::Forbidden(_) => f.write_str("is not asked"),
             TokenError::Transport(error) => write!(f, "failed: {error}"),
             TokenError::Refused => f.write_str("does not admit anonymous users"),
             TokenError::TooManyRequests { .. } => f.write_str("answered with status 429"),

@@ -29,7 +29,19 @@ pub async fn send<P: Platform>(
 ) -> Result<RawResponse<P::Body>, UpstreamError> {
     let mut hop = Hop::first(upstream, request.route, request.query);
     for redirects in 0..=MAX_REDIRECTS {
-        let response = send_authorized(context, auth, request, &hop).await?;
+        let mut response = send_authorized(context, auth, request, &hop).await?;
+        // A manifest in a bucket: see `refuses_head`. A registry's own answer stays as it is.
+        let is_signed_url = redirects > 0 && hop.name.is_none();
+        if is_signed_url
+            && request.method == Method::HEAD
+            && redirect::refuses_head(response.status())
+        {
+            let get = UpstreamRequest {
+                method: Method::GET,
+                ..request.clone()
+            };
+            response = send_authorized(context, auth, &get, &hop).await?;
+        }
         if request.refuses_several_ranges(response.status()) {
             return Err(UpstreamError::SeveralRanges);
         }

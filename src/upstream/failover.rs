@@ -2,8 +2,9 @@
 
 use super::auth::Auth;
 use super::error::UpstreamError;
-use super::health::Health;
-use super::outcome::{Verdict, classify};
+use super::health::{Health, Scope};
+use super::manifest_body::{self, UpstreamBody};
+use super::outcome::{Verdict, classify, concerns_manifests};
 use super::{UpstreamRequest, UpstreamResponse, blob, exchange};
 use crate::config::BlobDelivery;
 use crate::context::Context;
@@ -50,8 +51,11 @@ impl<P: Platform> Upstreams<P> {
         &self,
         proxy: &ProxyRequest<'_, P>,
         request: &UpstreamRequest<'_>,
-    ) -> Result<UpstreamResponse<P::Body>, UpstreamError> {
-        let ordered = self.health.order(proxy.context, proxy.candidates).await;
+    ) -> Result<UpstreamResponse<UpstreamBody<P::Body>>, UpstreamError> {
+        let ordered = self
+            .health
+            .order(proxy.context, proxy.candidates, request.route)
+            .await;
         let mut negative = Vec::new();
         let mut best = self
             .attempt(proxy, request, ordered.first(), &mut negative)
@@ -75,7 +79,7 @@ impl<P: Platform> Upstreams<P> {
         request: &UpstreamRequest<'_>,
         upstream: &Upstream,
         negative: &mut Vec<Upstream>,
-    ) -> Attempt<P::Body> {
+    ) -> Attempt<UpstreamBody<P::Body>> {
         let context = proxy.context;
         context.stats.attempts.borrow_mut().push(upstream.clone());
         let response = match context.config.blob_delivery {
@@ -84,7 +88,11 @@ impl<P: Platform> Upstreams<P> {
             }
             _ => exchange::send(context, &self.auth, upstream, request).await,
         };
-        let mut answer = response.and_then(|response| response.accept(context, request.route));
+        let response = match response {
+            Ok(response) => manifest_body::identify(context, request, response).await,
+            Err(error) => Err(error),
+        };
+        let mut answer = response.and_then(|response| response.accept(context, request));
         if let Ok(response) = &mut answer {
             // The name of a host that only the operator can open is not told to clients.
             let is_listed = context.config.policy.is_listed(upstream.origin());
@@ -102,7 +110,15 @@ impl<P: Platform> Upstreams<P> {
             Verdict::TryNext | Verdict::Unavailable => false,
         };
         match verdict {
-            Verdict::Unavailable => self.health.mark_down(context, upstream),
+            Verdict::Unavailable => {
+                let concerns_all = |error| concerns_manifests(request.route, error);
+                let scope = if answer.as_ref().err().is_some_and(concerns_all) {
+                    Scope::Registry
+                } else {
+                    Scope::Endpoint(request.route)
+                };
+                self.health.mark_down(context, upstream, scope);
+            }
             Verdict::Negative => negative.push(upstream.clone()),
             Verdict::TryNext | Verdict::Final => {}
         }

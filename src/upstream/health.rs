@@ -7,6 +7,7 @@ use crate::context::Context;
 use crate::platform::Platform;
 use crate::policy::candidates::Candidates;
 use crate::policy::permitted::Upstream;
+use crate::request::route::Route;
 use std::time::Duration;
 
 /// How long an upstream counts as down after it failed.
@@ -21,6 +22,15 @@ const LAYOUT: BucketLayout = BucketLayout {
 /// Whether each upstream is down.
 pub struct Health<P: Platform>(Cache<P, bool>);
 
+/// The part of an upstream that failed.
+#[derive(Clone, Copy, Debug)]
+pub enum Scope<'a> {
+    /// All of it.
+    Registry,
+    /// What this route is one of: its blobs, its lists of tags. Its manifests are not concerned.
+    Endpoint(&'a Route),
+}
+
 impl<P: Platform> Default for Health<P> {
     fn default() -> Self {
         Health(Cache::new("h", LAYOUT))
@@ -28,42 +38,69 @@ impl<P: Platform> Default for Health<P> {
 }
 
 impl<P: Platform> Health<P> {
-    /// Whether an upstream failed lately.
-    pub async fn is_down(&self, context: &Context<'_, P>, upstream: &Upstream) -> bool {
-        let key = upstream.as_str();
-        match self.0.get(context.store, key).await {
+    /// Whether this part of an upstream, or all of it, failed lately.
+    async fn is_down(
+        &self,
+        context: &Context<'_, P>,
+        upstream: &Upstream,
+        scope: Scope<'_>,
+    ) -> bool {
+        if let Scope::Endpoint(route) = scope
+            && !route.is_manifest()
+            && self.failed(context, upstream, scope).await
+        {
+            return true;
+        }
+        self.failed(context, upstream, Scope::Registry).await
+    }
+
+    async fn failed(
+        &self,
+        context: &Context<'_, P>,
+        upstream: &Upstream,
+        scope: Scope<'_>,
+    ) -> bool {
+        let key = key(upstream, scope);
+        match self.0.get(context.store, &key).await {
             Some(is_down) => *is_down,
             None => {
-                self.0
-                    .put_memory(key, false, context.platform.now(), RECHECK);
+                let (now, owner) = (context.platform.now(), upstream.owner());
+                self.0.put_memory(&key, false, now, RECHECK, owner);
                 false
             }
         }
     }
 
-    /// Whether all candidates failed lately.
+    /// Whether all candidates failed lately, as far as manifests are concerned.
     pub async fn all_down(&self, context: &Context<'_, P>, candidates: &Candidates) -> bool {
         for upstream in candidates.iter() {
-            if !self.is_down(context, upstream).await {
+            if !self.is_down(context, upstream, Scope::Registry).await {
                 return false;
             }
         }
         true
     }
 
-    pub fn mark_down(&self, context: &Context<'_, P>, upstream: &Upstream) {
-        self.0.put(context.store, upstream.as_str(), true, COOLDOWN);
+    pub fn mark_down(&self, context: &Context<'_, P>, upstream: &Upstream, scope: Scope<'_>) {
+        let (key, owner) = (key(upstream, scope), upstream.owner());
+        self.0.put(context.store, &key, true, COOLDOWN, owner);
     }
 
     /// Returns the candidates in the order in which they are asked: those that failed lately last,
     /// else the operator's.
-    pub async fn order(&self, context: &Context<'_, P>, candidates: &Candidates) -> Candidates {
+    pub async fn order(
+        &self,
+        context: &Context<'_, P>,
+        candidates: &Candidates,
+        route: &Route,
+    ) -> Candidates {
         if candidates.is_single() {
             return candidates.clone();
         }
         let (mut up, mut down) = (Vec::new(), Vec::new());
         for upstream in candidates.iter() {
-            let list = if self.is_down(context, upstream).await {
+            let scope = Scope::Endpoint(route);
+            let list = if self.is_down(context, upstream, scope).await {
                 &mut down
             } else {
                 &mut up
@@ -72,5 +109,12 @@ impl<P: Platform> Health<P> {
         }
         up.append(&mut down);
         Candidates::new(up).unwrap_or_else(|| candidates.clone())
+    }
+}
+
+fn key(upstream: &Upstream, scope: Scope<'_>) -> String {
+    match scope {
+        Scope::Registry => upstream.as_str().to_owned(),
+        Scope::Endpoint(route) => format!("{}\n{}", upstream.as_str(), route.endpoint()),
     }
 }

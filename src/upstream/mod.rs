@@ -3,6 +3,7 @@
 //! [`failover`] asks the candidates one after the other. [`exchange`] asks one of them, with the
 //! token that [`auth`] has, and follows redirects ([`redirect`]); [`blob`] follows those of blobs
 //! that are streamed. [`client`] sends one request. [`outcome`] decides what an answer means.
+//! [`manifest_body`] reads manifests.
 
 pub mod auth;
 pub mod blob;
@@ -12,8 +13,10 @@ pub mod error;
 pub mod exchange;
 pub mod failover;
 pub mod health;
+pub mod manifest_body;
 pub mod outcome;
 pub mod redirect;
+mod response_headers;
 
 use self::error::{RedirectError, UpstreamError};
 use crate::context::Context;
@@ -24,8 +27,7 @@ use crate::request::route::Route;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
-/// Bytes. A longer header of an upstream is refused, and so are a client's headers that are longer
-/// together. Over HTTP/2 an upstream may end the connection for a longer one (nginx does), and with
+/// Bytes. Headers of an upstream that are longer together are refused, and so are a client's. Over HTTP/2 an upstream may end the connection for a longer one (nginx does), and with
 /// it every other exchange there.
 pub const MAX_HEADER: usize = 8 * 1024;
 
@@ -44,9 +46,9 @@ static REQUEST_HEADERS: [HeaderName; 7] = [
     header::IF_UNMODIFIED_SINCE,
 ];
 
-/// The upstream's headers that go back to the client. `Location`, `Link` and `Content-Type` go back
-/// changed.
-static RESPONSE_HEADERS: [HeaderName; 21] = [
+/// The upstream's headers that go back to the client: see [`response_headers`]. `Location`, `Link`
+/// and `Content-Type` go back changed.
+pub static RESPONSE_HEADERS: [HeaderName; 21] = [
     header::ACCEPT_RANGES,
     header::AGE,
     header::CACHE_CONTROL,
@@ -147,17 +149,18 @@ impl<B> RawResponse<B> {
     fn accept<P: Platform>(
         self,
         context: &Context<'_, P>,
-        route: &Route,
+        request: &UpstreamRequest<'_>,
     ) -> Result<UpstreamResponse<B>, UpstreamError> {
+        let route = request.route;
         let (head, body) = self.response.into_parts();
-        let mut headers = HeaderMap::with_capacity(16);
-        let may_pass = |(name, _): &(&HeaderName, _)| RESPONSE_HEADERS.contains(name);
-        for (name, value) in head.headers.iter().filter(may_pass) {
-            headers.append(name.clone(), value.clone());
+        let is_content = matches!(
+            head.status,
+            StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED
+        );
+        if !is_content && !(route.is_blob() && redirect::is_redirect(head.status)) {
+            return Err(UpstreamError::from_status(head.status, &head.headers));
         }
-        if headers.values().any(|value| value.len() > MAX_HEADER) {
-            return Err(UpstreamError::HeaderTooLong);
-        }
+        let mut headers = response_headers::pick(&request.method, &head.headers)?;
         match (route, head.status) {
             (Route::Ping, StatusCode::OK) | (_, StatusCode::NOT_MODIFIED) => {}
             (_, StatusCode::OK | StatusCode::PARTIAL_CONTENT) => {
@@ -165,13 +168,12 @@ impl<B> RawResponse<B> {
                     .ok_or(UpstreamError::NotRegistryContent)?;
                 headers.insert(header::CONTENT_TYPE, content_type);
             }
-            (_, status) if route.is_blob() && redirect::is_redirect(status) => {
+            _ => {
                 let location = redirect::location(&head.headers)
                     .and_then(|location| redirect::client_location(context, &self.url, location))
                     .ok_or(UpstreamError::Redirect(RedirectError::ClientTarget))?;
                 headers.insert(header::LOCATION, location);
             }
-            (_, status) => return Err(UpstreamError::from_status(status, &head.headers)),
         }
         Ok(UpstreamResponse {
             status: head.status,

@@ -1,7 +1,7 @@
 //! The meaning of an upstream's answer: the fault table of `docs/errors.md`.
 
 use super::UpstreamResponse;
-use super::error::{TokenError, UpstreamError};
+use super::error::{RedirectError, TokenError, UpstreamError};
 use crate::oci::error_code::ErrorCode;
 use crate::platform::TransportError;
 use crate::request::route::{Resource, Route};
@@ -97,6 +97,22 @@ pub fn classify_error(route: &Route, error: &UpstreamError) -> Outcome {
     }
 }
 
+/// Whether an upstream that is [`Verdict::Unavailable`] after this error is so for manifests too. One
+/// blob or list that fails says nothing of them, and anybody can find one that does. That there is
+/// no connection to be had concerns all.
+pub fn concerns_manifests(route: &Route, error: &UpstreamError) -> bool {
+    route.is_manifest()
+        || matches!(
+            error,
+            UpstreamError::Transport(
+                TransportError::Dns
+                    | TransportError::Connect
+                    | TransportError::Tls
+                    | TransportError::Forbidden
+            )
+        )
+}
+
 /// Returns the error that the client gets for an upstream's.
 pub fn client_error(route: &Route, error: &UpstreamError) -> ClientError {
     assess(route, error).1
@@ -113,13 +129,19 @@ fn assess(route: &Route, error: &UpstreamError) -> (Verdict, ClientError) {
         E::Denied | E::Token(TokenError::Refused) => (Verdict::Negative, denied()),
         E::Token(TokenError::TooManyRequests { .. }) => (Verdict::Unavailable, too_many_requests()),
         // It is about what was asked for: the rest of the upstream may work.
-        E::Token(TokenError::Status(status)) | E::BlobHost(status) if status.is_client_error() => {
+        E::Token(TokenError::Status(status)) if status.is_client_error() => {
             bad_gateway(Verdict::TryNext)
         }
-        E::Token(_) | E::BlobHost(_) | E::Manifest(_) => bad_gateway(Verdict::Unavailable),
+        // A delivery network is another host.
+        E::BlobHost(_) | E::BlobHostFailed(_) => bad_gateway(Verdict::TryNext),
+        E::Token(_) | E::Manifest(_) => bad_gateway(Verdict::Unavailable),
         // registry.k8s.io redirects a request for referrers to a web page.
-        E::NotRegistryContent if route.is_referrers() => (Verdict::Final, referrers_unsupported()),
-        E::Redirect(_) | E::HeaderTooLong | E::NotRegistryContent => bad_gateway(Verdict::TryNext),
+        E::NotRegistryContent | E::Redirect(RedirectError::NotRegistry) if route.is_referrers() => {
+            (Verdict::Final, referrers_unsupported())
+        }
+        E::Redirect(_) | E::HeaderTooLong | E::InvalidLength | E::NotRegistryContent => {
+            bad_gateway(Verdict::TryNext)
+        }
         // stargz-snapshotter asks for one range at a time after a 400, and for nothing more after a
         // 404.
         E::SeveralRanges => (
@@ -197,11 +219,11 @@ fn assess_status(
 }
 
 /// Whether a `GET` has to tell, after this answer to the `HEAD` of a manifest: the registry has no
-/// `HEAD`, or says that the manifest is gone or private, which only a `GET` proves. To a client
+/// `HEAD`, or none that tells type and length, or says that the manifest is gone or private, which only a `GET` proves. To a client
 /// that asks by `HEAD`, the latter is the answer.
 pub fn needs_get(error: &UpstreamError, head_only: bool) -> bool {
     match error {
-        UpstreamError::NotRegistryContent => true,
+        UpstreamError::NotRegistryContent | UpstreamError::InvalidLength => true,
         UpstreamError::Status(status, _) => match *status {
             StatusCode::BAD_REQUEST
             | StatusCode::METHOD_NOT_ALLOWED

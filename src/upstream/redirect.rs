@@ -23,7 +23,14 @@ pub struct Hop {
     pub path_and_query: String,
     /// The repository, if the path is a registry's: tokens are for one repository.
     pub name: Option<Name>,
+    /// The endpoint that the client asks for.
+    endpoint: &'static str,
+    /// Whether the operator names this registry, or one that led here.
+    is_trusted: bool,
 }
+
+/// The parameters of the protocol, for lists and referrers.
+const PARAMETERS: [&str; 4] = ["artifactType", "last", "n", "ns"];
 
 impl Hop {
     /// Returns the registry that the request is for.
@@ -38,16 +45,25 @@ impl Hop {
                 format!("{path}?{query}")
             },
             name: route.name().cloned(),
+            endpoint: route.endpoint(),
+            is_trusted: upstream.is_operators(),
         }
     }
 
-    /// Returns the registry that this one redirects to.
+    /// Returns the registry that this one redirects to. One that the operator names may keep its
+    /// manifests in a bucket. Any other leads to a registry's path of the same kind only, or its
+    /// owner could have any URL asked from here, and read what it answers.
     pub fn follow<P: Platform>(
         &self,
         context: &Context<'_, P>,
         location: &str,
     ) -> Result<Hop, RedirectError> {
-        let target = resolve_location(&self.url(), location)?;
+        let mut target = resolve_location(&self.url(), location)?;
+        if !self.is_trusted {
+            target.path_and_query = self
+                .registry_path(&target.path_and_query)
+                .ok_or(RedirectError::NotRegistry)?;
+        }
         let (policy, from) = (&context.config.policy, self.upstream.origin());
         let permit = || {
             let upstream = policy.permit(target.origin.clone())?;
@@ -59,9 +75,32 @@ impl Hop {
         };
         let (upstream, route) = permit().map_err(RedirectError::Forbidden)?;
         Ok(Hop {
+            endpoint: self.endpoint,
+            is_trusted: self.is_trusted || upstream.is_operators(),
             upstream,
             path_and_query: target.path_and_query,
             name: route.and_then(|route| route.name().cloned()),
+        })
+    }
+
+    /// Writes a path anew if it is a registry's, of the endpoint that is asked for. Of the query
+    /// the protocol's parameters stay; that of a blob may be a signature.
+    fn registry_path(&self, path_and_query: &str) -> Option<String> {
+        let uri: Uri = path_and_query.parse().ok()?;
+        let route = Route::from_registry_path(&uri)?;
+        if route.endpoint() != self.endpoint {
+            return None;
+        }
+        let is_kept = |parameter: &&str| {
+            let name = parameter.split('=').next().unwrap_or_default();
+            route.is_blob() || PARAMETERS.contains(&name)
+        };
+        let query = uri.query().unwrap_or_default();
+        let query: Vec<&str> = query.split('&').filter(is_kept).collect();
+        let path = route.path();
+        Some(match query.join("&") {
+            query if query.is_empty() => path,
+            query => format!("{path}?{query}"),
         })
     }
 
@@ -125,6 +164,19 @@ pub fn location(headers: &HeaderMap) -> Option<&str> {
 /// Whether a status is a redirect with a `Location`. 304 is none.
 pub fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+}
+
+/// Whether this answer to a `HEAD` may mean that only a `GET` is answered there: the URLs that
+/// delivery networks and buckets redirect to are signed for one method.
+pub fn refuses_head(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::BAD_REQUEST
+            | StatusCode::UNAUTHORIZED
+            | StatusCode::FORBIDDEN
+            | StatusCode::METHOD_NOT_ALLOWED
+            | StatusCode::NOT_IMPLEMENTED
+    )
 }
 
 /// Returns the `Location` that a client gets for a blob: the upstream's untouched if it is plainly

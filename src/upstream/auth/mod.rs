@@ -138,9 +138,10 @@ impl<P: Platform> Auth<P> {
             .is_err_and(TokenError::may_be_of_an_old_realm)
         {
             // In the store too: the next instance of WASIp2 has no other way to learn it.
+            let owner = target.upstream.owner();
             let unknown = AuthRequirement::Nothing;
             self.requirements
-                .put(context.store, upstream, unknown, REQUIREMENT_TTL);
+                .put(context.store, upstream, unknown, REQUIREMENT_TTL, owner);
         }
         credential
     }
@@ -183,9 +184,10 @@ impl<P: Platform> Auth<P> {
     ) {
         if target.name.is_some() && matches!(credential, Credential::None { .. }) {
             let (upstream, now) = (target.upstream.as_str(), context.platform.now());
+            let owner = target.upstream.owner();
             let nothing = AuthRequirement::Nothing;
             self.requirements
-                .put_memory(upstream, nothing, now, REQUIREMENT_TTL);
+                .put_memory(upstream, nothing, now, REQUIREMENT_TTL, owner);
         }
     }
 
@@ -215,9 +217,14 @@ impl<P: Platform> Auth<P> {
                 // Not before: a repository without a token for anonymous users must not close those
                 // that need none.
                 if target.name.is_some() {
-                    let upstream = target.upstream.as_str();
-                    self.requirements
-                        .put(context.store, upstream, requirement, REQUIREMENT_TTL);
+                    let (upstream, owner) = (target.upstream.as_str(), target.upstream.owner());
+                    self.requirements.put(
+                        context.store,
+                        upstream,
+                        requirement,
+                        REQUIREMENT_TTL,
+                        owner,
+                    );
                 }
                 Ok(Some(credential))
             }
@@ -255,7 +262,7 @@ impl<P: Platform> Auth<P> {
                         }
                         stored => stored.or_else(|| old.clone()),
                     };
-                    let upstream = target.upstream.origin();
+                    let (upstream, owner) = (target.upstream.origin(), target.upstream.owner());
                     let response = token_server::fetch(context, upstream, server, &scopes).await;
                     let response = match (response, old) {
                         (Ok(response), _) => response,
@@ -269,7 +276,7 @@ impl<P: Platform> Auth<P> {
                         refresh_at: refresh_at.as_secs(),
                     };
                     self.tokens
-                        .put(context.store, &key, cached, response.valid_for);
+                        .put(context.store, &key, cached, response.valid_for, owner);
                     Ok((response.token, TokenSource::Fetched))
                 };
                 // A request whose token was refused does not share the fetch of one that just needs

@@ -72,9 +72,11 @@ fn errors(answer: &str) -> Vec<UpstreamError> {
         "a redirect to a host that the policy denies" => {
             vec![RedirectError::Forbidden(Denied::Address).into()]
         }
+        "a redirect to a path that is no registry's" => vec![RedirectError::NotRegistry.into()],
         "a redirect to where no client may be sent" => vec![RedirectError::ClientTarget.into()],
         "more than 5 redirects" => vec![RedirectError::TooMany(5).into()],
-        "a header over 8 KiB" => vec![E::HeaderTooLong],
+        "headers over 8 KiB together" => vec![E::HeaderTooLong],
+        "`HEAD` with a length that is no number" => vec![E::InvalidLength],
         "a web page" => vec![E::NotRegistryContent],
         "a manifest over 4 MiB" => vec![ManifestError::TooLarge(4 << 20).into()],
         "a manifest that breaks off" => vec![ManifestError::Truncated.into()],
@@ -82,6 +84,11 @@ fn errors(answer: &str) -> Vec<UpstreamError> {
         "status 400 to several ranges at once" => vec![E::SeveralRanges],
         "CDN, streamed: status 4xx" => [400, 403, 404, 429].map(blob_host).into(),
         "CDN, streamed: status 5xx" => [500, 503, 599].map(blob_host).into(),
+        "CDN, streamed: no answer" => vec![
+            E::BlobHostFailed(TransportError::Connect),
+            E::BlobHostFailed(TransportError::TimedOut),
+            E::BlobHostFailed(TransportError::Broken),
+        ],
         "token server: no answer" => vec![
             E::Token(TokenError::Transport(TransportError::Connect)),
             E::Token(TokenError::Transport(TransportError::Broken)),
