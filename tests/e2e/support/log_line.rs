@@ -20,6 +20,7 @@ mod key {
     pub const DURATION_MS: &str = "duration_ms";
     pub const CODE: &str = "code";
     pub const ERROR: &str = "error";
+    pub const CAUSE: &str = "cause";
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +38,7 @@ pub struct LogLine {
     pub duration_ms: u64,
     pub code: Option<String>,
     pub error: Option<String>,
+    pub cause: Option<String>,
 }
 
 impl LogLine {
@@ -54,6 +56,7 @@ impl LogLine {
             optional(key::UPSTREAM),
         );
         let (code, error) = (optional(key::CODE), optional(key::ERROR));
+        let cause = optional(key::CAUSE);
         let mut required =
             |key| optional(key).unwrap_or_else(|| panic!("no field {key} in the log line: {text}"));
         let line = Self {
@@ -70,6 +73,7 @@ impl LogLine {
             duration_ms: number(&required(key::DURATION_MS)),
             code,
             error,
+            cause,
         };
         assert!(
             fields.is_empty(),
@@ -131,6 +135,7 @@ fn the_fields_of_a_log_line_are_read_by_their_keys() {
         (key::STATUS, "502"),
         (key::CODE, "UNAVAILABLE"),
         (key::ERROR, r#""it said \"no\", status=200""#),
+        (key::CAUSE, "\"it is gone\""),
         (key::ENDPOINT, "manifest"),
         (key::UPSTREAM_REQUESTS, "2"),
         (key::TOKEN_REQUESTS, "1"),
@@ -155,6 +160,7 @@ fn the_fields_of_a_log_line_are_read_by_their_keys() {
         duration_ms: 7,
         code: Some("UNAVAILABLE".into()),
         error: Some(r#"it said "no", status=200"#.into()),
+        cause: Some("it is gone".into()),
     };
     assert_eq!(LogLine::find(&line), Some(expected));
     assert_eq!(LogLine::find("starting"), None);

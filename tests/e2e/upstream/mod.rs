@@ -3,6 +3,7 @@
 mod challenges;
 mod client_fallback;
 mod faults;
+mod lenient_answers;
 mod outage;
 mod registries;
 mod tls;
