@@ -157,7 +157,8 @@ impl<B> RawResponse<B> {
             head.status,
             StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED
         );
-        if !is_content && !(route.is_blob() && redirect::is_redirect(head.status)) {
+        let is_client_redirect = route.is_blob() && redirect::is_redirect(head.status);
+        if !(is_content || is_client_redirect) {
             return Err(UpstreamError::from_status(head.status, &head.headers));
         }
         let mut headers = response_headers::pick(&request.method, &head.headers)?;
