@@ -6,6 +6,7 @@
 //! outdated; a 401 corrects it ([`Auth::on_unauthorized`]).
 
 pub mod challenge;
+pub mod grammar;
 pub mod requirement;
 pub mod scope;
 pub mod token;
