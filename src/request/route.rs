@@ -168,6 +168,11 @@ impl Route {
         matches!(self, Route::Repository(_, Resource::Referrers(_)))
     }
 
+    /// Whether it is neither a manifest nor a blob: a list, or the ping.
+    pub fn is_list(&self) -> bool {
+        !self.is_manifest() && !self.is_blob()
+    }
+
     /// Returns the word for it in the log.
     pub fn endpoint(&self) -> &'static str {
         match self {

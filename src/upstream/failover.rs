@@ -3,7 +3,7 @@
 use super::auth::Auth;
 use super::error::UpstreamError;
 use super::health::Health;
-use super::outcome::{Verdict, classify};
+use super::outcome::{Verdict, classify, needs_get};
 use super::{UpstreamRequest, UpstreamResponse, blob, exchange};
 use crate::config::BlobDelivery;
 use crate::context::Context;
@@ -11,6 +11,7 @@ use crate::platform::Platform;
 use crate::policy::candidates::Candidates;
 use crate::policy::permitted::Upstream;
 use crate::request::RegistryRequest;
+use http::Method;
 
 /// The upstreams, and what is remembered of them.
 pub struct Upstreams<P: Platform> {
@@ -68,6 +69,21 @@ impl<P: Platform> Upstreams<P> {
         best.answer
     }
 
+    async fn ask(
+        &self,
+        context: &Context<'_, P>,
+        upstream: &Upstream,
+        request: &UpstreamRequest<'_>,
+    ) -> Result<UpstreamResponse<P::Body>, UpstreamError> {
+        let response = match context.config.blob_delivery {
+            BlobDelivery::Stream if request.route.is_blob() => {
+                blob::stream(context, &self.auth, upstream, request).await
+            }
+            _ => exchange::send(context, &self.auth, upstream, request).await,
+        };
+        response?.accept(context, request.route).await
+    }
+
     /// Asks one candidate. `negative` are those that do not have what is asked for.
     async fn attempt(
         &self,
@@ -78,13 +94,18 @@ impl<P: Platform> Upstreams<P> {
     ) -> Attempt<P::Body> {
         let context = proxy.context;
         context.stats.attempts.borrow_mut().push(upstream.clone());
-        let response = match context.config.blob_delivery {
-            BlobDelivery::Stream if request.route.is_blob() => {
-                blob::stream(context, &self.auth, upstream, request).await
-            }
-            _ => exchange::send(context, &self.auth, upstream, request).await,
-        };
-        let mut answer = response.and_then(|response| response.accept(context, request.route));
+        let mut answer = self.ask(context, upstream, request).await;
+        // distribution has no `HEAD` of lists; a `HEAD` of a manifest has its own rules.
+        if request.method == Method::HEAD
+            && request.route.is_list()
+            && answer.as_ref().is_err_and(|error| needs_get(error, true))
+        {
+            let get = UpstreamRequest {
+                method: Method::GET,
+                ..request.clone()
+            };
+            answer = self.ask(context, upstream, &get).await;
+        }
         if let Ok(response) = &mut answer {
             // The name of a host that only the operator can open is not told to clients.
             let is_listed = context.config.policy.is_listed(upstream.origin());

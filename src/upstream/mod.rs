@@ -17,6 +17,7 @@ pub mod redirect;
 
 use self::error::{RedirectError, UpstreamError};
 use crate::context::Context;
+use crate::oci::error_code::ErrorCode;
 use crate::platform::Platform;
 use crate::registry::origin::HttpUrl;
 use crate::request::RegistryRequest;
@@ -28,6 +29,9 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 /// together. Over HTTP/2 an upstream may end the connection for a longer one (nginx does), and with
 /// it every other exchange there.
 pub const MAX_HEADER: usize = 8 * 1024;
+
+/// Bytes. A longer error document of an upstream is not read.
+const MAX_ERROR_DOCUMENT: usize = 16 * 1024;
 
 /// The digest of a manifest or blob (distribution specification 1.1, "Pulling manifests").
 pub const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -144,7 +148,7 @@ pub struct UpstreamResponse<B> {
 
 impl<B> RawResponse<B> {
     /// Checks a response, and picks what of it may go back to the client.
-    fn accept<P: Platform>(
+    async fn accept<P: Platform<Body = B>>(
         self,
         context: &Context<'_, P>,
         route: &Route,
@@ -171,7 +175,14 @@ impl<B> RawResponse<B> {
                     .ok_or(UpstreamError::Redirect(RedirectError::ClientTarget))?;
                 headers.insert(header::LOCATION, location);
             }
-            (_, status) => return Err(UpstreamError::from_status(status, &head.headers)),
+            (_, status) => {
+                let code = if outcome::depends_on_document(route, status) {
+                    read_error_code(context, body).await
+                } else {
+                    None
+                };
+                return Err(UpstreamError::from_status(status, code, &head.headers));
+            }
         }
         Ok(UpstreamResponse {
             status: head.status,
@@ -182,4 +193,14 @@ impl<B> RawResponse<B> {
             pins_next_page: self.redirected,
         })
     }
+}
+
+/// Reads the code of an upstream's error document, if it is one that ends soon.
+async fn read_error_code<P: Platform>(
+    context: &Context<'_, P>,
+    body: P::Body,
+) -> Option<ErrorCode> {
+    let read = context.platform.read(body, MAX_ERROR_DOCUMENT);
+    let document = context.within_exchange_timeout(read).await?.ok()?;
+    ErrorCode::from_document(&document)
 }
