@@ -536,7 +536,7 @@ async fn each_fault_of_a_token_server_has_its_error() {
         ),
         (answer(500, &[], "secret words"), 502, "UNAVAILABLE"),
         (
-            answer(307, &[("location", "https://elsewhere.example/")], ""),
+            answer(307, &[("location", "ftp://elsewhere.example/")], ""),
             502,
             "UNAVAILABLE",
         ),

@@ -10,6 +10,7 @@ mod failover;
 mod headers;
 mod manifest_cache;
 mod redirects;
+mod registries;
 mod requests;
 
 use crate::mirror::Mirror;

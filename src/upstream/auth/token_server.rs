@@ -5,11 +5,12 @@ use super::scope::Scope;
 use super::token::{MAX_RESPONSE, TokenResponse};
 use crate::context::Context;
 use crate::platform::{Platform, ReadBodyError, TransportError};
-use crate::registry::origin::Origin;
+use crate::registry::origin::{HttpUrl, Origin};
 use crate::upstream::client::{self, OutboundRequest, SendError};
-use crate::upstream::error::TokenError;
+use crate::upstream::error::{RedirectError, TokenError};
+use crate::upstream::redirect::{self, MAX_REDIRECTS};
 use http::header::RETRY_AFTER;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, Method, Response, StatusCode};
 use url::form_urlencoded;
 
 /// Fetches a token of `upstream`, within `exchange_timeout`.
@@ -30,25 +31,12 @@ async fn exchange<P: Platform>(
     server: &TokenServer,
     scopes: &[Scope],
 ) -> Result<TokenResponse, TokenError> {
-    let policy = &context.config.policy;
-    let host = policy
-        .permit_realm(server.realm.origin.clone(), upstream)
-        .map_err(TokenError::Forbidden)?;
     let service = server.service.as_deref();
-    let outbound = OutboundRequest {
-        host: &host,
-        method: Method::GET,
-        path_and_query: &with_query(&server.realm.path_and_query, service, scopes),
-        headers: &HeaderMap::new(),
-        authorization: None,
-        counter: &context.stats.token_requests,
+    let url = HttpUrl {
+        origin: server.realm.origin.clone(),
+        path_and_query: with_query(&server.realm.path_and_query, service, scopes),
     };
-    let response = client::send(context, outbound)
-        .await
-        .map_err(|error| match error {
-            SendError::Transport(error) => TokenError::Transport(error),
-            SendError::InvalidPath => TokenError::NoToken,
-        })?;
+    let response = follow(context, upstream, url).await?;
     match response.status() {
         StatusCode::OK => {}
         // quay.io answers 400 to a name that it can't have, and 405 to a repository that is not one
@@ -73,6 +61,40 @@ async fn exchange<P: Platform>(
             ReadBodyError::Transport(error) => TokenError::Transport(error),
         })?;
     TokenResponse::parse(&body).map_err(|_| TokenError::NoToken)
+}
+
+/// Asks a realm, and follows its redirects as clients do. The policy is asked for each target as
+/// for a realm that the challenge names, and there is no credential that could go along.
+async fn follow<P: Platform>(
+    context: &Context<'_, P>,
+    upstream: &Origin,
+    mut url: HttpUrl,
+) -> Result<Response<P::Body>, TokenError> {
+    for _ in 0..=MAX_REDIRECTS {
+        let policy = &context.config.policy;
+        let host = policy
+            .permit_realm(url.origin.clone(), upstream)
+            .map_err(TokenError::Forbidden)?;
+        let outbound = OutboundRequest {
+            host: &host,
+            method: Method::GET,
+            path_and_query: &url.path_and_query,
+            headers: &HeaderMap::new(),
+            authorization: None,
+            counter: &context.stats.token_requests,
+        };
+        let sent = client::send(context, outbound).await;
+        let response = sent.map_err(|error| match error {
+            SendError::Transport(error) => TokenError::Transport(error),
+            SendError::InvalidPath => TokenError::NoToken,
+        })?;
+        if !redirect::is_redirect(response.status()) {
+            return Ok(response);
+        }
+        let target = redirect::location(response.headers()).and_then(|to| url.join(to).ok());
+        url = target.ok_or(TokenError::Redirect(RedirectError::Malformed))?;
+    }
+    Err(TokenError::Redirect(RedirectError::TooMany(MAX_REDIRECTS)))
 }
 
 /// Adds `service=`, and `scope=` for each scope, to the query that the realm has already.
