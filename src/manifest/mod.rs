@@ -15,11 +15,11 @@ use crate::policy::permitted::Upstream;
 use crate::request::RegistryRequest;
 use crate::response;
 use crate::response::body::Body;
-use crate::upstream::UpstreamRequest;
 use crate::upstream::error::UpstreamError;
 use crate::upstream::failover::{ProxyRequest, Upstreams};
 use crate::upstream::outcome::{classify_error, needs_get};
-use http::{Method, Response};
+use crate::upstream::{RATE_LIMITS, UpstreamRequest};
+use http::{HeaderMap, HeaderName, Method, Response};
 use std::cell::RefCell;
 
 type ManifestResponse<P> = Result<Response<Body<<P as Platform>::Body>>, UpstreamError>;
@@ -123,12 +123,14 @@ impl<P: Platform> Manifests<P> {
                         .cache
                         .on_revalidated(context, key, headers, has_content);
                     let cached = cached.await;
+                    let limits = rate_limits(headers);
                     if head_only {
                         return Ok(response);
                     }
-                    if let Some(response) = cached
+                    if let Some(mut response) = cached
                         .and_then(|cached| cached.respond(context, false, CacheStatus::Revalidated))
                     {
+                        response.headers_mut().extend(limits);
                         return Ok(response);
                     }
                 }
@@ -244,6 +246,13 @@ impl<P: Platform> Manifests<P> {
             }
         }
     }
+}
+
+/// Returns what an upstream says of its limits: it is as true of the answer from the cache that it
+/// confirms.
+fn rate_limits(headers: &HeaderMap) -> HeaderMap {
+    let known = |name: HeaderName| Some((name.clone(), headers.get(&name)?.clone()));
+    RATE_LIMITS.into_iter().filter_map(known).collect()
 }
 
 /// Whether the operator put `upstream` before the one that was asked last.

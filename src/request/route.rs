@@ -138,6 +138,11 @@ impl Route {
         }
     }
 
+    /// Whether it is a registry's, and not the mirror's own page.
+    pub fn is_registry(&self) -> bool {
+        !matches!(self, Route::Page | Route::Robots)
+    }
+
     pub fn name(&self) -> Option<&Name> {
         match self {
             Route::Repository(name, _) => Some(name),

@@ -74,6 +74,16 @@ static RESPONSE_HEADERS: [HeaderName; 21] = [
     HeaderName::from_static("x-ratelimit-remaining"),
 ];
 
+/// The upstream's limits, as tools read them.
+pub const RATE_LIMITS: [HeaderName; 6] = [
+    HeaderName::from_static("docker-ratelimit-source"),
+    HeaderName::from_static("ratelimit-limit"),
+    HeaderName::from_static("ratelimit-remaining"),
+    HeaderName::from_static("ratelimit-reset"),
+    HeaderName::from_static("x-ratelimit-limit"),
+    HeaderName::from_static("x-ratelimit-remaining"),
+];
+
 /// A request to a registry, before it is known which.
 #[derive(Clone, Debug)]
 pub struct UpstreamRequest<'a> {
