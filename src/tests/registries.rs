@@ -323,3 +323,57 @@ async fn repositories_with_realms_of_their_own_cost_one_request_each() {
         assert_eq!(platform.sent().len(), 2);
     }
 }
+
+/// What somebody's registry, which only a client named, can have the mirror do elsewhere.
+#[tokio::test]
+async fn a_registry_that_a_client_names_gets_no_token_of_others() {
+    let challenge = |realm: &str| challenge_of(realm, "a");
+    // Another owner's host is not asked, by a redirect neither.
+    for answers in [
+        vec![challenge("https://victim.example/api?delete=1")],
+        vec![
+            challenge(&format!("{REGISTRY}/token")),
+            redirect("https://victim.example/api?delete=1"),
+        ],
+    ] {
+        let number = answers.len();
+        let platform = Scripted::new(answers);
+        let received = send(&Mirror::new(platform.clone()), get(TAGS)).await;
+        assert_eq!(
+            (received.status(), received.code().as_str()),
+            (502, "UNAVAILABLE")
+        );
+        let sent = platform.sent();
+        assert_eq!(sent.len(), number);
+        assert!(sent.iter().all(|sent| sent.contains(REGISTRY)), "{sent:?}");
+    }
+    // One that grants tokens to everybody is asked with the protocol's query only, ...
+    let query = "service=registry.docker.io&scope=repository%3Aa%3Apull";
+    for answers in [
+        vec![challenge("https://auth.docker.io/token?account=x")],
+        vec![
+            challenge(&format!("{REGISTRY}/token?x=1")),
+            redirect("https://auth.docker.io/token?account=x"),
+        ],
+    ] {
+        let answers = answers.into_iter().chain([token("one"), list()]);
+        let platform = Scripted::new(answers);
+        let received = send(&Mirror::new(platform.clone()), get(TAGS)).await;
+        assert_eq!(received.status(), 200);
+        let realm = format!("GET https://auth.docker.io/token?{query}");
+        assert_eq!(platform.sent().iter().rev().nth(1), Some(&realm));
+    }
+    // ... and once, however often the registry leads to itself.
+    let other = |name: &str| redirect(&format!("{REGISTRY}/v2/{name}/tags/list"));
+    let platform = Scripted::new([
+        challenge("https://auth.docker.io/token"),
+        token("one"),
+        other("b"),
+        challenge_of("https://auth.docker.io/token", "b"),
+    ]);
+    let received = send(&Mirror::new(platform.clone()), get(TAGS)).await;
+    assert_eq!(received.status(), 502);
+    let sent = platform.sent();
+    let asked = sent.iter().filter(|sent| sent.contains("auth.docker.io"));
+    assert_eq!(asked.count(), 1, "{sent:?}");
+}

@@ -91,6 +91,8 @@ pub enum TokenError {
         retry_after: Option<HeaderValue>,
     },
     Status(StatusCode),
+    /// A registry that only a client named sends this mirror there a second time for one request.
+    AskedBefore,
     /// It redirects, and that can't be followed.
     Redirect(RedirectError),
     /// The limit in bytes is exceeded.
@@ -244,6 +246,7 @@ impl fmt::Display for TokenError {
             TokenError::Refused => f.write_str("does not admit anonymous users"),
             TokenError::TooManyRequests { .. } => f.write_str("answered with status 429"),
             TokenError::Status(status) => write!(f, "answered with status {}", status.as_u16()),
+            TokenError::AskedBefore => f.write_str("was asked for this request already"),
             TokenError::Redirect(error) => write!(f, "redirects {error}"),
             TokenError::TooLarge(limit) => write!(f, "answered with more than {} MiB", limit >> 20),
             TokenError::NoToken => f.write_str("answered without a token"),

@@ -123,6 +123,7 @@ fn assess(route: &Route, error: &UpstreamError) -> (Verdict, ClientError) {
         E::Token(TokenError::Status(status)) | E::BlobHost(status) if status.is_client_error() => {
             bad_gateway(Verdict::TryNext)
         }
+        E::Token(TokenError::AskedBefore) => bad_gateway(Verdict::TryNext),
         E::Token(_) | E::BlobHost(_) | E::Manifest(_) => bad_gateway(Verdict::Unavailable),
         // registry.k8s.io redirects a request for referrers to a web page.
         E::NotRegistryContent if route.is_referrers() => (Verdict::Final, referrers_unsupported()),

@@ -31,12 +31,7 @@ async fn exchange<P: Platform>(
     server: &TokenServer,
     scopes: &[Scope],
 ) -> Result<TokenResponse, TokenError> {
-    let service = server.service.as_deref();
-    let url = HttpUrl {
-        origin: server.realm.origin.clone(),
-        path_and_query: with_query(&server.realm.path_and_query, service, scopes),
-    };
-    let response = follow(context, upstream, url).await?;
+    let response = follow(context, upstream, server, scopes).await?;
     match response.status() {
         StatusCode::OK => {}
         // quay.io answers 400 to a name that it can't have, and 405 to a repository that is not one
@@ -65,16 +60,39 @@ async fn exchange<P: Platform>(
 
 /// Asks a realm, and follows its redirects as clients do. The policy is asked for each target as
 /// for a realm that the challenge names, and there is no credential that could go along.
+///
+/// What a registry that only a client named says of another host may be meant to harm that host: it
+/// is asked once for a client's request, however the registry redirects, and with no other query
+/// than the protocol's.
 async fn follow<P: Platform>(
     context: &Context<'_, P>,
     upstream: &Origin,
-    mut url: HttpUrl,
+    server: &TokenServer,
+    scopes: &[Scope],
 ) -> Result<Response<P::Body>, TokenError> {
+    let policy = &context.config.policy;
+    let is_foreign =
+        |url: &HttpUrl| url.origin.host != upstream.host && !policy.is_operators(upstream);
+    let service = server.service.as_deref();
+    let mut url = server.realm.clone();
+    if !is_foreign(&url) {
+        url.path_and_query = with_query(&url.path_and_query, service, scopes);
+    }
     for _ in 0..=MAX_REDIRECTS {
-        let policy = &context.config.policy;
+        if is_foreign(&url) {
+            let path = url.path_and_query.split('?').next().unwrap_or_default();
+            url.path_and_query = with_query(path, service, scopes);
+        }
         let host = policy
             .permit_realm(url.origin.clone(), upstream)
             .map_err(TokenError::Forbidden)?;
+        if is_foreign(&url) {
+            let mut asked = context.stats.foreign_realms.borrow_mut();
+            if asked.contains(&url.origin) {
+                return Err(TokenError::AskedBefore);
+            }
+            asked.push(url.origin.clone());
+        }
         let outbound = OutboundRequest {
             host: &host,
             method: Method::GET,

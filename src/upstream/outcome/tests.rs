@@ -116,6 +116,9 @@ fn errors(answer: &str) -> Vec<UpstreamError> {
         "token server: denied by the policy" => {
             vec![E::Token(TokenError::Forbidden(Denied::ClosedRealm))]
         }
+        "token server: another registry's, named a second time" => {
+            vec![E::Token(TokenError::AskedBefore)]
+        }
         "token server: more than 5 redirects, or one without a usable `Location`" => vec![
             E::Token(TokenError::Redirect(RedirectError::Malformed)),
             E::Token(TokenError::Redirect(RedirectError::TooMany(5))),

@@ -123,11 +123,10 @@ async fn a_dead_token_is_replaced_after_a_400_or_403() {
                 return token(&format!("token-{number}"));
             }
             let sent = received.header("authorization").unwrap_or_default();
-            match sent.strip_prefix("Bearer token-").map(str::parse::<usize>) {
+            let number = sent.strip_prefix("Bearer token-");
+            match number.map(|number| number.parse::<usize>().expect("a number")) {
                 None => challenge(&format!("https://{REGISTRY}/token"), "a"),
-                Some(number) if number.expect("a number") <= ended.load(Ordering::SeqCst) => {
-                    error(status, "DENIED")
-                }
+                Some(number) if number <= ended.load(Ordering::SeqCst) => error(status, "DENIED"),
                 Some(_) => list(&[]),
             }
         })
@@ -262,5 +261,32 @@ async fn the_manual_shows_https_behind_several_proxies() {
             response.text().contains("https://mirror.example.org"),
             "{name}: {value}"
         );
+    }
+}
+
+#[tokio::test]
+async fn a_registry_that_a_client_names_has_no_realm_elsewhere() {
+    let victim = || Host::new("api.victim.test", |_| token("secret"));
+    let registry = |realm: &'static str| {
+        Host::new(REGISTRY, move |received| match received.path() {
+            "/token" => Reply::new(302, &[("location", "https://api.victim.test/api?x=1")], ""),
+            _ => challenge(realm, "a"),
+        })
+    };
+    for realm in [
+        "https://api.victim.test/api?x=1",
+        "https://registry.example.com/token",
+    ] {
+        let hosts = [registry(realm), victim()];
+        let Some(registries) = PublicRegistries::start(hosts).await else {
+            return;
+        };
+        let response = registries.request("GET", REGISTRY, "a/tags/list").await;
+        let response = response.expect_error(502, "UNAVAILABLE");
+        assert!(!response.text().contains("secret"));
+        let requests = registries.take_requests();
+        let is_registrys =
+            |request: &String| request.contains(REGISTRY) && !request.contains("secret");
+        assert!(requests.iter().all(is_registrys), "{requests:?}");
     }
 }
