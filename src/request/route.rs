@@ -138,6 +138,11 @@ impl Route {
         }
     }
 
+    /// Whether it is a registry's, and not the mirror's own page.
+    pub fn is_registry(&self) -> bool {
+        !matches!(self, Route::Page | Route::Robots)
+    }
+
     pub fn name(&self) -> Option<&Name> {
         match self {
             Route::Repository(name, _) => Some(name),
@@ -166,6 +171,11 @@ impl Route {
 
     pub fn is_referrers(&self) -> bool {
         matches!(self, Route::Repository(_, Resource::Referrers(_)))
+    }
+
+    /// Whether it is neither a manifest nor a blob: a list, or the ping.
+    pub fn is_list(&self) -> bool {
+        !self.is_manifest() && !self.is_blob()
     }
 
     /// Returns the word for it in the log.

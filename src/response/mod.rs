@@ -1,6 +1,7 @@
 //! Responses to the client.
 
 pub mod body;
+pub mod cors;
 pub mod error;
 pub mod link;
 

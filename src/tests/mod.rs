@@ -13,6 +13,7 @@ mod hostile_answers;
 mod manifest_cache;
 mod named_registries;
 mod redirects;
+mod registries;
 mod requests;
 
 use crate::mirror::Mirror;
