@@ -5,6 +5,7 @@ use crate::outbound::Outbound;
 use crate::stderr::LineWriter;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 use wasmtime::component::ResourceTable;
 use wasmtime::{StoreLimits, StoreLimitsBuilder};
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
@@ -22,6 +23,8 @@ pub struct GuestConfig {
     pub outbound: Outbound,
     /// The component's environment variables.
     pub environment: Vec<(String, String)>,
+    /// How long the component may take until it returns a response.
+    pub request_timeout: Duration,
     /// Bytes of linear memory; `None` is the default.
     pub max_memory: Option<usize>,
     /// Whether the component's output is discarded.
