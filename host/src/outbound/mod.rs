@@ -1,7 +1,9 @@
 //! Sends the component's outbound requests: checks them, sends them, and applies their time-outs.
 
 pub mod connector;
+mod framing;
 mod idle_timeout;
+mod resolver;
 pub mod tls;
 
 use self::connector::{CONNECT_TIMEOUT, ConnectError, Connector, DEFAULT_TIMEOUT};
@@ -34,6 +36,9 @@ const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
 /// Bytes of all responses on one HTTP/2 connection that are buffered: enough for all streams, so
 /// that downloads that nobody reads don't block others.
 const CONNECTION_WINDOW: u32 = MAX_STREAMS as u32 * STREAM_WINDOW;
+
+/// Bytes of one HTTP/1.1 response that are buffered: also the most that its head may have.
+const HTTP1_BUFFER: usize = 64 * 1024;
 
 /// The most idle connections to one host. Each is a file descriptor, and clients choose the hosts.
 const MAX_IDLE_PER_HOST: usize = 32;
@@ -92,6 +97,7 @@ impl Outbound {
             .http2_keep_alive_interval(keep_alive)
             .http2_keep_alive_timeout(keep_alive)
             .http2_keep_alive_while_idle(true);
+        client.http1_max_buf_size(HTTP1_BUFFER);
         client.pool_max_idle_per_host(if pooling { MAX_IDLE_PER_HOST } else { 0 });
         let http1_client = client.build(connector.clone().http1_only());
         let shared = Shared {
@@ -180,6 +186,7 @@ impl Shared {
             .await
             .map_err(|_| Error::ConnectionReadTimeout)?
             .map_err(|error| error_code(&error))?;
+        let response = framing::with_one_length(response)?;
         Ok(response
             .map(|body| IdleTimeoutBody::new(body, between_bytes_timeout, stream).boxed_unsync()))
     }
