@@ -137,9 +137,11 @@ fn is_permitted(expression: &str, permitted: impl Fn(&str) -> bool + Copy) -> bo
         let name = if inner { "0BSD" } else { "none" };
         return is_permitted(&format!("{before}{name}{after}"), permitted);
     }
-    expression
-        .split(" OR ")
-        .any(|choice| choice.split(" AND ").all(|licence| permitted(licence.trim())))
+    expression.split(" OR ").any(|choice| {
+        choice
+            .split(" AND ")
+            .all(|licence| permitted(licence.trim()))
+    })
 }
 
 #[test]
@@ -154,6 +156,10 @@ fn reads_licence_expressions() {
         ("(AGPL-3.0 OR GPL-3.0) AND MIT", false),
         ("Apache-2.0 WITH LLVM-exception OR MIT", true),
     ] {
-        assert_eq!(is_permitted(expression, permitted), expected, "{expression}");
+        assert_eq!(
+            is_permitted(expression, permitted),
+            expected,
+            "{expression}"
+        );
     }
 }

@@ -1,5 +1,6 @@
 //! What the mirror refuses, limits, and keeps to itself.
 
+mod attacks;
 mod limits;
 mod log;
 mod privacy;
