@@ -178,12 +178,15 @@ impl Server {
             Ok(false) => return text_response(StatusCode::NOT_FOUND, ""),
             Err(error) => return text_response(StatusCode::BAD_REQUEST, &format!("{error:#}\n")),
         }
-        if let Err(wait) = self.rate.check(client) {
-            return refusal::over_client_limit(&parts.method, wait);
+        let quiet = self.settings.quiet;
+        if self.settings.counts(parts.uri.path())
+            && let Err(wait) = self.rate.check(client)
+        {
+            return refusal::over_client_limit(&parts.method, quiet, wait);
         }
         let named = self.settings.own_upstreams.named_by_client(&parts.uri);
         let Ok(turn) = self.admission.admit(client, named).await else {
-            return refusal::busy(&parts.method);
+            return refusal::busy(&parts.method, quiet);
         };
         let request = Request::from_parts(parts, body.map_err(Into::into).boxed_unsync());
         let life = Arc::<RequestLife>::default();

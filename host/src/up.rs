@@ -48,7 +48,7 @@ pub fn up(flags: Up) -> Result<()> {
     )?;
     let limits = limits(&flags.limits, raise_open_file_limit());
     let (guest_config, stores) = guest_config(&manifest, config, &variables, &limits, flags.quiet)?;
-    let settings = Settings::from_variables(&guest_config.variables);
+    let settings = Settings::from_variables(&guest_config.variables, flags.quiet);
     if flags.build {
         build(&manifest)?;
     }

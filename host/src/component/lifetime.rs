@@ -88,9 +88,21 @@ pub struct InstanceLife {
     /// When `open` became 0.
     since: Mutex<Option<Instant>>,
     waker: AtomicWaker,
+    /// Bytes of linear memory.
+    memory: AtomicUsize,
 }
 
 impl InstanceLife {
+    /// Its linear memory has grown to `bytes`.
+    pub fn set_memory(&self, bytes: usize) {
+        self.memory.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes of linear memory: what was used once remains until the instance ends.
+    pub fn memory(&self) -> usize {
+        self.memory.load(Ordering::Relaxed)
+    }
+
     fn close(&self, given_up: bool) {
         if given_up {
             self.has_given_up.store(true, Ordering::SeqCst);

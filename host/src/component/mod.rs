@@ -33,6 +33,10 @@ const MAX_REQUESTS_PER_INSTANCE: usize = 128;
 /// The most requests that one instance of a WASIp3 component handles at one time, as in Spin.
 const MAX_CONCURRENT_REQUESTS_PER_INSTANCE: usize = 16;
 
+/// Bytes of linear memory beyond which an instance takes no more requests: it ends with those that
+/// it has, and gives back what large manifests took.
+const MAX_REUSED_MEMORY: usize = 24 * 1024 * 1024;
+
 /// The most instances at one time. A WASIp2 component needs one for each download, until its end.
 const MAX_INSTANCES: u32 = 4_000;
 
@@ -199,7 +203,8 @@ impl HandlerState for InstanceFactory {
     async fn instantiate(
         &self,
     ) -> wasmtime::Result<Instance<Guest, InstanceExpiration, InstancePolicy>> {
-        let mut store = Store::new(&self.engine, Guest::new(&self.config));
+        let life = Arc::<InstanceLife>::default();
+        let mut store = Store::new(&self.engine, Guest::new(&self.config, &life));
         store.limiter(|guest| &mut guest.limits);
         store.set_epoch_deadline(1);
         store.epoch_deadline_async_yield_and_update(1);
@@ -210,7 +215,6 @@ impl HandlerState for InstanceFactory {
             Proxy::P3(_) => (MAX_REQUESTS_PER_INSTANCE, self.config.request_timeout),
             Proxy::P2(_) => (1, P2_REQUEST_TIMEOUT),
         };
-        let life = Arc::<InstanceLife>::default();
         Ok(Instance {
             store,
             proxy,
@@ -242,7 +246,7 @@ impl WorkerState for InstancePolicy {
 
     fn should_accept_request(&self, concurrent: usize, total: usize) -> ShouldAccept {
         match (
-            total >= self.max_requests,
+            total >= self.max_requests || self.life.memory() > MAX_REUSED_MEMORY,
             concurrent >= MAX_CONCURRENT_REQUESTS_PER_INSTANCE,
         ) {
             (true, _) => ShouldAccept::Never,

@@ -12,9 +12,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// Bytes that a request with the component counts for, of its client: what a manifest of 4 MiB, the
-/// largest that the component reads, takes until it is sent.
-pub const REQUEST_MEMORY: u64 = 6 * MIB;
+/// Bytes that a request with the component counts for, of its client: a manifest of 4 MiB is the
+/// largest that the component reads.
+pub const REQUEST_MEMORY: u64 = 4 * MIB;
 
 /// Bytes that a request with the component counts for, of all clients together: most manifests have
 /// some KiB, and many clients don't send for large ones at the same time by chance.

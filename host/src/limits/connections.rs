@@ -148,11 +148,6 @@ impl State {
 }
 
 impl Connection {
-    /// The address that is connected is that of this client, or of a proxy.
-    pub fn client(&self) -> Client {
-        self.client
-    }
-
     /// Resolves when the connection is to be closed.
     pub async fn to_be_closed(&self) {
         self.shared.close.notified().await;
@@ -347,7 +342,7 @@ mod tests {
         };
         let admission = Admission::new(&limits);
         let connection = connections.open(address(1)).unwrap();
-        let client = connection.client();
+        let client = connection.client;
         let delivery = connection.request().deliver(client);
         connections.sweep_once(HOUR, &admission);
         assert!(!is_closed(&connection), "the upstream is slow");

@@ -149,6 +149,7 @@ mod tests {
     use super::*;
     use crate::limits::Limits;
     use crate::limits::admission::Admission;
+    use crate::limits::client::Client;
     use crate::limits::connections::Connections;
     use http::HeaderMap;
     use http_body_util::{BodyExt as _, Full, StreamBody};
@@ -157,18 +158,17 @@ mod tests {
     async fn body(frames: Vec<Frame<Bytes>>, length: Option<u64>, is_http2: bool) -> ClientBody {
         let limits = Limits::default();
         let connections = Connections::new(&limits, false);
-        let connection = connections.open([192, 0, 2, 1].into()).unwrap();
-        let turn = Admission::new(&limits)
-            .admit(connection.client(), None)
-            .await
-            .unwrap();
+        let address = [192, 0, 2, 1].into();
+        let client = Client::from_address(address);
+        let connection = connections.open(address).unwrap();
+        let turn = Admission::new(&limits).admit(client, None).await.unwrap();
         let frames = futures::stream::iter(frames.into_iter().map(Ok));
         ClientBody::new(
             StreamBody::new(frames).boxed_unsync(),
             length,
             is_http2,
             turn,
-            connection.request().deliver(connection.client()),
+            connection.request().deliver(client),
             Interest::new(Arc::default()),
         )
     }

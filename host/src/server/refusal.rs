@@ -1,6 +1,7 @@
 //! The responses to requests that the host does not pass to the component, in the form of the
 //! component's own: an error document of the distribution specification, and a line of the log.
 
+use crate::stderr;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Method, Response, StatusCode};
@@ -12,10 +13,11 @@ use wasmtime_wasi_http::WasiBody;
 const BUSY_RETRY: Duration = Duration::from_secs(5);
 
 /// The client exceeds `client_limit`; it may come back after `wait`.
-pub fn over_client_limit(method: &Method, wait: Duration) -> Response<WasiBody> {
+pub fn over_client_limit(method: &Method, quiet: bool, wait: Duration) -> Response<WasiBody> {
     let message = "this mirror's limit of requests per minute is reached";
     error(
         method,
+        quiet,
         StatusCode::TOO_MANY_REQUESTS,
         "TOOMANYREQUESTS",
         message,
@@ -24,10 +26,11 @@ pub fn over_client_limit(method: &Method, wait: Duration) -> Response<WasiBody> 
 }
 
 /// The request waited for too long, or too many wait.
-pub fn busy(method: &Method) -> Response<WasiBody> {
+pub fn busy(method: &Method, quiet: bool) -> Response<WasiBody> {
     let message = "too many concurrent requests; try again later";
     error(
         method,
+        quiet,
         StatusCode::SERVICE_UNAVAILABLE,
         "UNAVAILABLE",
         message,
@@ -37,11 +40,15 @@ pub fn busy(method: &Method) -> Response<WasiBody> {
 
 fn error(
     method: &Method,
+    quiet: bool,
     status: StatusCode,
     code: &str,
     message: &str,
     wait: Duration,
 ) -> Response<WasiBody> {
+    if !quiet {
+        stderr::log(&line(method, status, code, message));
+    }
     let document = serde_json::json!({
         "errors": [{ "code": code, "message": message, "detail": {} }]
     });
@@ -63,4 +70,37 @@ fn error(
         HeaderValue::from_static("nosniff"),
     );
     response
+}
+
+/// A line of the access log with the fields of the component's.
+fn line(method: &Method, status: StatusCode, code: &str, message: &str) -> String {
+    // Of a method only what is a standard one: a client can write anything.
+    let method = match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        _ => "other",
+    };
+    format!(
+        "app=hammal method={method} endpoint=unknown status={} upstream_requests=0 \
+         token_requests=0 token_source=none cache=none duration_ms=0 code={code} error={message:?}",
+        status.as_str()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logs_a_line_of_one_method_word() {
+        let method = Method::from_bytes(&[b'X'; 10_000]).unwrap();
+        let line = line(
+            &method,
+            StatusCode::SERVICE_UNAVAILABLE,
+            "UNAVAILABLE",
+            "busy",
+        );
+        assert!(line.starts_with("app=hammal method=other endpoint=unknown status=503 "));
+        assert!(line.ends_with(" code=UNAVAILABLE error=\"busy\""));
+    }
 }
