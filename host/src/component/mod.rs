@@ -12,6 +12,7 @@ use crate::stderr::warn;
 use anyhow::{Context as _, Result, anyhow};
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -228,6 +229,7 @@ impl HandlerState for InstanceFactory {
                 max_requests,
                 request_timeout,
                 life,
+                has_grown: AtomicBool::new(false),
             },
         })
     }
@@ -238,6 +240,10 @@ pub struct InstancePolicy {
     max_requests: usize,
     request_timeout: Duration,
     life: Arc<InstanceLife>,
+    /// Whether the memory was beyond [`MAX_REUSED_MEMORY`] when the last request began. It is looked
+    /// at only then: a worker that becomes unavailable at another time keeps the notice of the
+    /// next request to itself, and nobody takes that.
+    has_grown: AtomicBool,
 }
 
 impl WorkerState for InstancePolicy {
@@ -246,7 +252,7 @@ impl WorkerState for InstancePolicy {
 
     fn should_accept_request(&self, concurrent: usize, total: usize) -> ShouldAccept {
         match (
-            total >= self.max_requests || self.life.memory() > MAX_REUSED_MEMORY,
+            total >= self.max_requests || self.has_grown.load(Ordering::Relaxed),
             concurrent >= MAX_CONCURRENT_REQUESTS_PER_INSTANCE,
         ) {
             (true, _) => ShouldAccept::Never,
@@ -262,6 +268,8 @@ impl WorkerState for InstancePolicy {
         _: GuestTaskId,
     ) -> Pin<Box<dyn Future<Output = ()> + Send + Sync>> {
         request.start(&self.life);
+        let has_grown = self.life.memory() > MAX_REUSED_MEMORY;
+        self.has_grown.store(has_grown, Ordering::Relaxed);
         Box::pin(tokio::time::sleep(self.request_timeout))
     }
 
