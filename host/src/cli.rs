@@ -1,7 +1,7 @@
 //! The command line. Flags and environment variables have the same names as in `spin up`.
 
 use crate::config::variables;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
@@ -66,6 +66,9 @@ pub struct Up {
     #[arg(long)]
     pub build: bool,
 
+    #[command(flatten)]
+    pub limits: LimitFlags,
+
     /// Format of the address on stdout, once the server accepts requests
     #[arg(long, value_enum, default_value_t = Format::Plain)]
     pub format: Format,
@@ -73,6 +76,26 @@ pub struct Up {
     /// Discards the component's output
     #[arg(short = 'q', long)]
     pub quiet: bool,
+}
+
+/// The flags that limit what clients may take. `spin up` has none of them.
+#[derive(Clone, Debug, Args)]
+pub struct LimitFlags {
+    /// Seconds that a whole request may take until its response begins
+    #[arg(long, value_name = "SECONDS", env = "HAMMAL_REQUEST_TIMEOUT", default_value_t = 60, value_parser = value_parser!(u64).range(1..=86_400))]
+    pub request_timeout: u64,
+
+    /// MiB of memory that may be held for one client address
+    #[arg(long, value_name = "MIB", env = "HAMMAL_CLIENT_MEMORY", default_value_t = 112, value_parser = value_parser!(u64).range(8..=1_048_576))]
+    pub client_memory: u64,
+
+    /// MiB of memory that may be held for all clients
+    #[arg(long, value_name = "MIB", env = "HAMMAL_TOTAL_MEMORY", default_value_t = 1024, value_parser = value_parser!(u64).range(8..=1_048_576))]
+    pub total_memory: u64,
+
+    /// Connections that one client address may have open
+    #[arg(long, value_name = "NUMBER", env = "HAMMAL_CLIENT_CONNECTIONS", default_value_t = 256, value_parser = value_parser!(u64).range(1..))]
+    pub client_connections: u64,
 }
 
 /// The values of `--format`.

@@ -10,9 +10,11 @@
 //! | [`cli`] | the command line |
 //! | [`build`] | the component's build command |
 //! | [`server`] | the HTTP server: connections, time-outs, the limit of concurrent requests |
+//! | [`limits`] | what one client may take, and all of them |
 //! | [`component`] | the component on Wasmtime: compiling, linking, instances |
 //! | [`component::spin_interfaces`] | Spin's interfaces: key-value stores and variables |
 //! | [`component::early_body`] | the reading of a response's body as soon as it is created |
+//! | [`component::lifetime`] | which requests of an instance nobody waits for any more |
 //! | [`component::guest`] | the host's data of one instance |
 //! | [`component::key_value`] | the key-value stores, in SQLite |
 //! | [`outbound`] | the component's requests: connections, TLS, time-outs |
@@ -27,6 +29,7 @@ mod cli;
 mod component;
 mod config;
 mod egress;
+mod limits;
 mod outbound;
 mod server;
 mod stderr;

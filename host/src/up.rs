@@ -1,7 +1,7 @@
 //! The command `hammal-host up`: reads the files, builds and loads the component, serves it.
 
 use crate::build::build;
-use crate::cli::{Format, Up};
+use crate::cli::{Format, LimitFlags, Up};
 use crate::component;
 use crate::component::guest::GuestConfig;
 use crate::component::key_value::Stores;
@@ -10,6 +10,8 @@ use crate::config::route::Route;
 use crate::config::runtime_config::{RuntimeConfig, StoreLocation};
 use crate::config::variables::Variables;
 use crate::egress::allowed_hosts::AllowedHosts;
+use crate::limits::upstream::OwnUpstreams;
+use crate::limits::{Limits, MIB, Settings};
 use crate::outbound::Outbound;
 use crate::outbound::connector::Connector;
 use crate::outbound::tls::TlsConfigs;
@@ -21,6 +23,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -43,12 +46,13 @@ pub fn up(flags: Up) -> Result<()> {
         &config.variables_providers,
         |name| std::env::var(name).ok(),
     )?;
-    let (guest_config, stores) = guest_config(&manifest, config, &variables, flags.quiet)?;
+    let limits = limits(&flags.limits, raise_open_file_limit());
+    let (guest_config, stores) = guest_config(&manifest, config, &variables, &limits, flags.quiet)?;
+    let settings = Settings::from_variables(&guest_config.variables, flags.quiet);
     if flags.build {
         build(&manifest)?;
     }
 
-    raise_open_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
@@ -64,7 +68,7 @@ pub fn up(flags: Up) -> Result<()> {
             &manifest.component_id,
             &manifest.route,
         );
-        Server::new(handler, manifest.route)
+        Server::new(handler, manifest.route, limits, settings)
             .serve(listener, shutdown)
             .await;
         stores.flush().await;
@@ -86,9 +90,23 @@ fn default_runtime_config(manifest_folder: &Path) -> Option<PathBuf> {
     Some(file)
 }
 
-/// Raises the soft limit of open files to the hard one. The soft limit of shells and systemd,
-/// 1,024, suffices for some 500 downloads.
-fn raise_open_file_limit() {
+/// Makes the limits of clients. Half of the `open_files` are for connections of clients, the rest
+/// for those to upstreams and for the stores.
+fn limits(flags: &LimitFlags, open_files: Option<u64>) -> Limits {
+    let number = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+    let total_connections = open_files.map_or(usize::MAX, |files| number(files / 2));
+    Limits {
+        request_timeout: Duration::from_secs(flags.request_timeout),
+        client_memory: flags.client_memory * MIB,
+        total_memory: flags.total_memory * MIB,
+        client_connections: number(flags.client_connections).min(total_connections / 2),
+        total_connections,
+    }
+}
+
+/// Raises the soft limit of open files to the hard one, and returns that. The soft limit of shells
+/// and systemd, 1,024, suffices for some 500 downloads.
+fn raise_open_file_limit() -> Option<u64> {
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(
         Resource::Nofile,
@@ -98,7 +116,9 @@ fn raise_open_file_limit() {
         },
     ) {
         warn(&format!("can't raise the limit of open files: {error}"));
+        return limit.current;
     }
+    limit.maximum
 }
 
 /// Makes the configuration of all instances. Also returns the key-value stores, to be flushed.
@@ -106,6 +126,7 @@ fn guest_config(
     manifest: &Manifest,
     config: RuntimeConfig,
     variables: &Variables,
+    limits: &Limits,
     quiet: bool,
 ) -> Result<(GuestConfig, Arc<Stores>)> {
     let component = &manifest.component;
@@ -139,12 +160,14 @@ fn guest_config(
         }
     }
     let tls = TlsConfigs::load(&config.client_tls, &manifest.component_id)?;
-    let connector = Connector::new(config.blocked_networks, tls);
+    let own = OwnUpstreams::from_variables(&component_variables);
+    let connector = Connector::new(config.blocked_networks, tls, own);
     let guest_config = GuestConfig {
         variables: Arc::new(component_variables),
         stores: Arc::clone(&stores),
         outbound: Outbound::new(allowed, connector, config.connection_pooling),
         environment: component.environment.clone().into_iter().collect(),
+        request_timeout: limits.request_timeout,
         max_memory: config.max_instance_memory,
         quiet,
     };

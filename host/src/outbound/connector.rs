@@ -2,6 +2,8 @@
 //! TLS for https.
 
 use crate::egress::blocked_networks::BlockedNetworks;
+use crate::limits::upstream::OwnUpstreams;
+use crate::outbound::resolver::Resolver;
 use crate::outbound::tls::TlsConfigs;
 use crate::stderr::warn;
 use http::Uri;
@@ -80,13 +82,19 @@ pub struct Connector {
 struct Shared {
     blocked: BlockedNetworks,
     tls: TlsConfigs,
+    resolver: Resolver,
 }
 
 impl Connector {
-    /// Never connects to addresses in `blocked`.
-    pub fn new(blocked: BlockedNetworks, tls: TlsConfigs) -> Self {
+    /// Never connects to addresses in `blocked`. A part of the look-ups is kept for `own` upstreams.
+    pub fn new(blocked: BlockedNetworks, tls: TlsConfigs, own: OwnUpstreams) -> Self {
+        let resolver = Resolver::new(own);
         Self {
-            shared: Arc::new(Shared { blocked, tls }),
+            shared: Arc::new(Shared {
+                blocked,
+                tls,
+                resolver,
+            }),
             http1_only: false,
         }
     }
@@ -163,11 +171,12 @@ impl Shared {
 
     /// Resolves `host`, a name or an IP address. Fails if all its addresses are blocked.
     async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, ConnectError> {
-        let found = tokio::net::lookup_host((host, port))
-            .await
-            .map_err(|_| ConnectError::Unresolved)?;
-        let (blocked, allowed): (Vec<_>, Vec<_>) =
-            found.partition(|address| self.blocked.blocks(address.ip()));
+        let found = self.resolver.lookup(host).await;
+        let found = found.map_err(|_| ConnectError::Unresolved)?;
+        let (blocked, allowed): (Vec<_>, Vec<_>) = found
+            .into_iter()
+            .map(|address| SocketAddr::new(address, port))
+            .partition(|address| self.blocked.blocks(address.ip()));
         match (allowed.is_empty(), blocked.first()) {
             (false, _) => Ok(allowed),
             (true, None) => Err(ConnectError::Unresolved),

@@ -215,6 +215,7 @@ async fn closes_a_connection_that_answers_no_ping() {
     let connector = Connector::new(
         BlockedNetworks::default(),
         TlsConfigs::load(&[client_tls], "hammal").unwrap(),
+        OwnUpstreams::default(),
     );
     let allowed = AllowedHosts::parse(["https://*:*"]).unwrap();
     let mut outbound =

@@ -5,6 +5,7 @@ mod https;
 use super::*;
 use crate::config::runtime_config::ClientTls;
 use crate::egress::blocked_networks::BlockedNetworks;
+use crate::limits::upstream::OwnUpstreams;
 use crate::outbound::tls::TlsConfigs;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,6 +17,7 @@ fn outbound_with(allowed: &str, blocked: &[&str], client_tls: &[ClientTls]) -> O
     let connector = Connector::new(
         BlockedNetworks::parse(&blocked).unwrap(),
         TlsConfigs::load(client_tls, "hammal").unwrap(),
+        OwnUpstreams::default(),
     );
     Outbound::new(AllowedHosts::parse([allowed]).unwrap(), connector, true)
 }
@@ -202,6 +204,7 @@ async fn reuses_connections_unless_pooling_is_off() {
         let connector = Connector::new(
             BlockedNetworks::default(),
             TlsConfigs::load(&[], "hammal").unwrap(),
+            OwnUpstreams::default(),
         );
         let mut outbound = Outbound::new(
             AllowedHosts::parse(["http://*:*"]).unwrap(),
