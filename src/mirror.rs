@@ -107,16 +107,8 @@ impl<P: Platform> Mirror<P> {
         let external_url = ExternalUrl::from_request(request, path_prefix);
         let parsed = RegistryRequest::parse(request.method(), path, query)?;
         let parsed = record.request.insert(parsed);
-        match parsed.route {
-            Route::Page => {
-                return Ok(page::manual(
-                    request.headers(),
-                    &external_url,
-                    parsed.head_only,
-                ));
-            }
-            Route::Robots => return Ok(page::robots(parsed.head_only)),
-            _ => {}
+        if let Some(page) = page::respond(&config, parsed, request.headers(), &external_url)? {
+            return Ok(page);
         }
 
         // Choose the candidates, and admit the client.
@@ -151,9 +143,17 @@ impl<P: Platform> Mirror<P> {
             request: parsed,
             candidates: &candidates,
         };
-        let answer = self.answer(&proxy, request).await;
-        let mut response =
-            answer.map_err(|error| RegistryError::from_upstream(&parsed.route, &error))?;
+        let registry = page::Registry {
+            manifests: &self.manifests,
+            upstreams: &self.upstreams,
+        };
+        let mut response = match page::respond_with_upstreams(&registry, &proxy).await {
+            Some(answer) => answer?,
+            None => {
+                let answer = self.answer(&proxy, request).await;
+                answer.map_err(|error| RegistryError::from_upstream(&parsed.route, &error))?
+            }
+        };
         response::add_standard_headers(response.headers_mut(), &parsed.selector);
         Ok(response)
     }
