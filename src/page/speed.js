@@ -7,6 +7,7 @@ import { sha256 } from "./sha256.js";
 const MAX_LAYER = 32e6;
 /** Milliseconds: of a whole test, of its manifests, and of one layer. */
 const WHOLE = 29_000, MANIFEST = 6_000, LAYER = 8_000, REACH = 5_000;
+const MAX_MIRRORS = 30;
 const DEFAULT_IMAGE = "library/alpine:latest";
 
 let running = null;
@@ -242,7 +243,7 @@ function paint(rows, finished) {
 const cleanHosts = written => written.split(/[\s,]+/).map(host => host.replace(/\/+$/, "").replace(/^https:\/\//, ""))
   .filter(host => /^(http:\/\/)?[\w.:[\]-]+$/.test(host));
 
-const hosts = () => [...new Set([...cleanHosts(byId("speed-more").value), ...data.mirrors])];
+const hosts = () => [...new Set(cleanHosts(byId("speed-mirrors").value))].slice(0, MAX_MIRRORS);
 
 function showBound() {
   const count = hosts().length;
@@ -326,7 +327,7 @@ function showResult(rows, image) {
 
 function link() {
   const query = new URLSearchParams({ lang: document.documentElement.lang.slice(0, 2), image: byId("speed-image").value.trim() });
-  for (const host of cleanHosts(byId("speed-more").value)) query.append("mirror", host);
+  for (const host of hosts()) query.append("mirror", host);
   return `${location.origin}${base}/?${query}#speed`;
 }
 
@@ -334,8 +335,9 @@ export function startSpeed() {
   const query = new URLSearchParams(location.search);
   const asked = parseImage(query.get("image") ?? "");
   byId("speed-image").value = asked && !asked.registry ? query.get("image") : DEFAULT_IMAGE;
-  byId("speed-more").value = cleanHosts(query.getAll("mirror").join(" ")).slice(0, 20).join("\n");
-  byId("speed-more").addEventListener("input", showBound);
+  const given = cleanHosts(query.getAll("mirror").join(" "));
+  byId("speed-mirrors").value = (given.length ? given : data.mirrors).join("\n");
+  byId("speed-mirrors").addEventListener("input", showBound);
   showBound();
   byId("speed-form").addEventListener("submit", event => {
     event.preventDefault();
