@@ -232,7 +232,7 @@ function paint(rows, finished) {
     row.line.classList.toggle("best", finished && isRanked(row) && row === rows[0]);
     row.note.textContent = row.failure ? text(row.failure.key, row.failure.values)
       : row.unread ? text("unread")
-      : row.through ? `${text("through")}. ${text("throughWhy")}`
+      : row.through ? text("throughWhy")
       : row.done || row.share ? "" : text("waiting");
     row.note.classList.toggle("bad", Boolean(row.failure));
     row.verdict.textContent = row.digest && text(row.digest, { time: time(row.cutAfter ?? 0) });

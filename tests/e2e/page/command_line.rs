@@ -6,10 +6,11 @@ use test_support::hub::Service;
 use test_support::server::Reply;
 
 use super::mirrors::{BigImage, Habit, NAME, SIZE, ScriptedMirror};
+use crate::support::daemons::Dockerd;
 use crate::support::hub_fixture::HubFixture;
 use crate::support::mirror::{Mirror, Options};
 use crate::support::process::{output, run};
-use crate::support::programs::Programs;
+use crate::support::programs::{Programs, is_root};
 
 async fn mirror_of(registries: &[&ScriptedMirror]) -> Mirror {
     let addresses = registries.iter().flat_map(|registry| registry.addresses());
@@ -131,18 +132,11 @@ async fn docker_search_finds_images() {
         Reply::new(200, &[("content-type", "application/json")], found)
     });
     let folder = tempfile::tempdir().expect("a folder");
-    if !crate::support::programs::is_root("dockerd") {
+    if !is_root("dockerd") {
         return;
     }
     let config = serde_json::json!({});
-    let dockerd = crate::support::daemons::Dockerd::start(
-        &programs,
-        folder.path(),
-        &config,
-        "vfs",
-        Vec::new(),
-    )
-    .await;
+    let dockerd = Dockerd::start(&programs, folder.path(), &config, "vfs", Vec::new()).await;
     let term = format!("{}/nginx", mirror.address());
     let found = dockerd
         .docker(&["search", "--no-trunc", &term])
@@ -173,4 +167,33 @@ async fn wget_reads_the_same() {
     let output = output(&mut wget.into()).await;
     assert!(output.status.success(), "{output:?}");
     assert_eq!(output.stdout.len(), SIZE);
+}
+
+#[tokio::test]
+async fn dockerd_pulls_with_the_file_that_the_page_shows() {
+    let Some(programs) = Programs::installed(&["docker", "dockerd"]) else {
+        return;
+    };
+    if !is_root("dockerd") {
+        return;
+    }
+    let HubFixture { mirror, hub, .. } = HubFixture::start().await;
+    let page = mirror.get("/").send().await.expect(200);
+    let (_, rest) = page
+        .text()
+        .split_once("daemon.json</code></p>")
+        .expect("the file's name");
+    let (_, rest) = rest.split_once("<code>").expect("the file");
+    let (file, _) = rest.split_once("</code>").expect("the file's end");
+    let config = serde_json::from_str(file).expect("JSON");
+    let folder = tempfile::tempdir().expect("a folder");
+    let dockerd = Dockerd::start(&programs, folder.path(), &config, "vfs", Vec::new()).await;
+    dockerd.docker(&["pull", "alpine"]).await.expect("a pull");
+    dockerd.stop();
+    let manifests = hub.received(Service::Registry);
+    assert!(
+        manifests
+            .iter()
+            .any(|received| received.path().contains("/manifests/"))
+    );
 }
