@@ -5,10 +5,8 @@ use super::template::{choose, fill};
 use crate::request::external_url::ExternalUrl;
 use crate::request::query::Query;
 use http::{HeaderMap, header};
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde_json::{Value, json};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 
 const TEMPLATE: &str = include_str!("page.html");
 /// Mirrors of Docker Hub for the speed test.
@@ -25,26 +23,6 @@ const K3S: &str = include_str!("../../deploy/clients/registries.yaml");
 pub enum Language {
     English,
     Chinese,
-}
-
-/// The texts of a language: those of the page, and those of its scripts as they are.
-#[derive(Deserialize)]
-struct Texts<'a> {
-    #[serde(borrow)]
-    page: BTreeMap<&'a str, Cow<'a, str>>,
-    #[serde(borrow)]
-    script: &'a RawValue,
-}
-
-/// What the scripts have to know.
-#[derive(Serialize)]
-struct Data<'a> {
-    mirror: &'a str,
-    host: &'a str,
-    path: &'a str,
-    closed: bool,
-    text: &'a RawValue,
-    mirrors: &'a RawValue,
 }
 
 impl Language {
@@ -96,14 +74,12 @@ pub fn page(headers: &HeaderMap, external_url: &ExternalUrl, query: &str) -> Fil
 
 fn render(language: Language, external_url: &ExternalUrl) -> String {
     // The tests parse both files.
-    let Ok(texts) = serde_json::from_str::<Texts>(language.texts()) else {
-        return String::new();
-    };
+    let texts: Value = serde_json::from_str(language.texts()).unwrap_or_default();
     let (mirror, host) = (external_url.url(), external_url.host());
     let path = external_url.path_prefix();
     let is_closed = !path.is_empty();
     let is_http = mirror.starts_with("http:");
-    let data = data(&texts, &mirror, &host, path).unwrap_or_default();
+    let data = data(&texts, &mirror, &host, path);
     let (lang, other) = match language {
         Language::English => ("en", "zh"),
         Language::Chinese => ("zh-CN", "en"),
@@ -127,22 +103,26 @@ fn render(language: Language, external_url: &ExternalUrl) -> String {
             "registries" => podman_file(&own(REGISTRIES), &host, is_http).into(),
             "buildkitd" => buildkit_file(&own(BUILDKITD), &host, is_http).into(),
             "k3s" => own(K3S).into(),
-            name => texts.page.get(name.strip_prefix("t.")?)?.clone(),
+            name => {
+                let text = texts.get("page")?.get(name.strip_prefix("t.")?)?;
+                Cow::Borrowed(text.as_str()?)
+            }
         })
     })
 }
 
-/// Returns the data of the scripts, safe inside an element `script`.
-fn data(texts: &Texts, mirror: &str, host: &str, path: &str) -> Option<String> {
-    let data = Data {
-        mirror,
-        host,
-        path,
-        closed: !path.is_empty(),
-        text: texts.script,
-        mirrors: serde_json::from_str(MIRRORS).ok()?,
-    };
-    Some(serde_json::to_string(&data).ok()?.replace('<', "\\u003c"))
+/// Returns what the scripts have to know, as JSON that is safe inside an element `script`.
+fn data(texts: &Value, mirror: &str, host: &str, path: &str) -> String {
+    let mirrors: Value = serde_json::from_str(MIRRORS).unwrap_or_default();
+    let data = json!({
+        "mirror": mirror,
+        "host": host,
+        "path": path,
+        "closed": !path.is_empty(),
+        "text": texts.get("script"),
+        "mirrors": mirrors,
+    });
+    data.to_string().replace('<', "\\u003c")
 }
 
 /// Puts this mirror in the place of the example's.

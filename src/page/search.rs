@@ -19,7 +19,7 @@ use crate::upstream::failover::ProxyRequest;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 /// Docker Hub's search is at another name than its registry.
 const DOCKER_HUB_INDEX: &str = "index.docker.io";
@@ -29,32 +29,6 @@ const MAX_ANSWER: usize = 512 * 1024;
 const MAX_WORDS: usize = 256;
 const MAX_RESULTS: u32 = 100;
 const USUAL_RESULTS: u32 = 25;
-
-/// The answer of an index, as Docker reads it.
-#[derive(Deserialize, Serialize)]
-struct Found {
-    #[serde(default)]
-    num_results: u64,
-    #[serde(default)]
-    query: String,
-    #[serde(default)]
-    results: Vec<FoundRepository>,
-}
-
-#[derive(Deserialize, Serialize)]
-struct FoundRepository {
-    name: String,
-    #[serde(default)]
-    description: Option<String>,
-    #[serde(default)]
-    star_count: u64,
-    #[serde(default)]
-    is_official: bool,
-    #[serde(default)]
-    is_automated: bool,
-    #[serde(default)]
-    is_trusted: bool,
-}
 
 /// Answers the ping that precedes a search.
 pub fn ping<B>(head_only: bool) -> Response<Body<B>> {
@@ -68,7 +42,7 @@ pub async fn respond<P: Platform>(proxy: &ProxyRequest<'_, P>) -> Answer<P> {
     for upstream in proxy.candidates.iter() {
         match search.ask(proxy, upstream).await {
             Ok(found) => {
-                let document = serde_json::to_vec(&found).unwrap_or_default();
+                let document = found.to_string().into_bytes();
                 return Ok(json(document, proxy.request.head_only));
             }
             Err(error) => failed = failed.or(Some(error)),
@@ -118,7 +92,7 @@ impl Search {
         &self,
         proxy: &ProxyRequest<'_, P>,
         upstream: &Upstream,
-    ) -> Result<Found, UpstreamError> {
+    ) -> Result<Value, UpstreamError> {
         let context = proxy.context;
         let host = index(proxy, upstream)?;
         context.stats.attempts.borrow_mut().push(upstream.clone());
@@ -146,15 +120,41 @@ impl Search {
         };
         let answer = context.within_exchange_timeout(exchange).await;
         let answer = answer.unwrap_or(Err(TransportError::TimedOut.into()))?;
-        let mut found: Found =
+        let found: Value =
             serde_json::from_slice(&answer).map_err(|_| UpstreamError::NotRegistryContent)?;
-        found.query.clone_from(&self.words);
-        found.results.retain(|repository| {
-            let name = Name::parse(&repository.name);
-            name.is_ok_and(|name| is_permitted(proxy, upstream, name))
+        let results = found.get("results").and_then(Value::as_array);
+        let results = results.ok_or(UpstreamError::NotRegistryContent)?;
+        let permitted = results.iter().filter_map(|repository| {
+            let name = repository.get("name")?.as_str()?;
+            is_permitted(proxy, upstream, Name::parse(name).ok()?).then(|| known(name, repository))
         });
-        Ok(found)
+        let permitted: Vec<Value> = permitted.collect();
+        // As Docker reads it.
+        Ok(json!({
+            "num_results": permitted.len(),
+            "query": self.words,
+            "results": permitted,
+        }))
     }
+}
+
+/// Returns what is passed on of a repository that was found.
+fn known(name: &str, repository: &Value) -> Value {
+    let flag = |key| {
+        repository
+            .get(key)
+            .and_then(Value::as_bool)
+            .unwrap_or(false)
+    };
+    let description = repository.get("description").and_then(Value::as_str);
+    json!({
+        "name": name,
+        "description": description.unwrap_or_default(),
+        "star_count": repository.get("star_count").and_then(Value::as_u64).unwrap_or(0),
+        "is_official": flag("is_official"),
+        "is_automated": flag("is_automated"),
+        "is_trusted": flag("is_trusted"),
+    })
 }
 
 /// Returns the host of an upstream's index, where the policy permits it.

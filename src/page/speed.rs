@@ -25,7 +25,7 @@ use crate::upstream::failover::ProxyRequest;
 use crate::upstream::{CONTENT_DIGEST, UpstreamRequest};
 use http::header::{ACCEPT, CACHE_CONTROL, LOCATION};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use serde::Deserialize;
+use serde_json::Value;
 
 /// What dockerd accepts.
 const MANIFEST_TYPES: &str = "application/vnd.oci.image.index.v1+json, \
@@ -33,50 +33,25 @@ const MANIFEST_TYPES: &str = "application/vnd.oci.image.index.v1+json, \
                               application/vnd.oci.image.manifest.v1+json, \
                               application/vnd.docker.distribution.manifest.v2+json";
 
-/// An index or the manifest of an image, as far as it leads to a layer.
-#[derive(Deserialize)]
-struct Manifest {
-    #[serde(default)]
-    manifests: Vec<Entry>,
-    #[serde(default)]
-    layers: Vec<Layer>,
+/// Returns the manifest that an index has for the platform that most servers are, or else its
+/// first; `None` for the manifest of one image.
+fn platform(manifest: &Value) -> Option<Digest> {
+    let entries = manifest.get("manifests")?.as_array()?;
+    let is_usual = |entry: &&Value| {
+        let platform = |key| entry.get("platform")?.get(key)?.as_str();
+        platform("os") == Some("linux") && platform("architecture") == Some("amd64")
+    };
+    digest(entries.iter().find(is_usual).or(entries.first())?)
 }
 
-#[derive(Deserialize)]
-struct Entry {
-    digest: Digest,
-    #[serde(default)]
-    platform: ImagePlatform,
+fn largest_layer(manifest: &Value) -> Option<Digest> {
+    let size = |layer: &&Value| layer.get("size").and_then(Value::as_u64);
+    let layers = manifest.get("layers")?.as_array()?;
+    digest(layers.iter().max_by_key(size)?)
 }
 
-#[derive(Default, Deserialize)]
-struct ImagePlatform {
-    #[serde(default)]
-    os: String,
-    #[serde(default)]
-    architecture: String,
-}
-
-#[derive(Deserialize)]
-struct Layer {
-    digest: Digest,
-    #[serde(default)]
-    size: u64,
-}
-
-impl Manifest {
-    /// Returns the manifest of the platform that most servers have, or else the first.
-    fn platform(&self) -> Option<&Digest> {
-        let is_usual =
-            |entry: &&Entry| entry.platform.os == "linux" && entry.platform.architecture == "amd64";
-        let usual = self.manifests.iter().find(is_usual);
-        usual.or(self.manifests.first()).map(|entry| &entry.digest)
-    }
-
-    fn largest_layer(&self) -> Option<&Digest> {
-        let largest = self.layers.iter().max_by_key(|layer| layer.size);
-        largest.map(|layer| &layer.digest)
-    }
+fn digest(descriptor: &Value) -> Option<Digest> {
+    Digest::parse(descriptor.get("digest")?.as_str()?).ok()
 }
 
 /// A registry and one of its repositories.
@@ -100,12 +75,11 @@ pub async fn respond<P: Platform>(
         name,
     };
     let mut manifest = repository.manifest(tag).await?;
-    if let Some(digest) = manifest.platform() {
-        let digest = Reference::Digest(digest.clone());
-        manifest = repository.manifest(&digest).await?;
+    if let Some(digest) = platform(&manifest) {
+        manifest = repository.manifest(&Reference::Digest(digest)).await?;
     }
-    let layer = manifest.largest_layer().ok_or_else(no_layer)?;
-    let location = repository.locate(layer).await?;
+    let layer = largest_layer(&manifest).ok_or_else(no_layer)?;
+    let location = repository.locate(&layer).await?;
     let mut response = Body::respond(StatusCode::TEMPORARY_REDIRECT, Vec::new(), false);
     let headers = response.headers_mut();
     headers.insert(LOCATION, location);
@@ -126,7 +100,7 @@ impl<P: Platform> Repository<'_, P> {
         }
     }
 
-    async fn manifest(&self, reference: &Reference) -> Result<Manifest, RegistryError> {
+    async fn manifest(&self, reference: &Reference) -> Result<Value, RegistryError> {
         let request = self.request(Resource::Manifest(reference.clone()));
         let fail = |error: UpstreamError| RegistryError::from_upstream(&request.route, &error);
         let (context, registry) = (self.proxy.context, self.registry);

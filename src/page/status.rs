@@ -10,27 +10,7 @@ use crate::response::body::Body;
 use crate::upstream::failover::ProxyRequest;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Response, StatusCode};
-use serde::Serialize;
-
-#[derive(Serialize)]
-struct Status {
-    version: &'static str,
-    upstreams: Vec<UpstreamStatus>,
-    /// Which registries a request may name: `any` public one, those that the operator `listed`, or
-    /// the mirror's `own` ones.
-    named_upstreams: &'static str,
-    blob_delivery: &'static str,
-    /// Requests a minute for each address; 0 is no limit.
-    client_limit: u32,
-    login: bool,
-}
-
-#[derive(Serialize)]
-struct UpstreamStatus {
-    /// `None` for a registry on plain http or in a private network.
-    host: Option<String>,
-    state: &'static str,
-}
+use serde_json::{Value, json};
 
 /// Returns the status of the mirror.
 pub async fn respond<P: Platform>(
@@ -38,7 +18,7 @@ pub async fn respond<P: Platform>(
     proxy: &ProxyRequest<'_, P>,
 ) -> Response<Body<P::Body>> {
     let status = status(registry, proxy, &proxy.context.config.upstreams).await;
-    let document = serde_json::to_vec(&status).unwrap_or_default();
+    let document = status.to_string().into_bytes();
     let mut response = Body::respond(StatusCode::OK, document, proxy.request.head_only);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -50,33 +30,36 @@ async fn status<P: Platform>(
     registry: &Registry<'_, P>,
     proxy: &ProxyRequest<'_, P>,
     own: &Candidates,
-) -> Status {
+) -> Value {
     let (context, config) = (proxy.context, proxy.context.config);
     let policy = &config.policy;
     let mut upstreams = Vec::new();
     for upstream in own.iter() {
         let is_internal = policy.is_listed(upstream.origin());
         let is_down = registry.upstreams.health.is_down(context, upstream).await;
-        upstreams.push(UpstreamStatus {
-            host: (!is_internal).then(|| upstream.origin().authority()),
-            state: if is_down { "down" } else { "up" },
-        });
+        // A registry on plain http, or in a private network, is not named.
+        upstreams.push(json!({
+            "host": (!is_internal).then(|| upstream.origin().authority()),
+            "state": if is_down { "down" } else { "up" },
+        }));
     }
     let is_open = policy.allowed_upstreams.iter().any(HostPattern::is_all);
     let lists_more = policy.allowed_upstreams.len() > policy.own.len();
-    Status {
-        version: env!("CARGO_PKG_VERSION"),
-        upstreams,
-        named_upstreams: match (is_open, lists_more) {
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "upstreams": upstreams,
+        // Which registries a request may name.
+        "named_upstreams": match (is_open, lists_more) {
             (true, _) => "any",
             (false, true) => "listed",
             (false, false) => "own",
         },
-        blob_delivery: match config.blob_delivery {
+        "blob_delivery": match config.blob_delivery {
             BlobDelivery::Redirect => "redirect",
             BlobDelivery::Stream => "stream",
         },
-        client_limit: config.access.client_limit,
-        login: false,
-    }
+        // Requests a minute for each address; 0 is no limit.
+        "client_limit": config.access.client_limit,
+        "login": false,
+    })
 }
