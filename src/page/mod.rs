@@ -17,7 +17,7 @@ use crate::request::{InvalidRequest, RegistryRequest};
 use crate::response::body::Body;
 use crate::response::error::RegistryError;
 use crate::upstream::failover::{ProxyRequest, Upstreams};
-use http::{HeaderMap, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 type Answer<P> = Result<Response<Body<<P as Platform>::Body>>, RegistryError>;
 
@@ -46,7 +46,11 @@ pub fn respond<B>(
             let mut response = Body::respond(StatusCode::FOUND, Vec::new(), request.head_only);
             let location = url.to_string().parse();
             let location = location.map_err(|_| InvalidRequest::NotFound)?;
-            response.headers_mut().insert(header::LOCATION, location);
+            let headers = response.headers_mut();
+            headers.insert(header::LOCATION, location);
+            // The path of a closed mirror is its secret.
+            let no_referrer = HeaderValue::from_static("no-referrer");
+            headers.insert(header::REFERRER_POLICY, no_referrer);
             return Ok(Some(response));
         }
         PageMode::Off | PageMode::Elsewhere(_) if is_page && !is_robots => {

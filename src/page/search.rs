@@ -49,12 +49,11 @@ pub async fn respond<P: Platform>(proxy: &ProxyRequest<'_, P>) -> Answer<P> {
         }
     }
     match failed {
-        Some(UpstreamError::Status(StatusCode::NOT_FOUND, _)) | None => Err(RegistryError {
-            status: StatusCode::NOT_FOUND,
-            code: ErrorCode::Unsupported,
-            message: "the upstream has no search".to_owned(),
-            headers: Vec::new(),
-        }),
+        Some(UpstreamError::Status(StatusCode::NOT_FOUND, _)) | None => {
+            let message = "the upstream has no search";
+            let (status, code) = (StatusCode::NOT_FOUND, ErrorCode::Unsupported);
+            Err(RegistryError::new(status, code, message))
+        }
         Some(error) => Err(RegistryError::from_upstream(&proxy.request.route, &error)),
     }
 }
@@ -75,12 +74,9 @@ impl Search {
         let words = take("q")?.unwrap_or_default().trim().to_owned();
         let results = take("n")?.and_then(|number| number.parse().ok());
         if words.is_empty() || words.len() > MAX_WORDS {
-            return Err(RegistryError {
-                status: StatusCode::BAD_REQUEST,
-                code: ErrorCode::Unsupported,
-                message: format!("q= is the words to search for, at most {MAX_WORDS} bytes"),
-                headers: Vec::new(),
-            });
+            let message = format!("q= is the words to search for, at most {MAX_WORDS} bytes");
+            let (status, code) = (StatusCode::BAD_REQUEST, ErrorCode::Unsupported);
+            return Err(RegistryError::new(status, code, message));
         }
         Ok(Search {
             words,

@@ -6,23 +6,22 @@ use super::home::MIRRORS;
 use super::template::fill;
 use super::{Answer, Registry};
 use crate::config::BlobDelivery;
-use crate::manifest::cache::MAX_MANIFEST;
+use crate::manifest;
 use crate::manifest::entry::ManifestKey;
 use crate::oci::digest::Digest;
 use crate::oci::error_code::ErrorCode;
 use crate::oci::name::Name;
 use crate::oci::reference::Reference;
-use crate::platform::{Platform, TransportError};
+use crate::platform::Platform;
 use crate::request::RegistryRequest;
 use crate::request::external_url::ExternalUrl;
 use crate::request::route::{Resource, Route};
 use crate::request::selector::UpstreamSelector;
-use crate::response;
 use crate::response::body::Body;
 use crate::response::error::RegistryError;
-use crate::upstream::error::{ManifestError, UpstreamError};
+use crate::upstream::error::UpstreamError;
 use crate::upstream::failover::ProxyRequest;
-use crate::upstream::{CONTENT_DIGEST, UpstreamRequest};
+use crate::upstream::{CONTENT_DIGEST, UpstreamRequest, manifest_body};
 use http::header::{ACCEPT, CACHE_CONTROL, LOCATION};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::Value;
@@ -119,18 +118,14 @@ impl<P: Platform> Repository<'_, P> {
                     .serve(registry.upstreams, &proxy, &outbound, &key)
                     .await
             }
-            None => {
-                let upstream = registry.upstreams.send(&proxy, &outbound).await;
-                upstream.map(|upstream| response::from_upstream(context, &request, upstream))
-            }
+            None => manifest::forward(registry.upstreams, &proxy, &outbound).await,
         };
-        let body = match response.map_err(fail)?.into_body() {
+        let (head, body) = response.map_err(fail)?.into_parts();
+        let body = match body {
             Body::Buffered(body) => body,
             Body::Upstream(body) => {
-                let read = context.platform.read(body, MAX_MANIFEST);
-                let read = context.within_exchange_timeout(read).await;
-                let read = read.ok_or_else(|| fail(TransportError::TimedOut.into()))?;
-                read.map_err(|_| fail(ManifestError::Truncated.into()))?
+                let body = manifest_body::read(context, &head.headers, body).await;
+                body.map_err(fail)?
             }
         };
         serde_json::from_slice(&body).map_err(|_| no_layer())
@@ -171,12 +166,11 @@ impl<P: Platform> Repository<'_, P> {
 }
 
 fn no_layer() -> RegistryError {
-    RegistryError {
-        status: StatusCode::NOT_FOUND,
-        code: ErrorCode::ManifestUnknown,
-        message: "the image has no layer to measure with".to_owned(),
-        headers: Vec::new(),
-    }
+    RegistryError::new(
+        StatusCode::NOT_FOUND,
+        ErrorCode::ManifestUnknown,
+        "the image has no layer to measure with",
+    )
 }
 
 /// Returns the script of the speed test, for this mirror.

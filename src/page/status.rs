@@ -36,7 +36,8 @@ async fn status<P: Platform>(
     let mut upstreams = Vec::new();
     for upstream in own.iter() {
         let is_internal = policy.is_listed(upstream.origin());
-        let is_down = registry.upstreams.health.is_down(context, upstream).await;
+        let one = Candidates::one(upstream.clone());
+        let is_down = registry.upstreams.health.all_down(context, &one).await;
         // A registry on plain http, or in a private network, is not named.
         upstreams.push(json!({
             "host": (!is_internal).then(|| upstream.origin().authority()),
