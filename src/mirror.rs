@@ -115,20 +115,13 @@ impl<P: Platform> Mirror<P> {
         let parsed = RegistryRequest::parse(method.unwrap_or(&Method::GET), path, query)?;
         let parsed = record.request.insert(parsed);
         record.is_shared &= parsed.route.is_registry();
-        match parsed.route {
-            Route::Page | Route::Robots if is_preflight => {
-                return Err(InvalidRequest::Method.into());
-            }
-            _ if is_preflight => return Ok(cors::preflight()),
-            Route::Page => {
-                return Ok(page::manual(
-                    request.headers(),
-                    &external_url,
-                    parsed.head_only,
-                ));
-            }
-            Route::Robots => return Ok(page::robots(parsed.head_only)),
+        match (is_preflight, record.is_shared) {
+            (true, true) => return Ok(cors::preflight()),
+            (true, false) => return Err(InvalidRequest::Method.into()),
             _ => {}
+        }
+        if let Some(page) = page::respond(&config, parsed, request.headers(), &external_url)? {
+            return Ok(page);
         }
 
         // Choose the candidates, and admit the client.
@@ -164,9 +157,17 @@ impl<P: Platform> Mirror<P> {
             request: parsed,
             candidates: &candidates,
         };
-        let answer = self.answer(&proxy, request).await;
-        let mut response =
-            answer.map_err(|error| RegistryError::from_upstream(&parsed.route, &error))?;
+        let registry = page::Registry {
+            manifests: &self.manifests,
+            upstreams: &self.upstreams,
+        };
+        let mut response = match page::respond_with_upstreams(&registry, &proxy).await {
+            Some(answer) => answer?,
+            None => {
+                let answer = self.answer(&proxy, request).await;
+                answer.map_err(|error| RegistryError::from_upstream(&parsed.route, &error))?
+            }
+        };
         response::add_standard_headers(response.headers_mut(), &parsed.selector);
         Ok(response)
     }

@@ -12,6 +12,7 @@ mod health;
 mod hostile_answers;
 mod manifest_cache;
 mod named_registries;
+mod page;
 mod redirects;
 mod registries;
 mod requests;

@@ -272,7 +272,7 @@ fn too_many_requests() -> ClientError {
 /// blobs `MANIFEST_UNKNOWN` and `BLOB_UNKNOWN` are what all clients go on after.
 fn unknown(route: &Route, code: Option<ErrorCode>) -> ClientError {
     let (code, message) = match (route, code) {
-        (Route::Repository(_, Resource::Manifest(_)), _) => (
+        (Route::Repository(_, Resource::Manifest(_) | Resource::SpeedLayer(_)), _) => (
             ErrorCode::ManifestUnknown,
             "the upstream has no such manifest",
         ),
@@ -289,9 +289,7 @@ fn unknown(route: &Route, code: Option<ErrorCode>) -> ClientError {
             "the upstream has no such repository, or does not list its tags",
         ),
         (Route::Catalog, _) => (ErrorCode::Unsupported, "the upstream has no catalog"),
-        (Route::Ping | Route::Page | Route::Robots, _) => {
-            (ErrorCode::Unsupported, "the upstream has no registry API")
-        }
+        _ => (ErrorCode::Unsupported, "the upstream has no registry API"),
     };
     ClientError::new(StatusCode::NOT_FOUND, code, message)
 }

@@ -10,10 +10,12 @@
 //! | `upstream` | authentication, TLS, the habits of public registries, failures |
 //! | `security` | requests to private networks, limits, headers and secrets, the log |
 //! | `clients` | real clients, with the files of `deploy/clients/` |
+//! | `page` | the page in a browser, the speed test on the command line |
 //! | `soak` | many clients while the upstream fails at random |
 //! | `support` | the mirror as a child process, a client, the registries |
 
 mod clients;
+mod page;
 mod protocol;
 mod security;
 mod soak;
