@@ -14,7 +14,7 @@ use std::fmt;
 use std::time::Duration;
 
 /// The variables of `spin.toml`: name and default.
-pub const VARIABLES: [(&str, &str); 19] = [
+pub const VARIABLES: [(&str, &str); 21] = [
     ("upstream", DOCKER_HUB),
     ("host_upstreams", ""),
     ("plain_http_upstreams", ""),
@@ -23,6 +23,7 @@ pub const VARIABLES: [(&str, &str); 19] = [
     ("token_services", "auth.docker.io,ghcr.io"),
     ("allowed_repositories", "*"),
     ("denied_repositories", ""),
+    ("store", "on"),
     ("manifest_cache", "on"),
     ("tag_ttl", "0"),
     ("max_stale", "86400"),
@@ -30,6 +31,7 @@ pub const VARIABLES: [(&str, &str); 19] = [
     ("secret", ""),
     ("client_limit", "0"),
     ("trusted_proxies", "0"),
+    ("private_networks", "any"),
     ("connect_timeout", "5"),
     ("first_byte_timeout", "15"),
     ("between_bytes_timeout", "30"),
@@ -48,6 +50,10 @@ pub struct Config {
     pub host_upstreams: Vec<(Authority, Upstream)>,
     pub policy: Policy,
     pub access: Access,
+    /// Whether the mirror is ready only where the host refuses to connect to private networks.
+    pub needs_closed_networks: bool,
+    /// Whether the key-value store is used.
+    pub store: bool,
     /// Whether manifests are cached.
     pub manifest_cache: bool,
     /// For how long a tag is answered from the cache without asking the upstream.
@@ -170,11 +176,13 @@ impl Config {
             })?,
             host_upstreams,
             policy,
-            manifest_cache: variables.choice(
-                "manifest_cache",
-                "on or off",
-                &[("on", true), ("off", false)],
+            needs_closed_networks: variables.choice(
+                "private_networks",
+                "any or closed",
+                &[("any", false), ("closed", true)],
             )?,
+            store: variables.switch("store")?,
+            manifest_cache: variables.switch("manifest_cache")?,
             tag_ttl: variables.seconds("tag_ttl", 0)?,
             max_stale: variables.seconds("max_stale", 0)?,
             blob_delivery: match access.secret {
@@ -270,6 +278,10 @@ impl<'a, F: Fn(&'static str) -> &'a str> Variables<F> {
             .ok_or(ConfigError { variable, expected })
     }
 
+    fn switch(&self, variable: &'static str) -> Result<bool, ConfigError> {
+        self.choice(variable, "on or off", &[("on", true), ("off", false)])
+    }
+
     fn seconds(&self, variable: &'static str, least: u32) -> Result<Duration, ConfigError> {
         let expected = match least {
             0 => "a whole number of seconds from 0 to 2592000",
@@ -353,6 +365,7 @@ mod tests {
             ("host_upstreams", "a b=ghcr.io"),
             ("host_upstreams", "ghcr.mirror.example=https://ghcr.io/path"),
             ("host_upstreams", "ghcr.mirror.example=127.0.0.1:5000"),
+            ("store", "redis"),
             ("manifest_cache", "yes"),
             ("tag_ttl", "1h"),
             ("max_stale", "9999999"),
@@ -361,6 +374,7 @@ mod tests {
             ("secret", "with a / and more than 16"),
             ("client_limit", "many"),
             ("trusted_proxies", "-1"),
+            ("private_networks", "open"),
             ("connect_timeout", "0"),
             ("first_byte_timeout", "-1"),
             ("between_bytes_timeout", "1.5"),

@@ -12,6 +12,7 @@ use crate::page;
 use crate::platform::Platform;
 use crate::policy::candidates::Candidates;
 use crate::policy::permitted::Upstream;
+use crate::probe;
 use crate::request::cdn_loop::CdnLoop;
 use crate::request::external_url::ExternalUrl;
 use crate::request::route::{Resource, Route};
@@ -102,8 +103,13 @@ impl<P: Platform> Mirror<P> {
         record: &mut RequestRecord,
     ) -> Result<Response<Body<P::Body>>, RegistryError> {
         // Parse.
-        let config = self.config().await?;
         let (path, query) = (request.uri().path(), request.uri().query());
+        if let Some(probe) = RegistryRequest::probe(request.method(), path, query)? {
+            let probe = &*record.request.insert(probe);
+            let (store, health) = (&self.store, &self.upstreams.health);
+            return probe::respond(probe, request, store, health, || self.config()).await;
+        }
+        let config = self.config().await?;
         let (path_prefix, path) = config
             .access
             .strip_secret(path)
@@ -215,6 +221,7 @@ impl<P: Platform> Mirror<P> {
         }
         let read = async || Config::read(&self.platform).await.map(Rc::new);
         let config = self.config_reads.run(&self.platform, "", read).await?;
+        self.store.set_on(config.store);
         *self.config.borrow_mut() = Some(config.clone());
         Ok(config)
     }

@@ -17,6 +17,10 @@ pub enum Route {
     Page,
     /// `/robots.txt`
     Robots,
+    /// `/healthz`: whether the component runs.
+    Healthz,
+    /// `/readyz`: whether it can serve.
+    Readyz,
     /// `/v2/` (end-1)
     Ping,
     /// `/v2/_catalog`: an extension that some registries have.
@@ -110,6 +114,8 @@ impl Route {
         match self {
             Route::Page => "/".to_owned(),
             Route::Robots => "/robots.txt".to_owned(),
+            Route::Healthz => "/healthz".to_owned(),
+            Route::Readyz => "/readyz".to_owned(),
             Route::Ping => "/v2/".to_owned(),
             Route::Catalog => "/v2/_catalog".to_owned(),
             Route::Repository(name, resource) => {
@@ -183,6 +189,8 @@ impl Route {
         match self {
             Route::Page => "page",
             Route::Robots => "robots",
+            Route::Healthz => "healthz",
+            Route::Readyz => "readyz",
             Route::Ping => "ping",
             Route::Catalog => "catalog",
             Route::Repository(_, Resource::Manifest(_)) => "manifest",

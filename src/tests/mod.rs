@@ -12,9 +12,11 @@ mod health;
 mod hostile_answers;
 mod manifest_cache;
 mod named_registries;
+mod probes;
 mod redirects;
 mod registries;
 mod requests;
+mod store;
 
 use crate::mirror::Mirror;
 use crate::platform::TransportError;
