@@ -4,6 +4,7 @@
 //!
 //! ```sh
 //! cargo run --release --example capacity
+//! cargo run --release --example capacity -- "200 images"
 //! ```
 
 mod hub;
@@ -19,10 +20,11 @@ use http::Request;
 use hub::Hub;
 use platform::{Counts, Simulated, Store, World};
 
-/// How many images are pulled; the k-th most popular 1/k as often as the first.
+/// How many images there are; the k-th most popular is pulled 1/k as often as the first.
 const IMAGES: usize = 1_000;
+const FEW_IMAGES: usize = 200;
 /// Pulls of one run: the first half warms, the second is counted.
-const PULLS: u32 = 8_000;
+const PULLS: u32 = 4_000;
 /// How long a client takes from one request of a pull to the next.
 const STEP: Duration = Duration::from_millis(50);
 /// An instance of WASIp3 ends after so many requests, or after this time without one.
@@ -36,15 +38,25 @@ struct Setup {
     wasip3: bool,
     replicas: usize,
     shared_store: bool,
+    images: usize,
     variables: &'static [(&'static str, &'static str)],
 }
 
-const SETUPS: [Setup; 6] = [
+const SETUPS: [Setup; 7] = [
+    Setup {
+        name: "WASIp3, one host, 200 images",
+        wasip3: true,
+        replicas: 1,
+        shared_store: false,
+        images: FEW_IMAGES,
+        variables: &[],
+    },
     Setup {
         name: "WASIp3, one host",
         wasip3: true,
         replicas: 1,
         shared_store: false,
+        images: IMAGES,
         variables: &[],
     },
     Setup {
@@ -52,6 +64,7 @@ const SETUPS: [Setup; 6] = [
         wasip3: true,
         replicas: 4,
         shared_store: false,
+        images: IMAGES,
         variables: &[],
     },
     Setup {
@@ -59,6 +72,7 @@ const SETUPS: [Setup; 6] = [
         wasip3: true,
         replicas: 4,
         shared_store: true,
+        images: IMAGES,
         variables: &[],
     },
     Setup {
@@ -66,6 +80,7 @@ const SETUPS: [Setup; 6] = [
         wasip3: false,
         replicas: 4,
         shared_store: false,
+        images: IMAGES,
         variables: &[],
     },
     Setup {
@@ -73,6 +88,7 @@ const SETUPS: [Setup; 6] = [
         wasip3: false,
         replicas: 4,
         shared_store: false,
+        images: IMAGES,
         variables: &[("tag_ttl", "60")],
     },
     Setup {
@@ -80,6 +96,7 @@ const SETUPS: [Setup; 6] = [
         wasip3: false,
         replicas: 4,
         shared_store: false,
+        images: IMAGES,
         variables: &[("store", "off")],
     },
 ];
@@ -135,7 +152,7 @@ fn run(setup: &Setup, pulls_per_hour: f64, pulls: u32, hub: &Rc<Hub>) -> Counts 
         .collect();
     let mut random = Random(1);
     let mut sum = 0.0;
-    let cumulated: Vec<f64> = (1..=IMAGES)
+    let cumulated: Vec<f64> = (1..=setup.images)
         .map(|rank| {
             sum += 1.0 / rank as f64;
             sum
@@ -204,10 +221,11 @@ fn main() {
          | store reads | store writes |"
     );
     println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
-    for setup in &SETUPS {
+    let wanted = std::env::args().nth(1).unwrap_or_default();
+    for setup in SETUPS.iter().filter(|setup| setup.name.contains(&wanted)) {
         for rate in [1.0, 100.0, 10_000.0, 1_000_000.0] {
             // At one pull an hour, no more are needed to know what one takes.
-            let pulls = if rate < 100.0 { PULLS / 4 } else { PULLS };
+            let pulls = if rate < 100.0 { PULLS / 2 } else { PULLS };
             let counts = run(setup, rate, pulls, &hub);
             let per_pull = |count: u32| f64::from(count) / f64::from(pulls / 2);
             println!(
