@@ -83,13 +83,7 @@ async fn no_header_of_a_registry_ends_in_a_bare_500() {
     for name in &RESPONSE_HEADERS {
         for values in values {
             let line = |value: &&[u8]| [name.as_str().as_bytes(), b": ", value, b"\r\n"].concat();
-            cases.push(
-                values
-                    .iter()
-                    .map(|value| line(value))
-                    .collect::<Vec<_>>()
-                    .concat(),
-            );
+            cases.push(values.iter().map(line).collect::<Vec<_>>().concat());
         }
     }
     let cases = Arc::new(cases);
@@ -323,7 +317,7 @@ async fn the_secret_reaches_only_the_mirror() {
     assert_eq!((status, &body), (200, &layer.bytes));
     let manifest = format!("/{SECRET}/v2/{NAME}/manifests/latest");
     fixture.mirror.get_manifest(&manifest).await.expect(200);
-    let seen = seen.lock().expect("requests");
+    let seen = seen.lock().expect("requests").clone();
     assert!(
         seen.len() >= 4,
         "the registry, its tokens and its CDN: {seen:#?}"
