@@ -52,9 +52,7 @@ impl<P: Platform> Salt<P> {
             platform
                 .save(SALT, format!("{own:016x}").into_bytes())
                 .await?;
-            // Another instance may have written its own in the meantime.
-            let stored = platform.load(SALT).await.ok().flatten();
-            Ok(stored.as_deref().and_then(parse_salt).unwrap_or(own))
+            Ok(own)
         };
         let salt = self.making.run(platform, "", make).await?;
         self.known.set(Some(salt));

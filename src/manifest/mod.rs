@@ -5,7 +5,7 @@ pub mod cache;
 pub mod entry;
 
 use self::cache::{ManifestCache, complete, content_digest, is_complete};
-use self::entry::ManifestKey;
+use self::entry::{CachedManifest, ManifestKey};
 use crate::cache::single_flight::SingleFlight;
 use crate::cache::status::CacheStatus;
 use crate::oci::digest::Digest;
@@ -83,8 +83,7 @@ impl<P: Platform> Manifests<P> {
             request,
             key,
         };
-        let has_content = cached.as_ref().is_some_and(|cached| cached.has_content());
-        let error = match self.revalidate_or_fetch(&manifest, has_content).await {
+        let error = match self.revalidate_or_fetch(&manifest, cached.as_ref()).await {
             Ok(response) => return Ok(response),
             Err(error) => error,
         };
@@ -107,11 +106,13 @@ impl<P: Platform> Manifests<P> {
     async fn revalidate_or_fetch(
         &self,
         manifest: &ManifestRequest<'_, P>,
-        has_content: bool,
+        before: Option<&CachedManifest>,
     ) -> ManifestResponse<P> {
         let ManifestRequest { proxy, key, .. } = *manifest;
         let (context, head_only) = (proxy.context, proxy.request.head_only);
-        if head_only || has_content {
+        let has_content = before.is_some_and(CachedManifest::has_content);
+        let head_tells = before.is_none_or(CachedManifest::can_be_revalidated);
+        if head_tells && (head_only || has_content) {
             let head = UpstreamRequest {
                 method: Method::HEAD,
                 ..manifest.request.clone()
