@@ -20,6 +20,8 @@
 //! | [`registry`], [`oci`] | addresses of registries; names, references, digests, error codes |
 //! | [`platform`] | what the component needs of the platform it runs on, as a trait |
 
+// One request is one future, of futures some 130 deep.
+#![recursion_limit = "256"]
 #![cfg_attr(
     not(test),
     deny(
