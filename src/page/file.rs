@@ -20,7 +20,10 @@ const ROBOTS: &str = "User-agent: *\nDisallow: /\n";
 /// A file as it is sent.
 pub struct File {
     pub content_type: &'static str,
-    pub content: Cow<'static, str>,
+    pub content: Cow<'static, [u8]>,
+    /// Whether the content is compressed. Every browser takes it so, and only browsers ask for
+    /// these files.
+    pub is_gzip: bool,
     /// The request headers that it depends on.
     pub vary: Option<&'static str>,
 }
@@ -28,7 +31,7 @@ pub struct File {
 impl File {
     /// Makes the response: 304 where the client has the same content.
     pub fn respond<B>(self, request: &HeaderMap, head_only: bool) -> Response<Body<B>> {
-        let digest = Digest::of(self.content.as_bytes());
+        let digest = Digest::of(&self.content);
         let hash = digest.as_str().trim_start_matches("sha256:");
         let etag = format!("\"{}\"", hash.get(..32).unwrap_or(hash));
         let mut response = if matches(request, &etag) {
@@ -36,7 +39,7 @@ impl File {
             *response.status_mut() = StatusCode::NOT_MODIFIED;
             response
         } else {
-            let content = self.content.into_owned().into_bytes();
+            let content = self.content.into_owned();
             Body::respond(StatusCode::OK, content, head_only)
         };
         let is_page = self.content_type.starts_with("text/html");
@@ -53,6 +56,9 @@ impl File {
         set(header::CONTENT_SECURITY_POLICY, policy);
         // The path of a closed mirror is its secret.
         set(header::REFERRER_POLICY, "no-referrer");
+        if self.is_gzip {
+            set(header::CONTENT_ENCODING, "gzip");
+        }
         if let Some(vary) = self.vary {
             set(header::VARY, vary);
         }
@@ -62,21 +68,33 @@ impl File {
     }
 }
 
+/// Includes a file that the build script has compressed.
+macro_rules! compressed {
+    ($name:literal) => {
+        include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".gz")).as_slice()
+    };
+}
+
 /// Returns an embedded file.
 pub fn embedded(file: PageFile) -> File {
     const SCRIPT: &str = "text/javascript; charset=utf-8";
-    let (content_type, content) = match file {
-        PageFile::Style => ("text/css; charset=utf-8", include_str!("page.css")),
-        PageFile::Icon => ("image/svg+xml", include_str!("icon.svg")),
-        PageFile::Main => (SCRIPT, include_str!("page.js")),
-        PageFile::Image => (SCRIPT, include_str!("image.js")),
-        PageFile::Speed => (SCRIPT, include_str!("speed.js")),
-        PageFile::Sha256 => (SCRIPT, include_str!("sha256.js")),
-        PageFile::Robots => ("text/plain; charset=utf-8", ROBOTS),
+    let (content_type, content, is_gzip) = match file {
+        PageFile::Style => ("text/css; charset=utf-8", compressed!("page.css"), true),
+        PageFile::Main => (SCRIPT, compressed!("page.js"), true),
+        PageFile::Image => (SCRIPT, compressed!("image.js"), true),
+        PageFile::Speed => (SCRIPT, compressed!("speed.js"), true),
+        PageFile::Sha256 => (SCRIPT, compressed!("sha256.js"), true),
+        PageFile::Icon => (
+            "image/svg+xml",
+            include_bytes!("icon.svg").as_slice(),
+            false,
+        ),
+        PageFile::Robots => ("text/plain; charset=utf-8", ROBOTS.as_bytes(), false),
     };
     File {
         content_type,
         content: content.into(),
+        is_gzip,
         vary: None,
     }
 }

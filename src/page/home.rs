@@ -67,7 +67,8 @@ pub fn page(headers: &HeaderMap, external_url: &ExternalUrl, query: &str) -> Fil
     let language = Language::of_request(headers, query);
     File {
         content_type: "text/html; charset=utf-8",
-        content: render(language, external_url).into(),
+        content: render(language, external_url).into_bytes().into(),
+        is_gzip: false,
         vary: Some("accept-language, host, x-forwarded-proto"),
     }
 }

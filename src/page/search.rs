@@ -48,14 +48,8 @@ pub async fn respond<P: Platform>(proxy: &ProxyRequest<'_, P>) -> Answer<P> {
             Err(error) => failed = failed.or(Some(error)),
         }
     }
-    match failed {
-        Some(UpstreamError::Status(StatusCode::NOT_FOUND, _)) | None => {
-            let message = "the upstream has no search";
-            let (status, code) = (StatusCode::NOT_FOUND, ErrorCode::Unsupported);
-            Err(RegistryError::new(status, code, message))
-        }
-        Some(error) => Err(RegistryError::from_upstream(&proxy.request.route, &error)),
-    }
+    let failed = failed.unwrap_or(UpstreamError::Denied);
+    Err(RegistryError::from_upstream(&proxy.request.route, &failed))
 }
 
 struct Search {

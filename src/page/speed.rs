@@ -183,7 +183,8 @@ pub fn script(external_url: &ExternalUrl) -> File {
     });
     File {
         content_type: "text/x-shellscript; charset=utf-8",
-        content: script.into(),
+        content: script.into_bytes().into(),
+        is_gzip: false,
         vary: Some("host, x-forwarded-proto"),
     }
 }

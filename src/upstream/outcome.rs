@@ -289,6 +289,7 @@ fn unknown(route: &Route, code: Option<ErrorCode>) -> ClientError {
             "the upstream has no such repository, or does not list its tags",
         ),
         (Route::Catalog, _) => (ErrorCode::Unsupported, "the upstream has no catalog"),
+        (Route::Search, _) => (ErrorCode::Unsupported, "the upstream has no search"),
         _ => (ErrorCode::Unsupported, "the upstream has no registry API"),
     };
     ClientError::new(StatusCode::NOT_FOUND, code, message)

@@ -79,7 +79,6 @@ async fn the_page_sets_up_clients_in_both_languages() {
         assert_eq!(browser.run(nothing_left).await, json!(false));
     }
     expect_clean(&browser, &[format!("{own}/")]).await;
-    browser.close().await;
 }
 
 #[tokio::test]
@@ -99,7 +98,6 @@ async fn a_closed_mirrors_page_stays_below_its_secret() {
     let text = browser.run("return document.body.innerText").await;
     assert!(text.as_str().expect("text").contains(&own), "{text}");
     expect_clean(&browser, &[own.clone() + "/", own]).await;
-    browser.close().await;
 }
 
 #[tokio::test]
@@ -153,7 +151,6 @@ async fn everything_is_reached_by_tab_and_has_a_name() {
         headings += usize::from(role == "heading");
     }
     assert!(named > 20 && headings > 5, "{named} {headings}");
-    browser.close().await;
 }
 
 #[tokio::test]
@@ -210,5 +207,4 @@ async fn an_image_is_looked_up_and_searched() {
     browser
         .wait_for("document.getElementById('image-message').textContent.includes('404')")
         .await;
-    browser.close().await;
 }

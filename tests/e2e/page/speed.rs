@@ -142,7 +142,6 @@ async fn the_speed_test_says_of_each_mirror_how_it_is() {
         .map(|address| format!("http://{address}/"))
         .collect();
     expect_clean(&browser, &allowed).await;
-    browser.close().await;
 }
 
 /// Returns how fast the layer of a mirror comes, in MB/s from the first piece on.
@@ -195,7 +194,6 @@ async fn the_rate_of_a_throttled_mirror_is_right() {
         let (low, high) = (before.min(after) * 0.9, before.max(after) * 1.1);
         tried.push((before, rate, after));
         if (low..=high).contains(&rate) {
-            browser.close().await;
             return;
         }
     }
@@ -255,5 +253,4 @@ async fn the_link_repeats_the_test_and_stop_stops_it() {
         .run("return document.getElementById('speed-mirrors').value")
         .await;
     assert_eq!(hosts, json!(format!("http://{}", hanging.address())));
-    browser.close().await;
 }

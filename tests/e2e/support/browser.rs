@@ -1,6 +1,7 @@
 //! Headless Chromium, driven by WebDriver: a page, its console, its requests.
 
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ use super::programs::Programs;
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 pub struct Browser {
-    driver: Process,
+    _driver: Process,
     address: SocketAddr,
     session: String,
     _profile: TempDir,
@@ -36,7 +37,7 @@ impl Browser {
         });
         let address = SocketAddr::from(([127, 0, 0, 1], port.await));
         let mut browser = Self {
-            driver,
+            _driver: driver,
             address,
             session: String::new(),
             _profile: profile,
@@ -59,21 +60,17 @@ impl Browser {
             "goog:chromeOptions": { "binary": programs.find("chromium"), "args": arguments },
             "goog:loggingPrefs": { "browser": "ALL", "performance": "ALL" },
         } } });
-        let session = browser.send("POST", "/session", capabilities).await;
+        let session = browser.send("/session", capabilities).await;
         let id = session["sessionId"].as_str().expect("a session");
         browser.session = format!("/session/{id}");
         browser.call("/timeouts", json!({ "script": 60_000 })).await;
         Some(browser)
     }
 
-    async fn send(&self, method: &str, path: &str, body: Value) -> Value {
-        let request = Request::new(self.address, method, path)
+    async fn send(&self, path: &str, body: Value) -> Value {
+        let request = Request::new(self.address, "POST", path)
             .header("content-type", "application/json")
-            .body(if body.is_null() {
-                String::new()
-            } else {
-                body.to_string()
-            });
+            .body(body.to_string());
         let response = request.send().await;
         let mut document = response.json();
         assert_eq!(response.status, 200, "{path}: {document}");
@@ -82,7 +79,7 @@ impl Browser {
 
     async fn call(&self, path: &str, body: Value) -> Value {
         let path = format!("{}{path}", self.session);
-        self.send("POST", &path, body).await
+        self.send(&path, body).await
     }
 
     pub async fn open(&self, url: &str) {
@@ -171,10 +168,24 @@ impl Browser {
         let entries = self.call("/se/log", json!({ "type": kind })).await;
         entries.as_array().expect("a log").clone()
     }
+}
 
-    pub async fn close(mut self) {
-        self.send("DELETE", &self.session, Value::Null).await;
-        self.driver.stop();
+impl Drop for Browser {
+    /// Ends Chromium, which would outlive its driver.
+    fn drop(&mut self) {
+        let end = || -> std::io::Result<()> {
+            let mut stream = TcpStream::connect(self.address)?;
+            stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+            let (session, address) = (&self.session, self.address);
+            write!(
+                stream,
+                "DELETE {session} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\n\r\n"
+            )?;
+            stream.read(&mut [0; 1024]).map(drop)
+        };
+        if let Err(error) = end() {
+            eprintln!("chromium may still run: {error}");
+        }
     }
 }
 
