@@ -10,6 +10,7 @@
 //! | [`cli`] | the command line |
 //! | [`build`] | the component's build command |
 //! | [`server`] | the HTTP server: connections, time-outs, the limit of concurrent requests |
+//! | [`server::tls`] | TLS: the certificate, read again when it changes |
 //! | [`component`] | the component on Wasmtime: compiling, linking, instances |
 //! | [`component::spin_interfaces`] | Spin's interfaces: key-value stores and variables |
 //! | [`component::early_body`] | the reading of a response's body as soon as it is created |
@@ -19,6 +20,7 @@
 //! | [`config`] | `spin.toml`, its route and variables, and the runtime configuration |
 //! | [`egress`] | where the component may connect to: by URL, and by address |
 //! | [`stderr`] | the host's warnings and the component's output |
+//! | [`metrics`] | the metrics for Prometheus |
 //!
 //! A module imports only from modules below it in the table.
 
@@ -27,6 +29,7 @@ mod cli;
 mod component;
 mod config;
 mod egress;
+mod metrics;
 mod outbound;
 mod server;
 mod stderr;

@@ -1,7 +1,11 @@
 //! The HTTP server: accepts connections, passes requests to the component, drains on shutdown.
 
-use crate::component::{Handler, REQUEST_TIMEOUT};
+pub mod tls;
+
+use self::tls::Tls;
+use crate::component::Handler;
 use crate::config::route::Route;
+use crate::metrics;
 use crate::outbound::INCOMING_MARKER;
 use crate::stderr::warn;
 use anyhow::{Context as _, Result};
@@ -14,11 +18,12 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore};
 use tokio_io_timeout::TimeoutStream;
@@ -48,6 +53,10 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Tells the component the client's IP address and port, as Spin does.
 const CLIENT_ADDRESS: HeaderName = HeaderName::from_static("spin-client-addr");
 
+/// Tells the component, whose SDK doesn't give it the URL's scheme, that its URL starts with
+/// `https:`. A proxy in front may have said so already.
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
 /// Paths below this one are answered by the host, as Spin answers them.
 const WELL_KNOWN: &str = "/.well-known/spin/";
 
@@ -56,29 +65,46 @@ pub struct Server {
     handler: Handler,
     route: Route,
     permits: Semaphore,
+    options: ServerOptions,
+    http: Builder<TokioExecutor>,
+}
+
+/// How the server is reached, and for how long the component may take.
+pub struct ServerOptions {
+    /// Serves https instead of http.
+    pub tls: Option<Tls>,
+    /// Bytes that are buffered of one HTTP/1.1 connection; `None` is hyper's default.
+    pub http1_max_buf_size: Option<usize>,
+    /// How long a request may take until its response begins.
+    pub request_timeout: Duration,
 }
 
 impl Server {
     /// A server that passes requests for `route` to `handler`.
-    pub fn new(handler: Handler, route: Route) -> Arc<Self> {
+    pub fn new(handler: Handler, route: Route, options: ServerOptions) -> Arc<Self> {
+        let mut http = Builder::new(TokioExecutor::new());
+        http.http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_READ_TIMEOUT);
+        if let Some(size) = options.http1_max_buf_size {
+            http.http1().max_buf_size(size);
+        }
+        // Closes connections whose peer is gone without closing them: it answers no ping.
+        http.http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(HEADER_READ_TIMEOUT);
         Arc::new(Self {
             handler,
             route,
             permits: Semaphore::new(MAX_CONCURRENT_REQUESTS),
+            options,
+            http,
         })
     }
 
     /// Serves `listener` until `shutdown` resolves, then waits for requests in progress, at most
     /// [`SHUTDOWN_TIMEOUT`].
     pub async fn serve(self: Arc<Self>, listener: TcpListener, shutdown: impl Future<Output = ()>) {
-        let mut http = Builder::new(TokioExecutor::new());
-        http.http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_READ_TIMEOUT);
-        // Closes connections whose peer is gone without closing them: it answers no ping.
-        http.http2()
-            .timer(TokioTimer::new())
-            .keep_alive_interval(HEADER_READ_TIMEOUT);
         let connections = GracefulShutdown::new();
         tokio::pin!(shutdown);
         loop {
@@ -101,33 +127,66 @@ impl Server {
             let Ok(client) = HeaderValue::try_from(client.to_string()) else {
                 continue;
             };
-            let first_request = Arc::new(Notify::new());
-            let request_received = Arc::clone(&first_request);
-            let service = service_fn(move |request| {
-                request_received.notify_one();
-                let (server, client) = (Arc::clone(&server), client.clone());
-                async move { Ok::<_, Infallible>(server.handle(request, client).await) }
-            });
-            let connection = http
-                .serve_connection(
-                    TokioIo::new(with_write_timeout(stream, WRITE_STALL_TIMEOUT)),
-                    service,
-                )
-                .into_owned();
-            let connection = connections.watch(connection);
+            let watcher = connections.watcher();
             tokio::spawn(async move {
-                // Errors are the client's fault: it is gone, or does not speak HTTP.
-                drop(
-                    with_first_request_timeout(connection, &first_request, HEADER_READ_TIMEOUT)
-                        .await,
-                );
+                let stream = with_write_timeout(stream, WRITE_STALL_TIMEOUT);
+                match server.options.tls.clone() {
+                    None => {
+                        server
+                            .serve_connection(stream, Scheme::HTTP, client, watcher)
+                            .await;
+                    }
+                    // Errors are the client's fault: it doesn't trust the certificate, say.
+                    Some(tls) => {
+                        if let Ok(stream) = tls.accept(stream).await {
+                            server
+                                .serve_connection(stream, Scheme::HTTPS, client, watcher)
+                                .await;
+                        }
+                    }
+                }
             });
         }
         drop(listener);
         let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, connections.shutdown()).await;
     }
 
-    async fn handle(&self, request: Request<Incoming>, client: HeaderValue) -> Response<WasiBody> {
+    /// Serves one connection, until it is closed or `watcher` sees the shutdown.
+    async fn serve_connection<S>(
+        self: Arc<Self>,
+        stream: S,
+        scheme: Scheme,
+        client: HeaderValue,
+        watcher: Watcher,
+    ) where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let first_request = Arc::new(Notify::new());
+        let request_received = Arc::clone(&first_request);
+        let server = Arc::clone(&self);
+        let service = service_fn(move |request| {
+            request_received.notify_one();
+            let (server, scheme, client) = (Arc::clone(&server), scheme.clone(), client.clone());
+            async move {
+                let response = server.handle(request, scheme, client);
+                Ok::<_, Infallible>(metrics::count_response(response).await)
+            }
+        });
+        let connection = self
+            .http
+            .serve_connection(TokioIo::new(stream), service)
+            .into_owned();
+        let connection = watcher.watch(connection);
+        // Errors are the client's fault: it is gone, or does not speak HTTP.
+        drop(with_first_request_timeout(connection, &first_request, HEADER_READ_TIMEOUT).await);
+    }
+
+    async fn handle(
+        &self,
+        request: Request<Incoming>,
+        scheme: Scheme,
+        client: HeaderValue,
+    ) -> Response<WasiBody> {
         if let Some(name) = request.uri().path().strip_prefix(WELL_KNOWN) {
             return match name {
                 "health" => text_response(StatusCode::OK, "OK"),
@@ -135,12 +194,13 @@ impl Server {
             };
         }
         let (mut parts, body) = request.into_parts();
-        match prepare_request(&mut parts, &self.route, client) {
+        match prepare_request(&mut parts, &self.route, scheme, client) {
             Ok(true) => {}
             Ok(false) => return text_response(StatusCode::NOT_FOUND, ""),
             Err(error) => return text_response(StatusCode::BAD_REQUEST, &format!("{error:#}\n")),
         }
         let request = Request::from_parts(parts, body.map_err(Into::into).boxed_unsync());
+        let queued = metrics::request_queued();
         let Ok(Ok(_permit)) = tokio::time::timeout(QUEUE_TIMEOUT, self.permits.acquire()).await
         else {
             return text_response(
@@ -148,8 +208,10 @@ impl Server {
                 "too many concurrent requests\n",
             );
         };
+        drop(queued);
         // The handler's own time-out can't stop a component that computes without ever waiting.
-        match tokio::time::timeout(REQUEST_TIMEOUT, self.handler.handle((), request)).await {
+        let limit = self.options.request_timeout;
+        match tokio::time::timeout(limit, self.handler.handle((), request)).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) if error.is::<InstantiationError<()>>() => {
                 warn(&format!("can't instantiate the component: {error:#}"));
@@ -203,7 +265,12 @@ fn text_response(status: StatusCode, text: &str) -> Response<WasiBody> {
 /// Gives a request the form in which Spin passes it to a component: with an absolute URI, `Host`
 /// and the address of the `client`. Returns `false` if the route doesn't match. Fails if there is
 /// no valid host, or two different ones.
-fn prepare_request(parts: &mut Parts, route: &Route, client: HeaderValue) -> Result<bool> {
+fn prepare_request(
+    parts: &mut Parts,
+    route: &Route,
+    scheme: Scheme,
+    client: HeaderValue,
+) -> Result<bool> {
     if !route.matches(parts.uri.path()) {
         return Ok(false);
     }
@@ -222,7 +289,11 @@ fn prepare_request(parts: &mut Parts, route: &Route, client: HeaderValue) -> Res
     };
 
     let mut uri = std::mem::take(&mut parts.uri).into_parts();
-    uri.scheme = Some(Scheme::HTTP);
+    if scheme == Scheme::HTTPS && !parts.headers.contains_key(FORWARDED_PROTO) {
+        let https = HeaderValue::from_static("https");
+        parts.headers.insert(FORWARDED_PROTO, https);
+    }
+    uri.scheme = Some(scheme);
     uri.authority = Some(authority.clone());
     parts.uri = Uri::from_parts(uri)?;
 
@@ -252,7 +323,12 @@ mod tests {
 
     fn prepare(request: http::request::Builder, route: &str) -> Result<Option<Parts>> {
         let (mut parts, ()) = request.body(()).unwrap().into_parts();
-        let matches = prepare_request(&mut parts, &Route::parse(route).unwrap(), CLIENT)?;
+        let matches = prepare_request(
+            &mut parts,
+            &Route::parse(route).unwrap(),
+            Scheme::HTTP,
+            CLIENT,
+        )?;
         Ok(matches.then_some(parts))
     }
 
@@ -270,6 +346,21 @@ mod tests {
         assert!(!parts.headers.contains_key("connection"));
         let names: Vec<_> = parts.headers.keys().collect();
         assert_eq!(names[names.len() - 2..], [&INCOMING_MARKER, &header::HOST]);
+    }
+
+    #[test]
+    fn says_that_the_request_came_over_tls() {
+        let route = Route::parse("/...").unwrap();
+        for (sent, seen) in [(None, "https"), (Some("http"), "http")] {
+            let mut request = Request::get("/").header("host", "a.lan");
+            if let Some(sent) = sent {
+                request = request.header("x-forwarded-proto", sent);
+            }
+            let (mut parts, ()) = request.body(()).unwrap().into_parts();
+            assert!(prepare_request(&mut parts, &route, Scheme::HTTPS, CLIENT).unwrap());
+            assert_eq!(parts.uri, "https://a.lan/");
+            assert_eq!(parts.headers["x-forwarded-proto"], seen);
+        }
     }
 
     #[test]

@@ -6,9 +6,10 @@ pub mod key_value;
 pub mod spin_interfaces;
 
 use self::guest::{Guest, GuestConfig};
+use crate::config::range::{Count, Nanoseconds, Range};
 use crate::stderr::warn;
 use anyhow::{Context as _, Result, anyhow};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::mpsc;
 use std::task::{Context, Poll};
@@ -26,10 +27,10 @@ use wasmtime_wasi_http::handler::{
 use wasmtime_wasi_http::{WasiHttpView as _, p2, p3};
 
 /// The most requests that one instance of a WASIp3 component handles in total, as in Spin.
-const MAX_REQUESTS_PER_INSTANCE: usize = 128;
+const MAX_REQUESTS_PER_INSTANCE: Count = 128;
 
 /// The most requests that one instance of a WASIp3 component handles at one time, as in Spin.
-const MAX_CONCURRENT_REQUESTS_PER_INSTANCE: usize = 16;
+const MAX_CONCURRENT_REQUESTS_PER_INSTANCE: Count = 16;
 
 /// The most instances at one time. A WASIp2 component needs one for each download, until its end.
 const MAX_INSTANCES: u32 = 4_000;
@@ -65,19 +66,56 @@ pub struct InstanceFactory {
     engine: Engine,
     pre: ProxyPre<Guest>,
     config: GuestConfig,
+    limits: InstanceLimits,
+}
+
+/// The limits of one instance. Where it is a range, each instance has its own.
+#[derive(Clone, Debug)]
+pub struct InstanceLimits {
+    pub max_requests: Range<Count>,
+    pub max_concurrent_requests: Range<Count>,
+    pub request_timeout: Range<Nanoseconds>,
+    pub idle_timeout: Range<Nanoseconds>,
+}
+
+impl Default for InstanceLimits {
+    fn default() -> Self {
+        Self {
+            max_requests: Range::only(MAX_REQUESTS_PER_INSTANCE),
+            max_concurrent_requests: Range::only(MAX_CONCURRENT_REQUESTS_PER_INSTANCE),
+            request_timeout: Range::only(Nanoseconds::new(REQUEST_TIMEOUT)),
+            idle_timeout: Range::only(Nanoseconds::new(INSTANCE_IDLE_TIMEOUT)),
+        }
+    }
+}
+
+/// How Wasmtime compiles the component and allocates its instances.
+#[derive(Clone, Debug, Default)]
+pub struct EngineOptions {
+    /// Doesn't allocate instances from a pool.
+    pub disable_pooling: bool,
+    /// Doesn't cache compiled code.
+    pub disable_cache: bool,
+    /// Wasmtime's configuration file for the cache, instead of its default one.
+    pub cache_config: Option<PathBuf>,
 }
 
 /// Compiles the component in `file`, or takes the result from the cache, and links it. Every
 /// instance is made with `config`. Fails if the file can't be read, is no component, imports an
 /// interface that is not linked, or exports no HTTP handler.
-pub fn load(file: &Path, config: GuestConfig) -> Result<Handler> {
+pub fn load(
+    file: &Path,
+    config: GuestConfig,
+    limits: InstanceLimits,
+    options: &EngineOptions,
+) -> Result<Handler> {
     let bytes = std::fs::read(file).with_context(|| {
         format!(
             "can't read the component {}; add --build to build it with the manifest's build command",
             file.display()
         )
     })?;
-    let engine = new_engine()?;
+    let engine = new_engine(options)?;
     let component = with_progress_message(
         "Compiling the component to machine code, once after each change of it...",
         || Component::from_binary(&engine, &bytes),
@@ -91,21 +129,31 @@ pub fn load(file: &Path, config: GuestConfig) -> Result<Handler> {
         engine,
         pre,
         config,
+        limits,
     }))
 }
 
 /// Configures Wasmtime. If there is no cache for compiled code, or too little address space for the
 /// pool, it does without and writes a warning.
-fn new_engine() -> Result<Engine> {
+fn new_engine(options: &EngineOptions) -> Result<Engine> {
     let mut config = Config::new();
     config
         .wasm_component_model_async(true)
         .epoch_interruption(true);
-    match Cache::new(CacheConfig::new()) {
-        Ok(cache) => drop(config.cache(Some(cache))),
-        Err(error) => warn(&format!(
-            "compiled code is not cached for the next start: {error:#}"
-        )),
+    if !options.disable_cache {
+        let cache = match &options.cache_config {
+            Some(file) => CacheConfig::from_file(Some(file)),
+            None => Ok(CacheConfig::new()),
+        };
+        match cache.and_then(Cache::new) {
+            Ok(cache) => drop(config.cache(Some(cache))),
+            Err(error) => warn(&format!(
+                "compiled code is not cached for the next start: {error:#}"
+            )),
+        }
+    }
+    if options.disable_pooling {
+        return Ok(Engine::new(&config)?);
     }
     // As in Spin: the kernel takes longer to map an instance's memory than many requests take.
     config.allocation_strategy(instance_pool());
@@ -202,20 +250,27 @@ impl HandlerState for InstanceFactory {
         store.set_epoch_deadline(1);
         store.epoch_deadline_async_yield_and_update(1);
         let proxy = self.pre.instantiate_async(&mut store).await?;
+        let limits = &self.limits;
         let (max_requests, request_timeout) = match proxy {
-            Proxy::P3(_) => (MAX_REQUESTS_PER_INSTANCE, REQUEST_TIMEOUT),
+            Proxy::P3(_) => (
+                limits.max_requests.pick(),
+                limits.request_timeout.pick().into(),
+            ),
             Proxy::P2(_) => (1, P2_REQUEST_TIMEOUT),
         };
+        let idle_timeout = limits.idle_timeout.pick().into();
         Ok(Instance {
             store,
             proxy,
             view: Guest::http,
             expiration: InstanceExpiration {
                 request_timeout,
-                timer: Box::pin(tokio::time::sleep(INSTANCE_IDLE_TIMEOUT)),
+                idle_timeout,
+                timer: Box::pin(tokio::time::sleep(idle_timeout)),
             },
             state: InstancePolicy {
                 max_requests,
+                max_concurrent_requests: limits.max_concurrent_requests.pick(),
                 request_timeout,
             },
         })
@@ -224,7 +279,8 @@ impl HandlerState for InstanceFactory {
 
 /// Limits the requests of one instance: their number and the time of each.
 pub struct InstancePolicy {
-    max_requests: usize,
+    max_requests: Count,
+    max_concurrent_requests: Count,
     request_timeout: Duration,
 }
 
@@ -234,8 +290,8 @@ impl WorkerState for InstancePolicy {
 
     fn should_accept_request(&self, concurrent: usize, total: usize) -> ShouldAccept {
         match (
-            total >= self.max_requests,
-            concurrent >= MAX_CONCURRENT_REQUESTS_PER_INSTANCE,
+            total as Count >= self.max_requests,
+            concurrent as Count >= self.max_concurrent_requests,
         ) {
             (true, _) => ShouldAccept::Never,
             (false, true) => ShouldAccept::No,
@@ -264,6 +320,7 @@ impl WorkerState for InstancePolicy {
 /// Ends an instance that is idle, or that takes longer for a request than it may.
 pub struct InstanceExpiration {
     request_timeout: Duration,
+    idle_timeout: Duration,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -275,7 +332,7 @@ impl WorkerExpiration for InstanceExpiration {
         since: Instant,
     ) -> Poll<()> {
         let limit = match status {
-            WorkerStatus::Idle => INSTANCE_IDLE_TIMEOUT,
+            WorkerStatus::Idle => self.idle_timeout,
             WorkerStatus::Requests => self.request_timeout,
             // No limit here for a response body that the component copies, or a later store write.
             WorkerStatus::PostReturn => return Poll::Pending,

@@ -2,6 +2,7 @@
 //! TLS for https.
 
 use crate::egress::blocked_networks::BlockedNetworks;
+use crate::outbound::limit::ConnectionLimit;
 use crate::outbound::tls::TlsConfigs;
 use crate::stderr::warn;
 use http::Uri;
@@ -80,15 +81,25 @@ pub struct Connector {
 struct Shared {
     blocked: BlockedNetworks,
     tls: TlsConfigs,
+    limit: ConnectionLimit,
 }
 
 impl Connector {
-    /// Never connects to addresses in `blocked`.
-    pub fn new(blocked: BlockedNetworks, tls: TlsConfigs) -> Self {
+    /// Never connects to addresses in `blocked`, and keeps to `limit`.
+    pub fn new(blocked: BlockedNetworks, tls: TlsConfigs, limit: ConnectionLimit) -> Self {
         Self {
-            shared: Arc::new(Shared { blocked, tls }),
+            shared: Arc::new(Shared {
+                blocked,
+                tls,
+                limit,
+            }),
             http1_only: false,
         }
+    }
+
+    /// Whether the number of connections is limited.
+    pub fn is_limited(&self) -> bool {
+        !self.shared.limit.is_unlimited()
     }
 
     /// The same connector, without offering HTTP/2 in TLS handshakes.
@@ -117,9 +128,15 @@ impl Service<Uri> for Connector {
             .try_with(Clone::clone)
             .unwrap_or(DEFAULT_TIMEOUT);
         Box::pin(async move {
-            let connected =
-                tokio::time::timeout(limit, shared.connect(&uri, limit, http1_only)).await;
-            connected.unwrap_or(Err(ConnectError::TimedOut))
+            let connected = tokio::time::timeout(limit, async {
+                let permit = shared.limit.acquire().await;
+                let stream = shared.connect(&uri, limit, http1_only).await?;
+                Ok(TokioIo::new(ConnectionLimit::count(
+                    permit,
+                    stream.into_inner(),
+                )))
+            });
+            connected.await.unwrap_or(Err(ConnectError::TimedOut))
         })
     }
 }
