@@ -15,6 +15,7 @@ use crate::policy::candidates::Candidates;
 use crate::policy::permitted::{Denied, Upstream};
 use crate::request::cdn_loop::CdnLoop;
 use crate::request::external_url::ExternalUrl;
+use crate::request::request_id::RequestId;
 use crate::request::route::{Resource, Route};
 use crate::request::selector::UpstreamSelector;
 use crate::request::{InvalidRequest, RegistryRequest};
@@ -66,18 +67,16 @@ impl<P: Platform> Mirror<P> {
     pub async fn handle(&self, request: Request<()>) -> Response<Body<P::Body>> {
         let start = self.platform.now();
         let mut record = RequestRecord::default();
-        let (response, error) = match self.respond(&request, &mut record).await {
+        let (mut response, error) = match self.respond(&request, &mut record).await {
             Ok(response) => (response, None),
             Err(error) => {
                 let head_only = request.method() == Method::HEAD;
-                let mut response = error.clone().into_response(head_only);
                 let parsed = record.request.as_ref();
-                let selector =
-                    parsed.map_or(&UpstreamSelector::Default, |request| &request.selector);
-                response::add_standard_headers(response.headers_mut(), selector);
+                let response = response::from_error(error.clone(), parsed, head_only);
                 (response, Some(error))
             }
         };
+        let request_id = RequestId::echo(request.headers(), response.headers_mut());
         let attempts = record.stats.attempts.take();
         let line = Line {
             method: request.method(),
@@ -86,6 +85,7 @@ impl<P: Platform> Mirror<P> {
             status: response.status(),
             stats: &record.stats,
             duration: self.platform.now().saturating_sub(start),
+            request_id: &request_id,
             error: error.as_ref(),
         };
         self.platform.log(&line.to_string());
@@ -152,10 +152,9 @@ impl<P: Platform> Mirror<P> {
             candidates: &candidates,
         };
         let answer = self.answer(&proxy, request).await;
-        let mut response =
+        let response =
             answer.map_err(|error| RegistryError::from_upstream(&parsed.route, &error))?;
-        response::add_standard_headers(response.headers_mut(), &parsed.selector);
-        Ok(response)
+        Ok(response::finish(response, parsed, request.headers()))
     }
 
     async fn answer(
@@ -168,7 +167,7 @@ impl<P: Platform> Mirror<P> {
             request: parsed,
             candidates,
         } = *proxy;
-        let upstream_request = UpstreamRequest::new(parsed, request.headers())?;
+        let mut upstream_request = UpstreamRequest::new(parsed, request.headers())?;
         let names_no_upstream = matches!(
             parsed.selector,
             UpstreamSelector::Default | UpstreamSelector::Namespace(_)
@@ -180,6 +179,7 @@ impl<P: Platform> Mirror<P> {
             Route::Repository(name, Resource::Manifest(reference))
                 if context.config.manifest_cache && parsed.query.is_empty() =>
             {
+                response::caching::take_condition(&mut upstream_request.headers);
                 ManifestKey::new(candidates, name, reference, &upstream_request.headers)
             }
             _ => None,

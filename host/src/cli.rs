@@ -37,7 +37,35 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
 pub enum Command {
     /// Serves the application of a spin.toml over HTTP until SIGINT or SIGTERM.
     #[command(after_help = AFTER_HELP)]
-    Up(Up),
+    Up(Box<Up>),
+    /// Compiles the component of a spin.toml into the cache of compiled code, for the next start.
+    Compile(Compile),
+    /// Asks the host that runs on this machine whether it is up.
+    Health(Health),
+}
+
+/// The flags of `hammal-host health`: those of `up`, to be taken from the same environment.
+#[derive(Debug, Args)]
+pub struct Health {
+    /// The address that the host listens on
+    #[arg(long, value_name = "ADDRESS", env = "SPIN_HTTP_LISTEN_ADDR", default_value = "127.0.0.1:3000", value_parser = parse_listen)]
+    pub listen: SocketAddr,
+
+    /// Given if the host serves https
+    #[arg(long, value_name = "FILE", env = "SPIN_TLS_CERT")]
+    pub tls_cert: Option<PathBuf>,
+}
+
+/// The flags of `hammal-host compile`.
+#[derive(Debug, Args)]
+pub struct Compile {
+    /// The manifest: a file, or the folder of a spin.toml
+    #[arg(short = 'f', long, value_name = "FILE", default_value = "spin.toml")]
+    pub from: PathBuf,
+
+    /// Wasmtime's configuration file for the cache of compiled code
+    #[arg(long, value_name = "FILE", env = "WASMTIME_CACHE_FILE")]
+    pub cache: Option<PathBuf>,
 }
 
 const AFTER_HELP: &str = "\
@@ -244,10 +272,13 @@ mod tests {
 
     fn up(arguments: &[&str]) -> Result<Up, String> {
         let arguments = ["hammal-host", "up"].iter().chain(arguments);
-        let Command::Up(up) = Cli::try_parse_from(arguments)
-            .map_err(|error| error.to_string())?
-            .command;
-        Ok(up)
+        match Cli::try_parse_from(arguments) {
+            Ok(Cli {
+                command: Command::Up(up),
+            }) => Ok(*up),
+            Ok(other) => Err(format!("{other:?}")),
+            Err(error) => Err(error.to_string()),
+        }
     }
 
     #[test]

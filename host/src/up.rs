@@ -1,10 +1,10 @@
 //! The command `hammal-host up`: reads the files, builds and loads the component, serves it.
 
 use crate::build::build;
-use crate::cli::{Format, Instances, Up};
+use crate::cli::{Compile, Format, Instances, Up};
 use crate::component;
 use crate::component::guest::GuestConfig;
-use crate::component::key_value::Stores;
+use crate::component::stores::Stores;
 use crate::component::{EngineOptions, InstanceLimits};
 use crate::config::manifest::Manifest;
 use crate::config::route::Route;
@@ -21,6 +21,7 @@ use crate::server::{Server, ServerOptions};
 use crate::stderr::warn;
 use anyhow::{Context as _, Result, anyhow};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sd_notify::NotifyState;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -126,6 +127,12 @@ pub fn up(flags: Up) -> Result<()> {
         if let Some(tls) = tls {
             tokio::spawn(tls.reload_on_change());
         }
+        // For systemd, where the unit has `Type=notify`; nothing else listens.
+        let _ = sd_notify::notify(&[NotifyState::Ready]);
+        let shutdown = async {
+            shutdown.await;
+            let _ = sd_notify::notify(&[NotifyState::Stopping]);
+        };
         Server::new(handler, manifest.route, options)
             .serve(listener, shutdown)
             .await;
@@ -135,6 +142,16 @@ pub fn up(flags: Up) -> Result<()> {
     // Dropping the runtime would end idle instances, and report each of them as failed.
     std::mem::forget(runtime);
     result
+}
+
+/// Compiles the component into the cache of compiled code. Fails if it can't be compiled.
+pub fn compile(flags: Compile) -> Result<()> {
+    let manifest = Manifest::load(&flags.from)?;
+    let options = EngineOptions {
+        cache_config: flags.cache,
+        ..EngineOptions::default()
+    };
+    component::compile(&manifest.source(), &options)
 }
 
 /// Returns the `runtime-config.toml` in the manifest's folder, if there is one, and says on stderr

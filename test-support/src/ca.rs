@@ -39,6 +39,15 @@ impl Ca {
         Arc::new(config)
     }
 
+    /// A new certificate for `names` and its key, both in PEM.
+    pub fn certificate(&self, names: &[&str]) -> (String, String) {
+        let names = names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new(names).expect("names");
+        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
+        (certificate.pem(), key.serialize_pem())
+    }
+
     /// The configuration of a client that trusts this authority alone.
     pub fn client(&self) -> Arc<rustls::ClientConfig> {
         let mut roots = rustls::RootCertStore::empty();

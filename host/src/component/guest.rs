@@ -1,6 +1,6 @@
 //! The host's data of one instance of the component, and the configuration of all instances.
 
-use crate::component::key_value::Stores;
+use crate::component::stores::Stores;
 use crate::metrics;
 use crate::outbound::Outbound;
 use crate::stderr::LineWriter;

@@ -3,7 +3,9 @@
 pub mod early_body;
 pub mod guest;
 pub mod key_value;
+pub mod redis;
 pub mod spin_interfaces;
+pub mod stores;
 
 use self::guest::{Guest, GuestConfig};
 use crate::config::range::{Count, Nanoseconds, Range};
@@ -109,20 +111,8 @@ pub fn load(
     limits: InstanceLimits,
     options: &EngineOptions,
 ) -> Result<Handler> {
-    let bytes = std::fs::read(file).with_context(|| {
-        format!(
-            "can't read the component {}; add --build to build it with the manifest's build command",
-            file.display()
-        )
-    })?;
     let engine = new_engine(options)?;
-    let component = with_progress_message(
-        "Compiling the component to machine code, once after each change of it...",
-        || Component::from_binary(&engine, &bytes),
-    );
-    let component = component
-        .map_err(anyhow::Error::from)
-        .with_context(|| format!("{} is not a WebAssembly component", file.display()))?;
+    let component = compile_file(&engine, file)?;
     let pre = link(&engine, &component)?;
     increment_epoch_regularly(&engine);
     Ok(ProxyHandler::new(InstanceFactory {
@@ -131,6 +121,27 @@ pub fn load(
         config,
         limits,
     }))
+}
+
+/// Compiles the component in `file` into the cache.
+pub fn compile(file: &Path, options: &EngineOptions) -> Result<()> {
+    compile_file(&new_engine(options)?, file).map(drop)
+}
+
+fn compile_file(engine: &Engine, file: &Path) -> Result<Component> {
+    let bytes = std::fs::read(file).with_context(|| {
+        format!(
+            "can't read the component {}; add --build to build it with the manifest's build command",
+            file.display()
+        )
+    })?;
+    let component = with_progress_message(
+        "Compiling the component to machine code, once after each change of it...",
+        || Component::from_binary(engine, &bytes),
+    );
+    component
+        .map_err(anyhow::Error::from)
+        .with_context(|| format!("{} is not a WebAssembly component", file.display()))
 }
 
 /// Configures Wasmtime. If there is no cache for compiled code, or too little address space for the

@@ -2,7 +2,7 @@
 //! misspelt `block_networks` must not leave the networks open without notice.
 
 use crate::egress::blocked_networks::BlockedNetworks;
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -69,6 +69,25 @@ fn default_prefix() -> String {
 struct KeyValueStore {
     r#type: String,
     path: Option<PathBuf>,
+    url: Option<String>,
+}
+
+impl KeyValueStore {
+    /// Returns where the store `label` keeps its data; relative paths start at `folder`.
+    fn location(self, label: &str, folder: &Path) -> Result<StoreLocation> {
+        match (self.r#type.as_str(), self.path, self.url) {
+            // As in Spin: without a path the store is in memory, even the default one.
+            ("spin", None, None) => Ok(StoreLocation::Memory),
+            ("spin", Some(path), None) => Ok(StoreLocation::File(folder.join(path))),
+            ("redis", None, Some(url)) => Ok(StoreLocation::Redis(StoreUrl(url))),
+            ("spin", _, Some(_)) => bail!("key_value_store.{label}: type \"spin\" has no url"),
+            ("redis", ..) => bail!("key_value_store.{label}: type \"redis\" needs a url alone"),
+            (other, ..) => bail!(
+                "key_value_store.{label}: type {other:?} is not supported by this host; \"spin\" \
+                 and \"redis\" are"
+            ),
+        }
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -120,6 +139,31 @@ pub enum StoreLocation {
     Memory,
     /// In an SQLite file.
     File(PathBuf),
+    /// In Redis or Valkey.
+    Redis(StoreUrl),
+}
+
+/// The URL of a store. It may hold a password, so it is not printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct StoreUrl(String);
+
+impl StoreUrl {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for StoreUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("StoreUrl(..)")
+    }
+}
+
+#[cfg(test)]
+impl From<String> for StoreUrl {
+    fn from(url: String) -> Self {
+        Self(url)
+    }
 }
 
 /// The runtime configuration, with defaults for all that the file leaves out.
@@ -192,15 +236,7 @@ impl RuntimeConfig {
         };
         let mut stores = BTreeMap::new();
         for (label, store) in file.key_value_store {
-            ensure!(
-                store.r#type == "spin",
-                "key_value_store.{label}: type {:?} is not supported by this host; only \"spin\" is",
-                store.r#type
-            );
-            // As in Spin: without a path the store is in memory, even the default one.
-            let location = store.path.map_or(StoreLocation::Memory, |path| {
-                StoreLocation::File(folder.join(path))
-            });
+            let location = store.location(&label, folder)?;
             stores.insert(label, location);
         }
         stores
@@ -339,7 +375,15 @@ mod tests {
                 "[outbound_networking]\nblock_networks = [\"privat\"]",
                 "privat",
             ),
-            ("[key_value_store.default]\ntype = \"redis\"", "redis"),
+            ("[key_value_store.default]\ntype = \"redis\"", "url"),
+            (
+                "[key_value_store.default]\ntype = \"azure_cosmos\"",
+                "azure_cosmos",
+            ),
+            (
+                "[key_value_store.default]\ntype = \"redis\"\nurl = \"redis://a\"\npath = \"p\"",
+                "url alone",
+            ),
             (
                 "[key_value_store.default]\ntype = \"spin\"\nurl = \"u\"",
                 "url",

@@ -1,0 +1,6 @@
+//! What the embedded host does itself, as those who run it see it.
+
+mod https;
+mod metrics;
+mod redis;
+mod service;
