@@ -207,6 +207,14 @@ async fn a_head_has_the_length_of_the_get_and_no_body() {
     }
 }
 
+/// A manifest with its digest.
+fn verified_manifest() -> Answer {
+    let digest = Digest::of(b"{}").to_string();
+    let index = "application/vnd.oci.image.index.v1+json";
+    let headers = [("content-type", index), ("docker-content-digest", &digest)];
+    answer(200, &headers, "{}")
+}
+
 /// The headers of a response that a cache in front looks at.
 fn caching_headers(received: &Received) -> [Option<&str>; 3] {
     ["cache-control", "etag", "vary"].map(|name| received.header(name))
@@ -222,11 +230,11 @@ async fn tells_caches_in_front_what_may_change() {
     for (path, sent, status, expected) in [
         (
             MANIFEST,
-            manifest(),
+            verified_manifest(),
             200,
             [Some("no-cache"), etag, Some("accept")],
         ),
-        (&*digest, manifest(), 200, [immutable, etag, None]),
+        (&*digest, verified_manifest(), 200, [immutable, etag, None]),
         (
             &blob,
             answer(200, &[("etag", "\"x\""), ("expires", "0")], "a"),
@@ -282,7 +290,7 @@ async fn answers_a_condition_on_a_manifests_digest_itself() {
         (format!("\"sha256:00\", {etag}"), 304),
         ("\"sha256:00\"".to_owned(), 200),
     ] {
-        let platform = Scripted::new([manifest()]);
+        let platform = Scripted::new([verified_manifest()]);
         let request = Request::get(format!("http://mirror.example{MANIFEST}"))
             .header("if-none-match", &condition)
             .body(());

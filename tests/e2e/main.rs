@@ -9,7 +9,7 @@
 //! | `protocol` | the OCI distribution protocol as clients see it, and the manual page |
 //! | `upstream` | authentication, TLS, the habits of public registries, failures |
 //! | `security` | requests to private networks, limits, headers and secrets, the log |
-//! | `host` | the embedded host: HTTPS, metrics, stores in Redis, the service |
+//! | `host` | the embedded host: HTTPS, metrics, stores in Redis, proxies in front, the service |
 //! | `clients` | real clients, with the files of `deploy/clients/` |
 //! | `soak` | many clients while the upstream fails at random |
 //! | `support` | the mirror as a child process, a client, the registries |

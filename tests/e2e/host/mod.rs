@@ -2,5 +2,6 @@
 
 mod https;
 mod metrics;
+mod proxies;
 mod redis;
 mod service;
