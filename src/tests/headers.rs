@@ -291,6 +291,7 @@ async fn answers_a_condition_on_a_manifests_digest_itself() {
         ("\"sha256:00\"".to_owned(), 200),
     ] {
         let platform = Scripted::new([verified_manifest()]);
+        platform.set_variable("manifest_cache", "on");
         let request = Request::get(format!("http://mirror.example{MANIFEST}"))
             .header("if-none-match", &condition)
             .body(());
