@@ -17,6 +17,7 @@ use crate::support::hub_fixture::{HubFixture, MANIFEST_PATH};
 use crate::support::mirror::is_spin;
 use crate::support::{skip, wait_for};
 use test_support::ca::Ca;
+use test_support::image::INDEX;
 
 fn write_certificate(ca: &Ca, folder: &Path) {
     let (certificate, key) = ca.certificate(&["127.0.0.1"]);
@@ -54,7 +55,7 @@ fn certificate(stream: &TlsStream<TcpStream>) -> CertificateDer<'static> {
 
 #[tokio::test]
 async fn serves_https_with_http_1_and_http_2() {
-    let (ca, folder) = (Ca::new(), tempfile::tempdir().expect("a folder"));
+    let (ca, folder) = (Ca::generate(), tempfile::tempdir().expect("a folder"));
     write_certificate(&ca, folder.path());
     let fixture = start(folder.path()).await;
     let address = fixture.mirror.address();
@@ -78,7 +79,7 @@ async fn serves_https_with_http_1_and_http_2() {
             .expect("a connection");
     tokio::spawn(connection);
     let request = hyper::Request::get(format!("https://{address}{MANIFEST_PATH}"))
-        .header("accept", "*/*")
+        .header("accept", INDEX)
         .body(Empty::<Bytes>::new())
         .expect("a request");
     let response = sender.send_request(request).await.expect("a response");
@@ -103,7 +104,7 @@ async fn a_renewed_certificate_is_served_without_a_restart() {
     if is_spin() {
         return skip("Spin reads the certificate once");
     }
-    let (ca, folder) = (Ca::new(), tempfile::tempdir().expect("a folder"));
+    let (ca, folder) = (Ca::generate(), tempfile::tempdir().expect("a folder"));
     write_certificate(&ca, folder.path());
     let fixture = start(folder.path()).await;
     let address = fixture.mirror.address();
@@ -135,7 +136,7 @@ async fn a_renewed_certificate_is_served_without_a_restart() {
 
 #[tokio::test]
 async fn plain_http_to_the_https_port_does_no_harm() {
-    let (ca, folder) = (Ca::new(), tempfile::tempdir().expect("a folder"));
+    let (ca, folder) = (Ca::generate(), tempfile::tempdir().expect("a folder"));
     write_certificate(&ca, folder.path());
     let fixture = start(folder.path()).await;
     let address = fixture.mirror.address();

@@ -12,7 +12,9 @@ use crate::support::hub_fixture::{HubFixture, MANIFEST_PATH, NAME, TAG};
 use crate::support::mirror::repository;
 use crate::support::process::{Process, run};
 use crate::support::programs::Programs;
+use crate::support::wait_for;
 use test_support::ca::Ca;
+use test_support::image::INDEX;
 
 /// A proxy in front of a mirror, over https on loopback.
 struct Proxy {
@@ -44,7 +46,7 @@ impl Proxy {
         })
         .await;
         let folder = tempfile::tempdir().expect("a folder");
-        let (ca, root) = (Ca::new(), folder.path().join("root.pem"));
+        let (ca, root) = (Ca::generate(), folder.path().join("root.pem"));
         let (certificate, key) = ca.certificate(&["127.0.0.1"]);
         std::fs::write(&root, ca.pem()).expect("a file");
         std::fs::write(folder.path().join("cert.pem"), &certificate).expect("a file");
@@ -80,6 +82,10 @@ impl Proxy {
             .arg("--cacert")
             .arg(&self.root)
             .args(arguments);
+        // curl would accept anything, which the registry answers for no manifest.
+        command
+            .arg("--header")
+            .arg(format!("Accept: {INDEX}, text/html"));
         command.arg(format!("https://{}{path}", self.address));
         let head = run(&mut command).await.to_ascii_lowercase();
         let body = std::fs::read(body).unwrap_or_default();
@@ -97,7 +103,7 @@ impl Proxy {
         assert!(head.contains("\nx-request-id: "), "{head}");
         let etag = format!("\netag: \"{}\"", image.index.digest);
         assert!(head.contains(&etag), "{head}");
-        let (_, page) = self.curl("/", &["--header", "Accept: text/html"]).await;
+        let (_, page) = self.curl("/", &[]).await;
         let url = format!("https://{}", self.address);
         assert!(page.contains(&url), "Host and X-Forwarded-Proto: {page}");
 
@@ -149,6 +155,10 @@ async fn nginx_serves_manifests_by_digest_from_its_cache() {
         let by_digest = lines.iter().filter(|line| line.contains(&reference));
         by_digest.count()
     };
+    wait_for("a line of the log", || {
+        logged(proxy.fixture.mirror.stderr()) > 0
+    })
+    .await;
     let lines = logged(proxy.fixture.mirror.stderr());
     for _ in 0..3 {
         let (head, body) = proxy.curl(&by_digest, &[]).await;
