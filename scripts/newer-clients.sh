@@ -50,6 +50,8 @@ apt() {
     "apt-$tool" -o Dir::Etc::sourcelist="$work/sources.list" -o Dir::Etc::sourceparts=/dev/null \
         -o Dir::Etc::preferencesparts=/dev/null -o Dir::State::Lists="$work/lists" \
         -o Dir::Cache="$work/cache" -o APT::Sandbox::User=root -o Acquire::Languages=none \
+        -o Acquire::AllowInsecureRepositories=false -o Acquire::AllowWeakRepositories=false \
+        -o Acquire::AllowDowngradeToInsecureRepositories=false -o APT::Get::AllowUnauthenticated=false \
         -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false "$@"
 }
 # A suite that this mirror lacks is no fault: what counts is whether the packages below are found.

@@ -73,7 +73,9 @@ apt() {
     tool=$1; shift
     "apt-$tool" -o Dir::Etc::sourcelist="$work/sources.list" -o Dir::Etc::sourceparts=/dev/null \
         -o Dir::Etc::preferencesparts=/dev/null -o Dir::State::Lists="$work/lists" \
-        -o Dir::Cache="$work/cache" -o APT::Sandbox::User=root -o Acquire::Languages=none "$@"
+        -o Dir::Cache="$work/cache" -o APT::Sandbox::User=root -o Acquire::Languages=none \
+        -o Acquire::AllowInsecureRepositories=false -o Acquire::AllowWeakRepositories=false \
+        -o Acquire::AllowDowngradeToInsecureRepositories=false -o APT::Get::AllowUnauthenticated=false "$@"
 }
 # A suite that this mirror lacks is no fault: what counts is whether the versions below are found.
 apt get -q update >"$work/update.log" 2>&1 || true

@@ -35,7 +35,9 @@ impl fmt::Display for Line<'_> {
         if let Some(Route::Repository(name, resource)) = self.route {
             write!(f, " repository={name}")?;
             match resource {
-                Resource::Manifest(reference) => write!(f, " reference={reference}")?,
+                Resource::Manifest(reference) | Resource::SpeedLayer(reference) => {
+                    write!(f, " reference={reference}")?
+                }
                 Resource::Blob(digest) | Resource::Referrers(digest) => {
                     write!(f, " reference={digest}")?;
                 }

@@ -9,12 +9,12 @@ use crate::policy::pattern::{HostPattern, RepositoryPattern};
 use crate::policy::permitted::{Denied, Upstream};
 use crate::registry::address::RegistryAddress;
 use crate::registry::docker_hub::DOCKER_HUB;
-use crate::registry::origin::{Authority, InvalidAddress, Scheme};
+use crate::registry::origin::{Authority, HttpUrl, InvalidAddress, Scheme};
 use std::fmt;
 use std::time::Duration;
 
 /// The variables of `spin.toml`: name and default.
-pub const VARIABLES: [(&str, &str); 19] = [
+pub const VARIABLES: [(&str, &str); 20] = [
     ("upstream", DOCKER_HUB),
     ("host_upstreams", ""),
     ("plain_http_upstreams", ""),
@@ -30,6 +30,7 @@ pub const VARIABLES: [(&str, &str); 19] = [
     ("secret", ""),
     ("client_limit", "0"),
     ("trusted_proxies", "0"),
+    ("page", "on"),
     ("connect_timeout", "5"),
     ("first_byte_timeout", "15"),
     ("between_bytes_timeout", "30"),
@@ -57,6 +58,7 @@ pub struct Config {
     /// Where there is a secret, blobs are streamed whatever the variable says: a client that follows
     /// a redirect tells the other host by `Referer` the URL that it came from, the secret in it.
     pub blob_delivery: BlobDelivery,
+    pub page: PageMode,
     pub timeouts: Timeouts,
 }
 
@@ -67,6 +69,15 @@ pub enum BlobDelivery {
     Redirect,
     /// The mirror follows the redirect and streams the blob.
     Stream,
+}
+
+/// Whether the mirror has a page for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PageMode {
+    On,
+    Off,
+    /// Visitors are sent there.
+    Elsewhere(HttpUrl),
 }
 
 /// A setting whose value can't be used. It does not hold the value, which may be a secret in the
@@ -182,6 +193,7 @@ impl Config {
                 None => blob_delivery,
             },
             access,
+            page: variables.page("page")?,
             timeouts: Timeouts {
                 connect: variables.seconds("connect_timeout", 1)?,
                 first_byte: variables.seconds("first_byte_timeout", 1)?,
@@ -268,6 +280,19 @@ impl<'a, F: Fn(&'static str) -> &'a str> Variables<F> {
         chosen
             .map(|(_, choice)| *choice)
             .ok_or(ConfigError { variable, expected })
+    }
+
+    fn page(&self, variable: &'static str) -> Result<PageMode, ConfigError> {
+        match (self.0)(variable) {
+            "on" => Ok(PageMode::On),
+            "off" => Ok(PageMode::Off),
+            url => HttpUrl::parse(url)
+                .map(PageMode::Elsewhere)
+                .map_err(|_| ConfigError {
+                    variable,
+                    expected: "on, off, or an http(s) URL",
+                }),
+        }
     }
 
     fn seconds(&self, variable: &'static str, least: u32) -> Result<Duration, ConfigError> {
@@ -361,6 +386,8 @@ mod tests {
             ("secret", "with a / and more than 16"),
             ("client_limit", "many"),
             ("trusted_proxies", "-1"),
+            ("page", "yes"),
+            ("page", "ftp://mirror.example"),
             ("connect_timeout", "0"),
             ("first_byte_timeout", "-1"),
             ("between_bytes_timeout", "1.5"),

@@ -5,6 +5,7 @@ use crate::cache::store::Store;
 use crate::config::Config;
 use crate::platform::{self, Platform};
 use crate::policy::permitted::Upstream;
+use crate::registry::origin::Origin;
 use crate::request::cdn_loop::CdnLoop;
 use crate::request::external_url::ExternalUrl;
 use std::cell::{Cell, RefCell};
@@ -34,6 +35,9 @@ pub struct RequestStats {
     pub upstream_requests: Cell<u32>,
     /// Requests to token servers.
     pub token_requests: Cell<u32>,
+    /// The hosts that were asked for tokens because a registry that only a client named says so, and
+    /// it is another.
+    pub foreign_realms: RefCell<Vec<Origin>>,
     pub token_source: Cell<Option<TokenSource>>,
     pub cache_status: Cell<Option<CacheStatus>>,
     /// The upstreams that were asked, in this order.

@@ -10,18 +10,17 @@ use crate::manifest::entry::ManifestKey;
 use crate::manifest::{self, Manifests};
 use crate::page;
 use crate::platform::Platform;
-use crate::policy::Policy;
 use crate::policy::candidates::Candidates;
-use crate::policy::permitted::{Denied, Upstream};
+use crate::policy::permitted::Upstream;
 use crate::request::cdn_loop::CdnLoop;
 use crate::request::external_url::ExternalUrl;
 use crate::request::request_id::RequestId;
 use crate::request::route::{Resource, Route};
 use crate::request::selector::UpstreamSelector;
 use crate::request::{InvalidRequest, RegistryRequest};
-use crate::response;
 use crate::response::body::Body;
 use crate::response::error::RegistryError;
+use crate::response::{self, cors};
 use crate::upstream::failover::{ProxyRequest, Upstreams};
 use crate::upstream::{UpstreamRequest, error::UpstreamError};
 use http::{Method, Request, Response};
@@ -46,6 +45,8 @@ struct RequestRecord {
     request: Option<RegistryRequest>,
     /// The first candidate.
     upstream: Option<Upstream>,
+    /// Whether pages of other origins may read the answer.
+    is_shared: bool,
     stats: RequestStats,
 }
 
@@ -77,6 +78,9 @@ impl<P: Platform> Mirror<P> {
             }
         };
         let request_id = RequestId::echo(request.headers(), response.headers_mut());
+        if record.is_shared {
+            cors::allow(response.headers_mut());
+        }
         let attempts = record.stats.attempts.take();
         let line = Line {
             method: request.method(),
@@ -105,18 +109,19 @@ impl<P: Platform> Mirror<P> {
             .strip_secret(path)
             .ok_or(InvalidRequest::NotFound)?;
         let external_url = ExternalUrl::from_request(request, path_prefix);
-        let parsed = RegistryRequest::parse(request.method(), path, query)?;
+        record.is_shared = cors::is_shared(&config.access, request.headers());
+        let is_preflight = record.is_shared && request.method() == Method::OPTIONS;
+        let method = Some(request.method()).filter(|_| !is_preflight);
+        let parsed = RegistryRequest::parse(method.unwrap_or(&Method::GET), path, query)?;
         let parsed = record.request.insert(parsed);
-        match parsed.route {
-            Route::Page => {
-                return Ok(page::manual(
-                    request.headers(),
-                    &external_url,
-                    parsed.head_only,
-                ));
-            }
-            Route::Robots => return Ok(page::robots(parsed.head_only)),
+        record.is_shared &= parsed.route.is_registry();
+        match (is_preflight, record.is_shared) {
+            (true, true) => return Ok(cors::preflight()),
+            (true, false) => return Err(InvalidRequest::Method.into()),
             _ => {}
+        }
+        if let Some(page) = page::respond(&config, parsed, request.headers(), &external_url)? {
+            return Ok(page);
         }
 
         // Choose the candidates, and admit the client.
@@ -130,7 +135,8 @@ impl<P: Platform> Mirror<P> {
             parsed.route = route;
         }
         let parsed = &*parsed;
-        let candidates = permitted_candidates(&config.policy, &candidates, &parsed.route)
+        let candidates = candidates
+            .permitted(&config.policy, &parsed.route)
             .map_err(RegistryError::repository_not_allowed)?;
         let context = Context {
             platform: &self.platform,
@@ -151,9 +157,17 @@ impl<P: Platform> Mirror<P> {
             request: parsed,
             candidates: &candidates,
         };
-        let answer = self.answer(&proxy, request).await;
-        let response =
-            answer.map_err(|error| RegistryError::from_upstream(&parsed.route, &error))?;
+        let registry = page::Registry {
+            manifests: &self.manifests,
+            upstreams: &self.upstreams,
+        };
+        let response = match page::respond_with_upstreams(&registry, &proxy).await {
+            Some(answer) => answer?,
+            None => {
+                let answer = self.answer(&proxy, request).await;
+                answer.map_err(|error| RegistryError::from_upstream(&parsed.route, &error))?
+            }
+        };
         Ok(response::finish(response, parsed, request.headers()))
     }
 
@@ -227,17 +241,4 @@ fn named_upstream(
         }
         None => Ok(None),
     }
-}
-
-/// Returns the candidates that may be asked for this route, or why the first of them may not.
-fn permitted_candidates(
-    policy: &Policy,
-    candidates: &Candidates,
-    route: &Route,
-) -> Result<Candidates, Denied> {
-    let denied = policy.permit_route(candidates.first(), route).err();
-    let permitted = candidates
-        .iter()
-        .filter(|one| policy.permit_route(one, route).is_ok());
-    Candidates::new(permitted.cloned()).ok_or(denied.unwrap_or(Denied::ClosedRepository))
 }

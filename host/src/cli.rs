@@ -5,7 +5,7 @@ mod without_effect;
 use self::without_effect::WithoutEffect;
 use crate::config::range::{Count, Nanoseconds, Range, parse_count, parse_duration};
 use crate::config::variables;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -141,6 +141,9 @@ pub struct Up {
     #[arg(long)]
     pub build: bool,
 
+    #[command(flatten)]
+    pub limits: LimitFlags,
+
     /// Format of the address on stdout, once the server accepts requests
     #[arg(long, value_enum, default_value_t = Format::Plain)]
     pub format: Format,
@@ -172,10 +175,6 @@ pub struct Instances {
     /// Requests that one instance handles at one time [default: 16; WASIp2: 1]
     #[arg(long, value_name = "N", value_parser = parse_count)]
     pub max_instance_concurrent_reuse_count: Option<Range<Count>>,
-
-    /// How long the component may take until its answer begins [default: 120s]
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
-    pub request_timeout: Option<Range<Nanoseconds>>,
 
     /// How long an instance without requests is kept [default: 1s]
     #[arg(long, value_name = "TIME", env = "SPIN_HTTP_IDLE_INSTANCE_TIMEOUT_SECS", value_parser = parse_duration)]
@@ -210,6 +209,26 @@ pub struct Instances {
     pub http1_max_buf_size: Option<usize>,
 }
 
+/// The flags that limit what clients may take. `spin up` has none of them.
+#[derive(Clone, Debug, Args)]
+pub struct LimitFlags {
+    /// Seconds that a whole request may take until its response begins
+    #[arg(long, value_name = "SECONDS", env = "HAMMAL_REQUEST_TIMEOUT", default_value = "60", value_parser = parse_seconds)]
+    pub request_timeout: u64,
+
+    /// MiB of memory that may be held for one client address
+    #[arg(long, value_name = "MIB", env = "HAMMAL_CLIENT_MEMORY", default_value_t = 112, value_parser = value_parser!(u64).range(8..=1_048_576))]
+    pub client_memory: u64,
+
+    /// MiB of memory that may be held for all clients
+    #[arg(long, value_name = "MIB", env = "HAMMAL_TOTAL_MEMORY", default_value_t = 1024, value_parser = value_parser!(u64).range(8..=1_048_576))]
+    pub total_memory: u64,
+
+    /// Connections that one client address may have open
+    #[arg(long, value_name = "NUMBER", env = "HAMMAL_CLIENT_CONNECTIONS", default_value_t = 256, value_parser = value_parser!(u64).range(1..))]
+    pub client_connections: u64,
+}
+
 /// The values of `--format`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
@@ -229,6 +248,14 @@ fn parse_listen(text: &str) -> Result<SocketAddr, String> {
     ipv4.or(addresses.first())
         .copied()
         .ok_or_else(|| "the name has no address".to_owned())
+}
+
+/// Parses `--request-timeout`: whole seconds, with or without Spin's unit.
+fn parse_seconds(text: &str) -> Result<u64, String> {
+    match text.strip_suffix('s').unwrap_or(text).parse() {
+        Ok(seconds) if (1..=86_400).contains(&seconds) => Ok(seconds),
+        _ => Err("give whole seconds, 1 to 86400".to_owned()),
+    }
 }
 
 /// Parses `NAME=VALUE`.

@@ -12,9 +12,11 @@
 //! | [`build`] | the component's build command |
 //! | [`server`] | the HTTP server: connections, time-outs, the limit of concurrent requests |
 //! | [`server::tls`] | TLS: the certificate, read again when it changes |
+//! | [`limits`] | what one client may take, and all of them |
 //! | [`component`] | the component on Wasmtime: compiling, linking, instances |
 //! | [`component::spin_interfaces`] | Spin's interfaces: key-value stores and variables |
 //! | [`component::early_body`] | the reading of a response's body as soon as it is created |
+//! | [`component::lifetime`] | which requests of an instance nobody waits for any more |
 //! | [`component::guest`] | the host's data of one instance |
 //! | [`component::stores`] | the key-value stores |
 //! | [`component::key_value`] | a key-value store in SQLite |
@@ -33,6 +35,7 @@ mod component;
 mod config;
 mod egress;
 mod health;
+mod limits;
 mod metrics;
 mod outbound;
 mod server;

@@ -1,10 +1,20 @@
 //! The HTTP server: accepts connections, passes requests to the component, drains on shutdown.
 
+mod detached;
+mod refusal;
 pub mod tls;
 
+use self::detached::Detached;
 use self::tls::Tls;
 use crate::component::Handler;
+use crate::component::lifetime::{Interest, RequestLife};
 use crate::config::route::Route;
+use crate::limits::admission::{Admission, Turn};
+use crate::limits::client::Client;
+use crate::limits::connections::{Connection, Connections, IDLE_TIMEOUT, STALL_TIMEOUT};
+use crate::limits::delivery::ClientBody;
+use crate::limits::rate::ClientRate;
+use crate::limits::{Limits, Settings};
 use crate::metrics;
 use crate::outbound::INCOMING_MARKER;
 use crate::stderr::warn;
@@ -12,40 +22,37 @@ use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use http::request::Parts;
 use http::uri::{Authority, Scheme};
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use socket2::SockRef;
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, Semaphore};
 use tokio_io_timeout::TimeoutStream;
 use wasmtime_wasi_http::WasiBody;
-use wasmtime_wasi_http::handler::{ExpirationError, InstantiationError};
+use wasmtime_wasi_http::handler::{ExpirationError, InstantiationError, TrapOrPanicError};
 
-/// The most requests that the component handles at one time, counted until the response's head.
-const MAX_CONCURRENT_REQUESTS: usize = 1024;
+/// The most streams of one HTTP/2 connection, and bytes of its buffers for each. Nobody sends a
+/// body to a mirror.
+const HTTP2_STREAMS: u32 = 64;
+const HTTP2_SEND_BUFFER: usize = 64 * 1024;
+const HTTP2_WINDOW: u32 = 64 * 1024;
 
-/// How long a request waits while [`MAX_CONCURRENT_REQUESTS`] are being handled.
-const QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of a connection's buffers over HTTP/1.1: also the most that a request's head may have.
+const HTTP1_BUFFER: usize = 64 * 1024;
 
-/// How long a client may take to send a request's head, and a connection may be idle. Longer than
-/// the idle time-out of load balancers, 60 s in most: otherwise one of them sends a request on a
-/// connection that this server is about to close.
-const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(75);
-
-/// How long a write to a client may make no progress. A client that stops reading costs memory,
-/// file descriptors and, with a WASIp2 component, an instance. The kernel buffers up to 4 MiB for
-/// each connection and reports progress once a third of it is free. This does not cover an HTTP/2
-/// client that answers pings and never opens its flow-control window.
-const WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+/// Bytes that the kernel holds beyond what is on its way to the client. Without this limit it
+/// holds up to 4 MiB for each, and progress is seen late.
+const UNSENT: u32 = 128 * 1024;
 
 /// How long requests may go on after the signal to shut down.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -64,40 +71,56 @@ const WELL_KNOWN: &str = "/.well-known/spin/";
 pub struct Server {
     handler: Handler,
     route: Route,
-    permits: Semaphore,
-    options: ServerOptions,
+    limits: Limits,
+    settings: Settings,
+    connections: Arc<Connections>,
+    admission: Arc<Admission>,
+    rate: ClientRate,
+    tls: Option<Tls>,
     http: Builder<TokioExecutor>,
 }
 
-/// How the server is reached, and for how long the component may take.
+/// How the server is reached.
+#[derive(Default)]
 pub struct ServerOptions {
     /// Serves https instead of http.
     pub tls: Option<Tls>,
-    /// Bytes that are buffered of one HTTP/1.1 connection; `None` is hyper's default.
+    /// Bytes that are buffered of one HTTP/1.1 connection; `None` is [`HTTP1_BUFFER`].
     pub http1_max_buf_size: Option<usize>,
-    /// How long a request may take until its response begins.
-    pub request_timeout: Duration,
 }
 
 impl Server {
     /// A server that passes requests for `route` to `handler`.
-    pub fn new(handler: Handler, route: Route, options: ServerOptions) -> Arc<Self> {
+    /// Clients get what `limits` and the component's own `settings` say.
+    pub fn new(
+        handler: Handler,
+        route: Route,
+        limits: Limits,
+        settings: Settings,
+        options: ServerOptions,
+    ) -> Arc<Self> {
         let mut http = Builder::new(TokioExecutor::new());
         http.http1()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_READ_TIMEOUT);
-        if let Some(size) = options.http1_max_buf_size {
-            http.http1().max_buf_size(size);
-        }
+            .max_buf_size(options.http1_max_buf_size.unwrap_or(HTTP1_BUFFER))
+            .header_read_timeout(IDLE_TIMEOUT);
         // Closes connections whose peer is gone without closing them: it answers no ping.
         http.http2()
             .timer(TokioTimer::new())
-            .keep_alive_interval(HEADER_READ_TIMEOUT);
+            .keep_alive_interval(IDLE_TIMEOUT)
+            .max_concurrent_streams(HTTP2_STREAMS)
+            .max_send_buf_size(HTTP2_SEND_BUFFER)
+            .initial_stream_window_size(HTTP2_WINDOW)
+            .initial_connection_window_size(HTTP2_WINDOW);
         Arc::new(Self {
             handler,
             route,
-            permits: Semaphore::new(MAX_CONCURRENT_REQUESTS),
-            options,
+            connections: Connections::new(&limits, settings.trusted_proxies > 0),
+            admission: Admission::new(&limits),
+            rate: ClientRate::new(settings.client_limit),
+            limits,
+            settings,
+            tls: options.tls,
             http,
         })
     }
@@ -105,6 +128,8 @@ impl Server {
     /// Serves `listener` until `shutdown` resolves, then waits for requests in progress, at most
     /// [`SHUTDOWN_TIMEOUT`].
     pub async fn serve(self: Arc<Self>, listener: TcpListener, shutdown: impl Future<Output = ()>) {
+        let sweeper =
+            tokio::spawn(Arc::clone(&self.connections).sweep(Arc::clone(&self.admission)));
         let connections = GracefulShutdown::new();
         tokio::pin!(shutdown);
         loop {
@@ -120,55 +145,51 @@ impl Server {
                     }
                 },
             };
-            // Otherwise a response in two writes waits 40 ms for the client's delayed ACK.
-            let _ = stream.set_nodelay(true);
-            let server = Arc::clone(&self);
-            // Can't fail: an address is written in digits, letters, points, colons and brackets.
-            let Ok(client) = HeaderValue::try_from(client.to_string()) else {
+            let Some(counted) = self.connections.open(client.ip()) else {
                 continue;
             };
-            let watcher = connections.watcher();
+            // Otherwise a response in two writes waits 40 ms for the client's delayed ACK.
+            let _ = stream.set_nodelay(true);
+            let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT);
+            let peer = Peer {
+                address: client,
+                local: stream.local_addr().ok(),
+                scheme: if self.tls.is_some() {
+                    Scheme::HTTPS
+                } else {
+                    Scheme::HTTP
+                },
+                connection: Arc::new(counted),
+            };
+            let (server, watcher) = (Arc::clone(&self), connections.watcher());
             tokio::spawn(async move {
-                let stream = with_write_timeout(stream, WRITE_STALL_TIMEOUT);
-                match server.options.tls.clone() {
-                    None => {
-                        server
-                            .serve_connection(stream, Scheme::HTTP, client, watcher)
-                            .await;
-                    }
+                let stream = with_write_timeout(stream, STALL_TIMEOUT);
+                match server.tls.clone() {
+                    None => server.serve_connection(stream, peer, watcher).await,
                     // Errors are the client's fault: it doesn't trust the certificate, say.
                     Some(tls) => {
                         if let Ok(stream) = tls.accept(stream).await {
-                            server
-                                .serve_connection(stream, Scheme::HTTPS, client, watcher)
-                                .await;
+                            server.serve_connection(stream, peer, watcher).await;
                         }
                     }
                 }
             });
         }
         drop(listener);
+        sweeper.abort();
         let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, connections.shutdown()).await;
     }
 
     /// Serves one connection, until it is closed or `watcher` sees the shutdown.
-    async fn serve_connection<S>(
-        self: Arc<Self>,
-        stream: S,
-        scheme: Scheme,
-        client: HeaderValue,
-        watcher: Watcher,
-    ) where
+    async fn serve_connection<S>(self: Arc<Self>, stream: S, peer: Peer, watcher: Watcher)
+    where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let first_request = Arc::new(Notify::new());
-        let request_received = Arc::clone(&first_request);
-        let server = Arc::clone(&self);
+        let (server, counted) = (Arc::clone(&self), Arc::clone(&peer.connection));
         let service = service_fn(move |request| {
-            request_received.notify_one();
-            let (server, scheme, client) = (Arc::clone(&server), scheme.clone(), client.clone());
+            let (server, peer) = (Arc::clone(&server), peer.clone());
             async move {
-                let response = server.handle(request, scheme, client);
+                let response = server.handle(request, peer);
                 Ok::<_, Infallible>(metrics::count_response(response).await)
             }
         });
@@ -176,17 +197,19 @@ impl Server {
             .http
             .serve_connection(TokioIo::new(stream), service)
             .into_owned();
-        let connection = watcher.watch(connection);
-        // Errors are the client's fault: it is gone, or does not speak HTTP.
-        drop(with_first_request_timeout(connection, &first_request, HEADER_READ_TIMEOUT).await);
+        tokio::select! {
+            // Errors are the client's fault: it is gone, or does not speak HTTP.
+            _ = watcher.watch(connection) => {}
+            () = counted.to_be_closed() => {}
+        }
     }
 
     async fn handle(
-        &self,
+        self: &Arc<Self>,
         request: Request<Incoming>,
-        scheme: Scheme,
-        client: HeaderValue,
+        peer: Peer,
     ) -> Response<WasiBody> {
+        let active = peer.connection.request();
         if let Some(name) = request.uri().path().strip_prefix(WELL_KNOWN) {
             return match name {
                 "health" => text_response(StatusCode::OK, "OK"),
@@ -194,42 +217,102 @@ impl Server {
             };
         }
         let (mut parts, body) = request.into_parts();
-        match prepare_request(&mut parts, &self.route, scheme, client) {
+        let is_http2 = parts.version == Version::HTTP_2;
+        let client = Client::from_request(
+            peer.address.ip(),
+            &parts.headers,
+            self.settings.trusted_proxies,
+        );
+        match prepare_request(&mut parts, &self.route, &peer) {
             Ok(true) => {}
             Ok(false) => return text_response(StatusCode::NOT_FOUND, ""),
             Err(error) => return text_response(StatusCode::BAD_REQUEST, &format!("{error:#}\n")),
         }
-        let request = Request::from_parts(parts, body.map_err(Into::into).boxed_unsync());
+        let quiet = self.settings.quiet;
+        if self.settings.counts(parts.uri.path())
+            && let Err(wait) = self.rate.check(client)
+        {
+            return refusal::over_client_limit(&parts.method, quiet, wait);
+        }
+        let named = self.settings.own_upstreams.named_by_client(&parts.uri);
         let queued = metrics::request_queued();
-        let Ok(Ok(_permit)) = tokio::time::timeout(QUEUE_TIMEOUT, self.permits.acquire()).await
-        else {
-            return text_response(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "too many concurrent requests\n",
-            );
+        let Ok(turn) = self.admission.admit(client, named).await else {
+            return refusal::busy(&parts.method, quiet);
         };
         drop(queued);
+        let request = Request::from_parts(parts, body.map_err(Into::into).boxed_unsync());
+        let life = Arc::<RequestLife>::default();
+        // Dropped with this future if the client hangs up. The exchange goes on then, with its
+        // turn, until the component has noticed.
+        let mut interest = Interest::new(Arc::clone(&life));
+        let server = Arc::clone(self);
+        let exchange = Detached::new(async move { server.exchange(request, life, turn).await });
+        match exchange.await {
+            Ok((response, turn)) => {
+                interest.answered();
+                let length = response
+                    .headers()
+                    .get(header::CONTENT_LENGTH)
+                    .and_then(|length| length.to_str().ok()?.parse().ok());
+                let delivery = active.deliver(turn.client());
+                response.map(|body| {
+                    ClientBody::new(body, length, is_http2, turn, delivery, interest).boxed_unsync()
+                })
+            }
+            Err(response) => response,
+        }
+    }
+
+    /// Has the component answer `request`. The `turn` is given back with the response, or once the
+    /// component no longer works on the request.
+    async fn exchange(
+        &self,
+        request: Request<WasiBody>,
+        life: Arc<RequestLife>,
+        turn: Turn,
+    ) -> Result<(Response<WasiBody>, Turn), Response<WasiBody>> {
+        let limit = self.limits.request_timeout;
         // The handler's own time-out can't stop a component that computes without ever waiting.
-        let limit = self.options.request_timeout;
-        match tokio::time::timeout(limit, self.handler.handle((), request)).await {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) if error.is::<InstantiationError<()>>() => {
+        match tokio::time::timeout(limit, self.handler.handle(life, request)).await {
+            Ok(Ok(response)) => Ok((response, turn)),
+            Ok(Err(error)) if error.is::<InstantiationError<Arc<RequestLife>>>() => {
                 warn(&format!("can't instantiate the component: {error:#}"));
-                text_response(
+                Err(text_response(
                     StatusCode::SERVICE_UNAVAILABLE,
                     "the component can't be instantiated now\n",
-                )
+                ))
+            }
+            // Ended because nobody waits for it.
+            Ok(Err(error)) if error.is::<TrapOrPanicError>() => {
+                Err(text_response(StatusCode::INTERNAL_SERVER_ERROR, ""))
             }
             Ok(Err(error)) if !error.is::<ExpirationError>() => {
                 warn(&format!("the component failed to respond: {error:#}"));
-                text_response(StatusCode::INTERNAL_SERVER_ERROR, "")
+                Err(text_response(StatusCode::INTERNAL_SERVER_ERROR, ""))
             }
-            Ok(Err(_)) | Err(_) => text_response(
-                StatusCode::GATEWAY_TIMEOUT,
-                "the component took too long to respond\n",
-            ),
+            Ok(Err(_)) | Err(_) => {
+                // The component goes on with it, until its own time-outs are over.
+                tokio::spawn(async move {
+                    tokio::time::sleep(limit).await;
+                    drop(turn);
+                });
+                Err(text_response(
+                    StatusCode::GATEWAY_TIMEOUT,
+                    "the component took too long to respond\n",
+                ))
+            }
         }
     }
+}
+
+/// Who is connected.
+#[derive(Clone)]
+struct Peer {
+    address: SocketAddr,
+    /// The address that it is connected to.
+    local: Option<SocketAddr>,
+    scheme: Scheme,
+    connection: Arc<Connection>,
 }
 
 /// Makes writes to `stream` fail once one has made no progress for `limit`.
@@ -237,21 +320,6 @@ fn with_write_timeout(stream: TcpStream, limit: Duration) -> Pin<Box<TimeoutStre
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(limit));
     Box::pin(stream)
-}
-
-/// Runs `connection`, and drops it if `first_request` is not notified within `limit`: hyper applies
-/// none of its time-outs until it can tell HTTP/1 from HTTP/2. Returns `None` if dropped.
-async fn with_first_request_timeout<T>(
-    connection: impl Future<Output = T>,
-    first_request: &Notify,
-    limit: Duration,
-) -> Option<T> {
-    tokio::pin!(connection);
-    tokio::select! {
-        ended = &mut connection => return Some(ended),
-        received = tokio::time::timeout(limit, first_request.notified()) => received.ok()?,
-    }
-    Some(connection.await)
 }
 
 /// A response that the host makes itself.
@@ -263,42 +331,46 @@ fn text_response(status: StatusCode, text: &str) -> Response<WasiBody> {
 }
 
 /// Gives a request the form in which Spin passes it to a component: with an absolute URI, `Host`
-/// and the address of the `client`. Returns `false` if the route doesn't match. Fails if there is
-/// no valid host, or two different ones.
-fn prepare_request(
-    parts: &mut Parts,
-    route: &Route,
-    scheme: Scheme,
-    client: HeaderValue,
-) -> Result<bool> {
+/// and the address of the client. Returns `false` if the route doesn't match. Fails if there is no
+/// valid host, or several.
+fn prepare_request(parts: &mut Parts, route: &Route, peer: &Peer) -> Result<bool> {
     if !route.matches(parts.uri.path()) {
         return Ok(false);
     }
-    let host = parts
-        .headers
-        .get(header::HOST)
+    let mut hosts = parts.headers.get_all(header::HOST).iter();
+    let host = hosts
+        .next()
         .map(|host| Authority::try_from(host.as_bytes()))
         .transpose();
     let host = host.context("the Host header is not a host")?;
+    if hosts.next().is_some() {
+        anyhow::bail!("the request has several Host headers");
+    }
     let authority = match (host, parts.uri.authority()) {
         (Some(host), None) => host,
         (None, Some(authority)) => authority.clone(),
         (Some(host), Some(authority)) if host == *authority => host,
         (Some(_), Some(_)) => anyhow::bail!("the Host header and the request's authority differ"),
+        // Health checks of load balancers; HTTP/1.0 has no `Host`.
+        (None, None) if parts.version == Version::HTTP_10 => match peer.local {
+            Some(local) => Authority::try_from(local.to_string())?,
+            None => anyhow::bail!("the request has no Host header"),
+        },
         (None, None) => anyhow::bail!("the request has no Host header"),
     };
 
     let mut uri = std::mem::take(&mut parts.uri).into_parts();
-    if scheme == Scheme::HTTPS && !parts.headers.contains_key(FORWARDED_PROTO) {
+    if peer.scheme == Scheme::HTTPS && !parts.headers.contains_key(FORWARDED_PROTO) {
         let https = HeaderValue::from_static("https");
         parts.headers.insert(FORWARDED_PROTO, https);
     }
-    uri.scheme = Some(scheme);
+    uri.scheme = Some(peer.scheme.clone());
     uri.authority = Some(authority.clone());
     parts.uri = Uri::from_parts(uri)?;
 
     // Values that the client sent stay in front: the last one is the host's. Spin adds six more
     // headers, about the route and the URL. A mirror doesn't need them, and each costs a copy.
+    let client = HeaderValue::try_from(peer.address.to_string())?;
     parts.headers.append(CLIENT_ADDRESS, client);
     parts.headers.remove(header::CONNECTION);
     // The marker directly before `Host`: see `outbound::Outbound`.
@@ -321,14 +393,20 @@ mod tests {
 
     const CLIENT: HeaderValue = HeaderValue::from_static("127.0.0.1:4711");
 
+    fn peer() -> Peer {
+        let address: SocketAddr = "127.0.0.1:4711".parse().unwrap();
+        let connections = Connections::new(&Limits::default(), false);
+        Peer {
+            address,
+            local: Some("192.0.2.1:3000".parse().unwrap()),
+            scheme: Scheme::HTTP,
+            connection: Arc::new(connections.open(address.ip()).unwrap()),
+        }
+    }
+
     fn prepare(request: http::request::Builder, route: &str) -> Result<Option<Parts>> {
         let (mut parts, ()) = request.body(()).unwrap().into_parts();
-        let matches = prepare_request(
-            &mut parts,
-            &Route::parse(route).unwrap(),
-            Scheme::HTTP,
-            CLIENT,
-        )?;
+        let matches = prepare_request(&mut parts, &Route::parse(route).unwrap(), &peer())?;
         Ok(matches.then_some(parts))
     }
 
@@ -357,7 +435,11 @@ mod tests {
                 request = request.header("x-forwarded-proto", sent);
             }
             let (mut parts, ()) = request.body(()).unwrap().into_parts();
-            assert!(prepare_request(&mut parts, &route, Scheme::HTTPS, CLIENT).unwrap());
+            let peer = Peer {
+                scheme: Scheme::HTTPS,
+                ..peer()
+            };
+            assert!(prepare_request(&mut parts, &route, &peer).unwrap());
             assert_eq!(parts.uri, "https://a.lan/");
             assert_eq!(parts.headers["x-forwarded-proto"], seen);
         }
@@ -377,24 +459,22 @@ mod tests {
             Request::get("/"),
             Request::get("/").header("host", "a b"),
             Request::get("http://a.lan/").header("host", "b.lan"),
+            Request::get("/")
+                .header("host", "a.lan")
+                .header("host", "b.lan"),
+            Request::get("/")
+                .header("host", "a.lan")
+                .header("host", "a.lan"),
         ] {
             assert!(prepare(request, "/...").is_err());
         }
     }
 
-    #[tokio::test]
-    async fn drops_a_connection_without_a_request() {
-        let (never, received, limit) = (Notify::new(), Notify::new(), Duration::from_millis(20));
-        assert_eq!(
-            with_first_request_timeout(std::future::pending::<()>(), &never, limit).await,
-            None
-        );
-        received.notify_one();
-        let long = async { tokio::time::sleep(3 * limit).await };
-        assert_eq!(
-            with_first_request_timeout(long, &received, limit).await,
-            Some(())
-        );
+    #[test]
+    fn answers_http10_without_a_host() {
+        let request = Request::get("/v2/").version(Version::HTTP_10);
+        let parts = prepare(request, "/...").unwrap().unwrap();
+        assert_eq!(parts.uri, "http://192.0.2.1:3000/v2/");
     }
 
     #[tokio::test]

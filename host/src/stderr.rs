@@ -20,6 +20,11 @@ pub fn warn(message: &str) {
     write(format!("hammal-host: {message}\n").as_bytes());
 }
 
+/// Writes a line of the access log, like those of the component.
+pub fn log(line: &str) {
+    write(format!("{line}\n").as_bytes());
+}
+
 fn write(lines: &[u8]) {
     // A failure can't be reported anywhere: stderr is closed.
     let _ = io::stderr().lock().write_all(lines);

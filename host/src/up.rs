@@ -1,7 +1,7 @@
 //! The command `hammal-host up`: reads the files, builds and loads the component, serves it.
 
 use crate::build::build;
-use crate::cli::{Compile, Format, Instances, Up};
+use crate::cli::{Compile, Format, Instances, LimitFlags, Up};
 use crate::component;
 use crate::component::guest::GuestConfig;
 use crate::component::stores::Stores;
@@ -11,6 +11,8 @@ use crate::config::route::Route;
 use crate::config::runtime_config::{RuntimeConfig, StoreLocation};
 use crate::config::variables::Variables;
 use crate::egress::allowed_hosts::AllowedHosts;
+use crate::limits::upstream::OwnUpstreams;
+use crate::limits::{Limits, MIB, Settings};
 use crate::metrics;
 use crate::outbound::Outbound;
 use crate::outbound::connector::Connector;
@@ -27,6 +29,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -72,7 +75,9 @@ pub fn up(flags: Up) -> Result<()> {
         &config.variables_providers,
         |name| std::env::var(name).ok(),
     )?;
-    let (mut guest_config, stores) = guest_config(&manifest, config, &variables, flags.quiet)?;
+    let limits = limits(&flags.limits, raise_open_file_limit());
+    let (mut guest_config, stores) =
+        guest_config(&manifest, config, &variables, &limits, flags.quiet)?;
     guest_config
         .environment
         .extend(instances.environment.clone());
@@ -82,11 +87,11 @@ pub fn up(flags: Up) -> Result<()> {
             REGISTRY_SETTINGS.iter().filter_map(values),
         ));
     }
+    let settings = Settings::from_variables(&guest_config.variables, flags.quiet);
     if flags.build {
         build(&manifest)?;
     }
 
-    raise_open_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
@@ -102,11 +107,10 @@ pub fn up(flags: Up) -> Result<()> {
             tokio::spawn(metrics::server::serve(listener));
         }
         set_key_values(&stores, &instances.key_values).await?;
-        let limits = instance_limits(&instances);
+        let instance_limits = instance_limits(&instances);
         let options = ServerOptions {
             tls: tls.clone(),
             http1_max_buf_size: instances.http1_max_buf_size,
-            request_timeout: limits.request_timeout.limit().into(),
         };
         let engine = EngineOptions {
             disable_pooling: instances.disable_pooling,
@@ -114,7 +118,7 @@ pub fn up(flags: Up) -> Result<()> {
             cache_config: instances.cache,
         };
         let handler = tokio::task::block_in_place(|| {
-            component::load(&manifest.source(), guest_config, limits, &engine)
+            component::load(&manifest.source(), guest_config, instance_limits, &engine)
         })?;
         let shutdown = shutdown_signal()?;
         announce(
@@ -133,7 +137,7 @@ pub fn up(flags: Up) -> Result<()> {
             shutdown.await;
             let _ = sd_notify::notify(&[NotifyState::Stopping]);
         };
-        Server::new(handler, manifest.route, options)
+        Server::new(handler, manifest.route, limits, settings, options)
             .serve(listener, shutdown)
             .await;
         stores.flush().await;
@@ -165,9 +169,23 @@ fn default_runtime_config(manifest_folder: &Path) -> Option<PathBuf> {
     Some(file)
 }
 
-/// Raises the soft limit of open files to the hard one. The soft limit of shells and systemd,
-/// 1,024, suffices for some 500 downloads.
-fn raise_open_file_limit() {
+/// Makes the limits of clients. Half of the `open_files` are for connections of clients, the rest
+/// for those to upstreams and for the stores.
+fn limits(flags: &LimitFlags, open_files: Option<u64>) -> Limits {
+    let number = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+    let total_connections = open_files.map_or(usize::MAX, |files| number(files / 2));
+    Limits {
+        request_timeout: Duration::from_secs(flags.request_timeout),
+        client_memory: flags.client_memory * MIB,
+        total_memory: flags.total_memory * MIB,
+        client_connections: number(flags.client_connections).min(total_connections / 2),
+        total_connections,
+    }
+}
+
+/// Raises the soft limit of open files to the hard one, and returns that. The soft limit of shells
+/// and systemd, 1,024, suffices for some 500 downloads.
+fn raise_open_file_limit() -> Option<u64> {
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(
         Resource::Nofile,
@@ -177,7 +195,9 @@ fn raise_open_file_limit() {
         },
     ) {
         warn(&format!("can't raise the limit of open files: {error}"));
+        return limit.current;
     }
+    limit.maximum
 }
 
 /// Makes the configuration of all instances. Also returns the key-value stores, to be flushed.
@@ -185,6 +205,7 @@ fn guest_config(
     manifest: &Manifest,
     config: RuntimeConfig,
     variables: &Variables,
+    limits: &Limits,
     quiet: bool,
 ) -> Result<(GuestConfig, Arc<Stores>)> {
     let component = &manifest.component;
@@ -219,12 +240,14 @@ fn guest_config(
     }
     let tls = TlsConfigs::load(&config.client_tls, &manifest.component_id)?;
     let limit = ConnectionLimit::new(config.max_connections);
-    let connector = Connector::new(config.blocked_networks, tls, limit);
+    let own = OwnUpstreams::from_variables(&component_variables);
+    let connector = Connector::new(config.blocked_networks, tls, limit, own);
     let guest_config = GuestConfig {
         variables: Arc::new(component_variables),
         stores: Arc::clone(&stores),
         outbound: Outbound::new(allowed, connector, config.connection_pooling),
         environment: component.environment.clone().into_iter().collect(),
+        request_timeout: limits.request_timeout,
         max_memory: config.max_instance_memory,
         quiet,
     };
@@ -251,7 +274,6 @@ fn instance_limits(flags: &Instances) -> InstanceLimits {
         max_concurrent_requests: flags
             .max_instance_concurrent_reuse_count
             .unwrap_or(default.max_concurrent_requests),
-        request_timeout: flags.request_timeout.unwrap_or(default.request_timeout),
         idle_timeout: flags.idle_instance_timeout.unwrap_or(default.idle_timeout),
     }
 }

@@ -86,17 +86,19 @@ impl<P: Platform> RateLimiter<P> {
 fn client_address(headers: &HeaderMap, trusted_proxies: u32) -> Option<IpAddr> {
     let connected = headers.get_all(CLIENT_ADDRESS).iter().next_back()?;
     let connected = parse_address(connected.to_str().ok()?)?;
-    let forwarded: Vec<&str> = headers
+    // Bytes, not text: what a client claims in another encoding must not hide what a proxy has
+    // appended to the same line.
+    let forwarded: Vec<&[u8]> = headers
         .get_all(FORWARDED_FOR)
         .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|text| text.split(',').map(str::trim))
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
         .collect();
     let from_end = trusted_proxies.checked_sub(1);
     let appended = from_end
         .and_then(|count| usize::try_from(count).ok())
         .and_then(|count| forwarded.iter().rev().nth(count))
-        .and_then(|text| parse_address(text));
+        .and_then(|entry| std::str::from_utf8(entry).ok())
+        .and_then(|text| parse_address(text.trim()));
     Some(match appended.unwrap_or(connected).to_canonical() {
         IpAddr::V6(address) => {
             let network = address.to_bits() & !u128::from(u64::MAX);
@@ -174,6 +176,25 @@ mod tests {
             );
         }
         assert_eq!(client_address(&HeaderMap::new(), 0), None);
+    }
+
+    #[test]
+    fn a_claim_that_is_no_text_does_not_hide_what_was_appended() {
+        for lines in [
+            &[&b"\xe9, 198.51.100.7"[..]][..],
+            &[b"\xff\xfe", b"198.51.100.7"],
+            &[b"10.9.9.9\x80,198.51.100.7:4711"],
+        ] {
+            let mut headers = HeaderMap::new();
+            let connected = http::HeaderValue::from_static("192.0.2.1:5000");
+            headers.append(CLIENT_ADDRESS, connected);
+            for line in lines {
+                let line = http::HeaderValue::from_bytes(line).unwrap();
+                headers.append(FORWARDED_FOR, line);
+            }
+            let expected = [198, 51, 100, 7].into();
+            assert_eq!(client_address(&headers, 1), Some(expected), "{lines:?}");
+        }
     }
 
     proptest! {

@@ -19,8 +19,8 @@ use crate::upstream::error::UpstreamError;
 use crate::upstream::failover::{ProxyRequest, Upstreams};
 use crate::upstream::health::Scope;
 use crate::upstream::outcome::{classify_error, needs_get};
-use crate::upstream::{UpstreamRequest, manifest_body};
-use http::{Method, Response, StatusCode};
+use crate::upstream::{RATE_LIMITS, UpstreamRequest, manifest_body};
+use http::{HeaderMap, HeaderName, Method, Response, StatusCode};
 use std::cell::RefCell;
 
 type ManifestResponse<P> = Result<Response<Body<<P as Platform>::Body>>, UpstreamError>;
@@ -124,12 +124,14 @@ impl<P: Platform> Manifests<P> {
                         .cache
                         .on_revalidated(context, key, headers, has_content);
                     let cached = cached.await;
+                    let limits = rate_limits(headers);
                     if head_only && tells_all(&response) {
                         return Ok(response);
                     }
-                    if let Some(response) = cached.and_then(|cached| {
+                    if let Some(mut response) = cached.and_then(|cached| {
                         cached.respond(context, head_only, CacheStatus::Revalidated)
                     }) {
+                        response.headers_mut().extend(limits);
                         return Ok(response);
                     }
                 }
@@ -290,6 +292,13 @@ pub async fn forward<P: Platform>(
 /// Whether the answer to the `HEAD` of a manifest tells all that a client needs to know.
 fn tells_all<B>(response: &Response<B>) -> bool {
     response.status() != StatusCode::OK || is_complete(response.headers())
+}
+
+/// Returns what an upstream says of its limits: it is as true of the answer from the cache that it
+/// confirms.
+fn rate_limits(headers: &HeaderMap) -> HeaderMap {
+    let known = |name: HeaderName| Some((name.clone(), headers.get(&name)?.clone()));
+    RATE_LIMITS.into_iter().filter_map(known).collect()
 }
 
 /// Whether the operator put `upstream` before the one that was asked last.

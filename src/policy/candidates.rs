@@ -1,6 +1,8 @@
 //! The upstreams that may answer a request, in the operator's order.
 
-use super::permitted::Upstream;
+use super::Policy;
+use super::permitted::{Denied, Upstream};
+use crate::request::route::Route;
 
 /// A list of upstreams that is never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +26,15 @@ impl Candidates {
             first: upstreams.next()?,
             rest: upstreams.collect(),
         })
+    }
+
+    /// Returns those that may be asked for this route, or why the first of them may not.
+    pub fn permitted(&self, policy: &Policy, route: &Route) -> Result<Candidates, Denied> {
+        let denied = policy.permit_route(&self.first, route).err();
+        let permitted = self
+            .iter()
+            .filter(|one| policy.permit_route(one, route).is_ok());
+        Candidates::new(permitted.cloned()).ok_or(denied.unwrap_or(Denied::ClosedRepository))
     }
 
     pub fn first(&self) -> &Upstream {

@@ -31,8 +31,8 @@ pub struct Policy {
     pub own: Vec<HostPattern>,
     pub allowed_upstreams: Vec<HostPattern>,
     pub denied_upstreams: Vec<HostPattern>,
-    /// Token servers that are allowed besides those of the upstream's own domain, where
-    /// `allowed_upstreams` is closed.
+    /// Token servers that are allowed besides those of the upstream's own domain, for registries
+    /// that only a client named and where `allowed_upstreams` is closed.
     pub token_services: Vec<HostPattern>,
     pub allowed_repositories: Vec<RepositoryPattern>,
     pub denied_repositories: Vec<RepositoryPattern>,
@@ -69,12 +69,15 @@ impl Policy {
         }
     }
 
-    /// May tokens for `upstream` come from this realm. No credential ever goes there, so any public
-    /// host may; an operator who closes the list of upstreams closes the realms with it.
+    /// May tokens for `upstream` come from this realm. No credential ever goes there, so for the
+    /// operator's own registries any public host may; an operator who closes the list of upstreams
+    /// closes the realms with it. What a client named may be anybody's, who would be sent the
+    /// `token` of any JSON that a realm answers: it has realms of its own domain, and those that
+    /// grant tokens to everybody.
     pub fn permit_realm(&self, realm: Origin, upstream: &Origin) -> Result<Permitted, Denied> {
         let permitted = self.permit_content_host(realm, upstream)?;
         let is_open = self.allowed_upstreams.iter().any(HostPattern::is_all);
-        if is_open
+        if is_open && self.is_operators(upstream)
             || share_domain(permitted.origin(), upstream)
             || matches_any(&self.token_services, permitted.origin())
         {
@@ -97,7 +100,7 @@ impl Policy {
     /// May `upstream` lead to this host, if only the operator can open it. Otherwise anybody who
     /// has a registry could read what is there by letting the registry lead to it.
     pub fn permit_internal_target(&self, origin: &Origin, upstream: &Origin) -> Result<(), Denied> {
-        if !self.is_listed(origin) || self.is_listed(upstream) || self.is_own(upstream) {
+        if !self.is_listed(origin) || self.is_operators(upstream) {
             Ok(())
         } else {
             Err(Denied::Internal)
@@ -178,11 +181,13 @@ impl Policy {
             .any(|listed| listed.host == origin.host && listed.port == origin.port)
     }
 
-    /// Whether a setting of the operator names this registry, by itself or by its domain.
-    fn is_operators(&self, origin: &Origin) -> bool {
-        // The registries of `upstream` are among those that are allowed.
+    /// Whether a setting of the operator names this registry, by itself or by its domain, and not
+    /// only a client.
+    pub fn is_operators(&self, origin: &Origin) -> bool {
         let mut named = self.allowed_upstreams.iter().filter(|one| !one.is_all());
-        self.is_listed(origin) || named.any(|one| one.matches(origin, PortRule::SchemeDefault))
+        self.is_listed(origin)
+            || self.is_own(origin)
+            || named.any(|one| one.matches(origin, PortRule::SchemeDefault))
     }
 
     fn is_own(&self, upstream: &Origin) -> bool {

@@ -136,11 +136,25 @@ fn the_operator_closes_upstreams_and_their_realms() {
             .map(drop);
         assert_eq!(permitted, answer, "{realm} for {upstream}");
     }
-    assert!(
-        listing(&[])
-            .permit_realm(origin("evil.example"), &origin("ghcr.io"))
-            .is_ok()
-    );
+}
+
+#[test]
+fn only_the_operators_own_registries_have_realms_everywhere() {
+    let policy = Policy {
+        token_services: vec![HostPattern::parse("auth.docker.io").unwrap()],
+        ..listing(&["127.0.0.1:5000"])
+    };
+    for (upstream, realm, answer) in [
+        ("registry-1.docker.io", "auth.example", Ok(())),
+        ("http://127.0.0.1:5000", "auth.example", Ok(())),
+        ("mirror.example", "mirror.example", Ok(())),
+        ("registry.gitlab.com", "gitlab.com", Ok(())),
+        ("mirror.example", "auth.docker.io", Ok(())),
+        ("mirror.example", "auth.example", Err(Denied::ClosedRealm)),
+    ] {
+        let permitted = policy.permit_realm(origin(realm), &origin(upstream));
+        assert_eq!(permitted.map(drop), answer, "{realm} for {upstream}");
+    }
 }
 
 #[test]
@@ -173,9 +187,13 @@ fn only_the_operators_own_registries_lead_to_what_is_listed() {
             answer,
             "{upstream} to {to}"
         );
+        let of_realm = match answer {
+            Ok(()) if upstream == "evil.example" => Err(Denied::ClosedRealm),
+            answer => answer,
+        };
         assert_eq!(
             policy.permit_realm(origin(to), &origin(upstream)).map(drop),
-            answer,
+            of_realm,
             "{upstream} to {to}"
         );
     }

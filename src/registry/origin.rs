@@ -140,13 +140,19 @@ impl HttpUrl {
         HttpUrl::from_url(base.join(reference).map_err(|_| InvalidAddress)?)
     }
 
+    /// Buckets and services have names with `_`, which are no host names but resolve (RFC 2181,
+    /// section 11), and a dot may end a name that is absolute already. The dot goes, so that what
+    /// the operator says of a host is said of it in both forms.
     fn from_url(url: Url) -> Result<HttpUrl, InvalidAddress> {
         let scheme = Scheme::parse(url.scheme()).ok_or(InvalidAddress)?;
-        let host = url.host().ok_or(InvalidAddress)?.to_owned();
+        let host = match url.host().ok_or(InvalidAddress)?.to_owned() {
+            Host::Domain(name) => Host::Domain(name.strip_suffix('.').unwrap_or(&name).to_owned()),
+            address => address,
+        };
         let well_formed = url.username().is_empty()
             && url.password().is_none()
             && url.port() != Some(0)
-            && !matches!(&host, Host::Domain(name) if !is_dns_name(name));
+            && !matches!(&host, Host::Domain(name) if !is_dns_name(&name.replace('_', "x")));
         if !well_formed {
             return Err(InvalidAddress);
         }
@@ -275,6 +281,11 @@ mod tests {
             ("next", "https://registry.example/v2/a/blobs/next"),
             ("../../b", "https://registry.example/v2/b"),
             ("http://127.1/x", "http://127.0.0.1/x"),
+            (
+                "https://my_bucket.s3.example/x",
+                "https://my_bucket.s3.example/x",
+            ),
+            ("https://_a.example./x", "https://_a.example/x"),
         ] {
             assert_eq!(
                 base.join(reference).map(|target| target.to_string()),
@@ -288,7 +299,10 @@ mod tests {
             "https://u:p@a/",
             "https:///",
             "data:x",
-            "https://a_b/",
+            "https://a..b/",
+            "https://a.b../",
+            "https://./",
+            "https://-a.b/",
         ] {
             assert_eq!(base.join(reference), Err(InvalidAddress), "{reference}");
         }

@@ -58,16 +58,25 @@ impl ExternalUrl {
 }
 
 /// Returns `https` where a proxy in front of the mirror says that it took the request over TLS: a
-/// component always gets it over plain http. It is only shown.
+/// component always gets it over plain http. Each proxy appends to the list, and the client spoke to
+/// the first. It is only shown.
 fn scheme(headers: &HeaderMap) -> &'static str {
-    if headers
-        .get(FORWARDED_PROTO)
-        .is_some_and(|value| value == "https")
-    {
-        "https"
-    } else {
-        "http"
-    }
+    let first = |name| {
+        let list = headers.get(name)?.to_str().ok()?;
+        list.split(',').next()
+    };
+    // RFC 7239, section 4: `for=192.0.2.1;proto="https"`.
+    let of_pair = |pair: &'_ str| {
+        let (name, value) = pair.split_once('=')?;
+        let is_proto = name.trim().eq_ignore_ascii_case("proto");
+        is_proto.then(|| value.trim().trim_matches('"').to_owned())
+    };
+    let scheme = match first(FORWARDED_PROTO) {
+        Some(scheme) => Some(scheme.to_owned()),
+        None => first(header::FORWARDED).and_then(|hop| hop.split(';').find_map(of_pair)),
+    };
+    let is_https = scheme.is_some_and(|scheme| scheme.trim().eq_ignore_ascii_case("https"));
+    if is_https { "https" } else { "http" }
 }
 
 #[cfg(test)]
@@ -99,6 +108,23 @@ mod tests {
             ),
         ] {
             assert_eq!(url(headers), address);
+        }
+    }
+
+    #[test]
+    fn the_first_proxy_says_what_the_client_used() {
+        for (name, value, scheme) in [
+            ("x-forwarded-proto", "https,http", "https"),
+            ("x-forwarded-proto", " HTTPS , http", "https"),
+            ("x-forwarded-proto", "http, https", "http"),
+            ("x-forwarded-proto", "httpsx", "http"),
+            ("x-forwarded-proto", "", "http"),
+            ("forwarded", "for=192.0.2.1;proto=https;by=a", "https"),
+            ("forwarded", "Proto=\"HTTPS\", proto=http", "https"),
+            ("forwarded", "for=a, proto=https", "http"),
+        ] {
+            let url = url(&[(name, value)]);
+            assert!(url.starts_with(&format!("{scheme}://")), "{name}: {value}");
         }
     }
 

@@ -50,7 +50,7 @@ impl fmt::Display for InvalidRequest {
         match self {
             InvalidRequest::Method => f.write_str("this mirror is read-only: use GET or HEAD"),
             InvalidRequest::NotFound => {
-                f.write_str("not found: images are under /v2/, the manual is at /")
+                f.write_str("not found: images are under /v2/, the page is at /")
             }
             InvalidRequest::Route(invalid) => invalid.fmt(f),
             InvalidRequest::Repeated(parameter) => write!(f, "{parameter}= may be given once"),
@@ -89,16 +89,21 @@ impl RegistryRequest {
             _ => (None, path),
         };
         let Some(path) = below_api(path) else {
-            let route = match path {
-                "" => Route::Page,
-                "robots.txt" => Route::Robots,
-                _ => return Err(InvalidRequest::NotFound),
+            let (route, selector) = match path.strip_prefix("speed/") {
+                Some(path) => {
+                    let (route, host) = Route::speed(path).map_err(InvalidRequest::Route)?;
+                    (route, UpstreamSelector::Path(host))
+                }
+                None => {
+                    let route = Route::outside_api(path).ok_or(InvalidRequest::NotFound)?;
+                    (route, UpstreamSelector::Default)
+                }
             };
             return Ok(RegistryRequest {
                 head_only,
                 route,
-                selector: UpstreamSelector::Default,
-                query: String::new(),
+                selector,
+                query: query.unwrap_or_default().to_owned(),
             });
         };
 
@@ -156,7 +161,10 @@ fn is_first_component(component: &str, namespace: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::route::{PageFile, Resource};
     use super::*;
+    use crate::oci::name::Name;
+    use crate::oci::reference::Reference;
     use http::Uri;
     use proptest::prelude::*;
 
@@ -294,8 +302,59 @@ mod tests {
         assert_eq!(get("/").map(|request| request.route), Ok(Route::Page));
         assert_eq!(
             get("/robots.txt").map(|request| request.route),
-            Ok(Route::Robots)
+            Ok(Route::File(PageFile::Robots))
         );
+    }
+
+    #[test]
+    fn reads_what_is_outside_the_api() {
+        for (path, route) in [
+            ("/page/page.css", Route::File(PageFile::Style)),
+            ("/status.json", Route::Status),
+            ("/speedtest.sh", Route::SpeedTest),
+            ("/v1/search?q=nginx&n=25", Route::Search),
+            ("/v1/_ping", Route::SearchPing),
+        ] {
+            assert_eq!(get(path).map(|request| request.route), Ok(route), "{path}");
+        }
+        for (path, host, name, tag) in [
+            (
+                "/speed/docker.io",
+                "docker.io",
+                "library/debian",
+                "stable-slim",
+            ),
+            (
+                "/speed/docker.io/",
+                "docker.io",
+                "library/debian",
+                "stable-slim",
+            ),
+            ("/speed/ghcr.io/a/b", "ghcr.io", "a/b", "latest"),
+            ("/speed/a.example:8443/b:1.0", "a.example:8443", "b", "1.0"),
+        ] {
+            let request = get(path).unwrap();
+            let tag = Reference::parse(tag).unwrap();
+            let name = Name::parse(name).unwrap();
+            assert_eq!(
+                (request.route, request.selector),
+                (
+                    Route::Repository(name, Resource::SpeedLayer(tag)),
+                    UpstreamSelector::Path(host.to_owned())
+                ),
+                "{path}"
+            );
+        }
+        for path in ["/speed", "/page/", "/page/page.html", "/v1/", "/v1/images"] {
+            assert_eq!(get(path), Err(InvalidRequest::NotFound), "{path}");
+        }
+        for path in [
+            "/speed/ghcr.io/A",
+            "/speed/ghcr.io/a:.b",
+            "/speed/a.io/b:c:d",
+        ] {
+            assert!(matches!(get(path), Err(InvalidRequest::Route(_))), "{path}");
+        }
     }
 
     #[test]
@@ -395,7 +454,8 @@ mod tests {
             query in "(upstream=|ns=|&|=|%|\\PC){0,9}",
         ) {
             if let Ok(request) = RegistryRequest::parse(&Method::GET, &path, Some(&query))
-                && !matches!(request.route, Route::Page | Route::Robots)
+                && matches!(request.route, Route::Ping | Route::Catalog | Route::Repository(..))
+                && request.route.endpoint() != "speed"
             {
                 let uri = request.route.path().parse::<Uri>().unwrap();
                 prop_assert_eq!(Route::from_registry_path(&uri), Some(request.route));

@@ -15,13 +15,33 @@ use std::fmt;
 pub enum Route {
     /// `/`: the page for people.
     Page,
-    /// `/robots.txt`
-    Robots,
+    /// `/page/<name>` and `/robots.txt`
+    File(PageFile),
+    /// `/status.json`: what the mirror allows, and how its upstreams are.
+    Status,
+    /// `/speedtest.sh`
+    SpeedTest,
+    /// `/v1/search`: an index's answer to words.
+    Search,
+    /// `/v1/_ping`: `docker search` asks for it first.
+    SearchPing,
     /// `/v2/` (end-1)
     Ping,
     /// `/v2/_catalog`: an extension that some registries have.
     Catalog,
     Repository(Name, Resource),
+}
+
+/// A file that is embedded in the component.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageFile {
+    Style,
+    Icon,
+    Main,
+    Image,
+    Speed,
+    Sha256,
+    Robots,
 }
 
 /// A resource of a repository. The end-points are those of the distribution specification 1.1.
@@ -35,7 +55,13 @@ pub enum Resource {
     Tags,
     /// `/v2/<name>/referrers/<digest>` (end-12)
     Referrers(Digest),
+    /// `/speed/<host>/<name>:<tag>`: leads to a large layer.
+    SpeedLayer(Reference),
 }
+
+/// The image whose layer is taken where a speed test names none: it has one layer, of more than
+/// 10 MB.
+const SPEED_IMAGE: &str = "library/debian:stable-slim";
 
 /// A path below `/v2` that is no endpoint, or an endpoint with a malformed part.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,6 +124,39 @@ impl Route {
         Ok((Route::Repository(name, resource), host))
     }
 
+    /// Parses a path (without its first slash) outside `/v2` that names no registry.
+    pub fn outside_api(path: &str) -> Option<Route> {
+        Some(match path {
+            "" => Route::Page,
+            "robots.txt" => Route::File(PageFile::Robots),
+            "page/page.css" => Route::File(PageFile::Style),
+            "page/icon.svg" => Route::File(PageFile::Icon),
+            "page/page.js" => Route::File(PageFile::Main),
+            "page/image.js" => Route::File(PageFile::Image),
+            "page/speed.js" => Route::File(PageFile::Speed),
+            "page/sha256.js" => Route::File(PageFile::Sha256),
+            "status.json" => Route::Status,
+            "speedtest.sh" => Route::SpeedTest,
+            "v1/search" => Route::Search,
+            "v1/_ping" => Route::SearchPing,
+            _ => return None,
+        })
+    }
+
+    /// Parses the part of a path behind `/speed/`: a registry's host, and an image if there is one.
+    /// Returns also the host.
+    pub fn speed(path: &str) -> Result<(Route, String), InvalidRoute> {
+        let (host, image) = match path.split_once('/') {
+            None | Some((_, "")) => (path.trim_end_matches('/'), SPEED_IMAGE),
+            Some((host, image)) => (host, image),
+        };
+        let (name, tag) = image.rsplit_once(':').unwrap_or((image, "latest"));
+        let name = Name::parse(name).map_err(InvalidRoute::Name)?;
+        let tag = Reference::parse(tag).map_err(InvalidRoute::Reference)?;
+        let route = Route::Repository(name, Resource::SpeedLayer(tag));
+        Ok((route, host.to_owned()))
+    }
+
     /// Returns the route that a path on a registry is, as a redirect or a `Link` holds it.
     pub fn from_registry_path(uri: &Uri) -> Option<Route> {
         let path = decode_percent(uri.path());
@@ -105,11 +164,15 @@ impl Route {
         Some(route)
     }
 
-    /// Returns the path of this route on a registry.
+    /// Returns the path of this route on a registry. One that only the mirror has is `/`.
     pub fn path(&self) -> String {
         match self {
-            Route::Page => "/".to_owned(),
-            Route::Robots => "/robots.txt".to_owned(),
+            Route::Page
+            | Route::File(_)
+            | Route::Status
+            | Route::SpeedTest
+            | Route::Search
+            | Route::SearchPing => "/".to_owned(),
             Route::Ping => "/v2/".to_owned(),
             Route::Catalog => "/v2/_catalog".to_owned(),
             Route::Repository(name, resource) => {
@@ -118,6 +181,7 @@ impl Route {
                     Resource::Blob(digest) => ("/blobs/", digest.as_str()),
                     Resource::Tags => ("/tags/", "list"),
                     Resource::Referrers(digest) => ("/referrers/", digest.as_str()),
+                    Resource::SpeedLayer(tag) => ("/speed/", tag.as_str()),
                 };
                 ["/v2/", name.as_str(), endpoint, reference].concat()
             }
@@ -136,6 +200,11 @@ impl Route {
             }
             _ => Cow::Borrowed(self),
         }
+    }
+
+    /// Whether it is a registry's, and not the mirror's own page.
+    pub fn is_registry(&self) -> bool {
+        matches!(self, Route::Ping | Route::Catalog | Route::Repository(..))
     }
 
     pub fn name(&self) -> Option<&Name> {
@@ -168,17 +237,26 @@ impl Route {
         matches!(self, Route::Repository(_, Resource::Referrers(_)))
     }
 
+    /// Whether it is neither a manifest nor a blob: a list, or the ping.
+    pub fn is_list(&self) -> bool {
+        !self.is_manifest() && !self.is_blob()
+    }
+
     /// Returns the word for it in the log.
     pub fn endpoint(&self) -> &'static str {
         match self {
             Route::Page => "page",
-            Route::Robots => "robots",
+            Route::File(_) => "file",
+            Route::Status => "status",
+            Route::SpeedTest => "speedtest",
+            Route::Search | Route::SearchPing => "search",
             Route::Ping => "ping",
             Route::Catalog => "catalog",
             Route::Repository(_, Resource::Manifest(_)) => "manifest",
             Route::Repository(_, Resource::Blob(_)) => "blob",
             Route::Repository(_, Resource::Tags) => "tags",
             Route::Repository(_, Resource::Referrers(_)) => "referrers",
+            Route::Repository(_, Resource::SpeedLayer(_)) => "speed",
         }
     }
 }

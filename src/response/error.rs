@@ -34,7 +34,7 @@ pub struct RegistryError {
 }
 
 impl RegistryError {
-    fn new(status: StatusCode, code: ErrorCode, message: impl Into<String>) -> RegistryError {
+    pub fn new(status: StatusCode, code: ErrorCode, message: impl Into<String>) -> RegistryError {
         RegistryError {
             status,
             code,

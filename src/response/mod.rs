@@ -2,6 +2,7 @@
 
 pub mod body;
 pub mod caching;
+pub mod cors;
 pub mod error;
 pub mod link;
 

@@ -153,11 +153,11 @@ async fn does_not_use_a_token_of_a_former_token_server() {
 #[tokio::test]
 async fn the_challenge_of_a_catalog_says_nothing_of_repositories() {
     let asks_for = |scope: &str| {
-        let challenge = format!(r#"Bearer realm="https://auth.example/token",scope="{scope}""#);
+        let challenge = format!(r#"Bearer realm="https://auth.example.com/token",scope="{scope}""#);
         answer(401, &[("www-authenticate", &challenge)], "")
     };
     let list = || answer(200, &[("content-type", "application/json")], "{}");
-    let tags = "/v2/a/tags/list?upstream=registry.example";
+    let tags = "/v2/a/tags/list?upstream=registry.example.com";
     for catalogs in [
         vec![asks_for("registry:catalog:*"), token("catalog"), list()],
         vec![list()],
@@ -167,7 +167,7 @@ async fn the_challenge_of_a_catalog_says_nothing_of_repositories() {
         assert_eq!(send(&mirror, get(tags)).await.status(), 200);
         platform.add_answers(catalogs);
         assert_eq!(
-            send(&mirror, get("/v2/_catalog?upstream=registry.example"))
+            send(&mirror, get("/v2/_catalog?upstream=registry.example.com"))
                 .await
                 .status(),
             200
@@ -180,8 +180,8 @@ async fn the_challenge_of_a_catalog_says_nothing_of_repositories() {
             assert_eq!(
                 platform.sent(),
                 [
-                    "GET https://auth.example/token?scope=repository%3Aa%3Apull",
-                    "GET https://registry.example/v2/a/tags/list Bearer two"
+                    "GET https://auth.example.com/token?scope=repository%3Aa%3Apull",
+                    "GET https://registry.example.com/v2/a/tags/list Bearer two"
                 ]
             );
             platform.advance(Duration::from_secs(301));
@@ -403,15 +403,15 @@ async fn follows_an_upstream_that_changes_its_requirement() {
 async fn a_private_repository_does_not_close_public_ones() {
     let platform = Scripted::new([
         manifest(),
-        challenge_of("https://auth.example/token", "closed/app"),
+        challenge_of("https://auth.example.com/token", "closed/app"),
         answer(401, &[], ""),
         manifest(),
         manifest(),
     ]);
     let mirror = Mirror::new(platform.clone());
     let (open, closed) = (
-        "/v2/open/app/manifests/1?upstream=a.example",
-        "/v2/closed/app/manifests/1?upstream=a.example",
+        "/v2/open/app/manifests/1?upstream=registry.example.com",
+        "/v2/closed/app/manifests/1?upstream=registry.example.com",
     );
     for (path, status) in [(open, 200), (closed, 403), (open, 200)] {
         assert_eq!(send(&mirror, get(path)).await.status(), status, "{path}");
@@ -536,7 +536,7 @@ async fn each_fault_of_a_token_server_has_its_error() {
         ),
         (answer(500, &[], "secret words"), 502, "UNAVAILABLE"),
         (
-            answer(307, &[("location", "https://elsewhere.example/")], ""),
+            answer(307, &[("location", "ftp://elsewhere.example/")], ""),
             502,
             "UNAVAILABLE",
         ),

@@ -38,7 +38,7 @@ async fn each_fault_of_an_upstream_has_its_error() {
         ),
         (
             answer(400, &[], "secret words"),
-            (502, "UNAVAILABLE"),
+            (400, "UNSUPPORTED"),
             (404, "BLOB_UNKNOWN"),
         ),
         (
@@ -230,5 +230,8 @@ async fn tells_clients_that_referrers_are_not_supported() {
     }
     let platform = Scripted::new([answer(406, &[], "")]);
     let received = send(&Mirror::new(platform), get("/v2/library/alpine/tags/list")).await;
-    assert_eq!(received.status(), 502);
+    assert_eq!(
+        (received.status(), received.code().as_str()),
+        (406, "UNSUPPORTED")
+    );
 }

@@ -330,3 +330,87 @@ async fn answers_with_the_request_id_of_the_log() {
             .contains_key("x-request-id")
     );
 }
+
+fn from_page(method: &str, path: &str) -> Request<()> {
+    Request::builder()
+        .method(method)
+        .uri(format!("http://mirror.example{path}"))
+        .header("origin", "https://ui.example")
+        .header("access-control-request-method", "GET")
+        .body(())
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_page_in_a_browser_may_read_an_open_mirror() {
+    let platform = Scripted::new([
+        answer(
+            200,
+            &[
+                ("content-type", "application/json"),
+                ("access-control-allow-origin", "https://other.example"),
+                ("access-control-allow-credentials", "true"),
+                ("link", "</v2/library/alpine/tags/list?last=a>; rel=next"),
+            ],
+            "{}",
+        ),
+        answer(404, &[], ""),
+        redirect("https://cdn.example/blob"),
+    ]);
+    let mirror = Mirror::new(platform.clone());
+    let blob = blob();
+    for (method, path, status) in [
+        ("OPTIONS", "/v2/", 204),
+        ("OPTIONS", "/v2/library/alpine/tags/list", 204),
+        ("OPTIONS", "/ghcr.io/v2/a/manifests/1", 204),
+        ("GET", "/v2/", 200),
+        ("GET", "/v2/library/alpine/tags/list", 200),
+        ("GET", MANIFEST, 404),
+        ("GET", &blob, 307),
+        ("GET", "/v2/A/tags/list", 400),
+        ("POST", "/v2/", 405),
+    ] {
+        let received = send(&mirror, from_page(method, path)).await;
+        assert_eq!(received.status(), status, "{method} {path}");
+        let header = |name| received.header(name);
+        assert_eq!(header("access-control-allow-origin"), Some("*"), "{path}");
+        assert_eq!(header("access-control-allow-credentials"), None);
+        let exposed = header("access-control-expose-headers").unwrap();
+        for name in ["Docker-Content-Digest", "Link", "Content-Length"] {
+            assert!(exposed.contains(name), "{name}");
+        }
+        let is_preflight = method == "OPTIONS";
+        assert_eq!(
+            header("access-control-allow-methods"),
+            is_preflight.then_some("GET, HEAD, OPTIONS")
+        );
+        let allowed = header("access-control-allow-headers");
+        assert!(allowed.is_none_or(|names| names.contains("Accept")));
+        assert!(allowed.is_none_or(|names| !names.contains("Authorization")));
+    }
+    assert_eq!(platform.sent().len(), 3);
+    for (method, path, status) in [("OPTIONS", "/", 405), ("GET", "/", 200)] {
+        let received = send(&mirror, from_page(method, path)).await;
+        assert_eq!(received.status(), status, "{method} {path}");
+        assert_eq!(received.header("access-control-allow-origin"), None);
+    }
+    // Without a page there is nothing to say.
+    let received = send(&mirror, get("/v2/")).await;
+    assert_eq!(received.header("access-control-allow-origin"), None);
+}
+
+#[tokio::test]
+async fn a_page_in_a_browser_may_not_read_a_mirror_with_a_secret() {
+    let platform = Scripted::new([]);
+    platform.set_variable("secret", "a-secret-of-20-letters");
+    let mirror = Mirror::new(platform);
+    for (method, path, status) in [
+        ("OPTIONS", "/v2/", 404),
+        ("OPTIONS", "/a-secret-of-20-letters/v2/", 405),
+        ("GET", "/a-secret-of-20-letters/v2/", 200),
+    ] {
+        let received = send(&mirror, from_page(method, path)).await;
+        assert_eq!(received.status(), status, "{method} {path}");
+        assert_eq!(received.header("access-control-allow-origin"), None);
+    }
+}

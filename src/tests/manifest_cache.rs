@@ -689,3 +689,35 @@ async fn does_not_write_to_the_store_with_every_pull() {
     // One read: whether another instance has received the upstream fail.
     assert_eq!(platform.store_calls(), calls + 1);
 }
+
+#[tokio::test]
+async fn the_limits_that_a_revalidation_tells_go_with_the_cached_manifest() {
+    let (platform, mirror) = caching([sends("one")]);
+    send(&mirror, get(MANIFEST)).await;
+    let mut head = points_at("one").unwrap();
+    for (name, value) in [
+        ("ratelimit-limit", "100;w=21600"),
+        ("ratelimit-remaining", "76;w=21600"),
+        ("docker-ratelimit-source", "192.0.2.1"),
+        ("set-cookie", "a=b"),
+    ] {
+        head.headers_mut().insert(name, value.parse().unwrap());
+    }
+    platform.add_answers([Ok(head)]);
+    let received = send(&mirror, get(MANIFEST)).await;
+    assert!(
+        received
+            .header("cache-status")
+            .unwrap()
+            .contains("revalidated")
+    );
+    for (name, value) in [
+        ("ratelimit-limit", Some("100;w=21600")),
+        ("ratelimit-remaining", Some("76;w=21600")),
+        ("docker-ratelimit-source", Some("192.0.2.1")),
+        ("ratelimit-reset", None),
+        ("set-cookie", None),
+    ] {
+        assert_eq!(received.header(name), value, "{name}");
+    }
+}

@@ -12,7 +12,9 @@ mod health;
 mod hostile_answers;
 mod manifest_cache;
 mod named_registries;
+mod page;
 mod redirects;
+mod registries;
 mod requests;
 
 use crate::mirror::Mirror;

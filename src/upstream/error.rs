@@ -1,6 +1,7 @@
 //! Why an upstream has no answer for the client. [`super::outcome`] decides what follows from each.
 
 use super::MAX_HEADER;
+use crate::oci::error_code::ErrorCode;
 use crate::platform::TransportError;
 use crate::policy::permitted::Denied;
 use http::header::{CONTENT_RANGE, RETRY_AFTER};
@@ -28,9 +29,9 @@ pub enum UpstreamError {
     Token(TokenError),
     /// 401 in spite of a new token, or without a challenge: the anonymous user is not admitted.
     Denied,
-    /// A status that is neither a success nor a redirect for the client, and the headers of it that
-    /// the client gets.
-    Status(StatusCode, HeaderMap),
+    /// A status that is neither a success nor a redirect for the client, and what else of the
+    /// response counts.
+    Status(StatusCode, ErrorDetails),
     Redirect(RedirectError),
     /// A blob is streamed, and the host that the upstream redirects to answers with this status.
     BlobHost(StatusCode),
@@ -48,6 +49,15 @@ pub enum UpstreamError {
     /// The client asks for several ranges of a blob, which this upstream sends one at a time
     /// (Google's storage).
     SeveralRanges,
+}
+
+/// What an upstream's error tells besides its status.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ErrorDetails {
+    /// The code of a registry's error document, where there is one and it was read.
+    pub code: Option<ErrorCode>,
+    /// The headers that the client gets.
+    pub headers: HeaderMap,
 }
 
 /// Why a manifest that an upstream sent can't be used.
@@ -87,6 +97,10 @@ pub enum TokenError {
         retry_after: Option<HeaderValue>,
     },
     Status(StatusCode),
+    /// A registry that only a client named sends this mirror there a second time for one request.
+    AskedBefore,
+    /// It redirects, and that can't be followed.
+    Redirect(RedirectError),
     /// The limit in bytes is exceeded.
     TooLarge(usize),
     /// The answer holds no token.
@@ -94,8 +108,13 @@ pub enum TokenError {
 }
 
 impl UpstreamError {
-    /// Makes the error of a response, with the headers that the client gets.
-    pub fn from_status(status: StatusCode, headers: &HeaderMap) -> UpstreamError {
+    /// Makes the error of a response, with the code of its document and the headers that the client
+    /// gets.
+    pub fn from_status(
+        status: StatusCode,
+        code: Option<ErrorCode>,
+        headers: &HeaderMap,
+    ) -> UpstreamError {
         let mut kept = HeaderMap::new();
         for name in ERROR_HEADERS {
             let is_valid = |value: &&HeaderValue| {
@@ -105,7 +124,11 @@ impl UpstreamError {
                 kept.insert(name, value.clone());
             }
         }
-        UpstreamError::Status(status, kept)
+        let details = ErrorDetails {
+            code,
+            headers: kept,
+        };
+        UpstreamError::Status(status, details)
     }
 
     /// Returns what is for the log only: why there is no connection, or where it would have been.
@@ -125,7 +148,7 @@ impl UpstreamError {
     /// Returns the headers that the client gets with this error.
     pub fn client_headers(&self) -> HeaderMap {
         match self {
-            UpstreamError::Status(_, headers) => headers.clone(),
+            UpstreamError::Status(_, details) => details.headers.clone(),
             UpstreamError::Token(TokenError::TooManyRequests {
                 retry_after: Some(value),
             }) if is_retry_after(value) => HeaderMap::from_iter([(RETRY_AFTER, value.clone())]),
@@ -243,6 +266,8 @@ impl fmt::Display for TokenError {
             TokenError::Refused => f.write_str("does not admit anonymous users"),
             TokenError::TooManyRequests { .. } => f.write_str("answered with status 429"),
             TokenError::Status(status) => write!(f, "answered with status {}", status.as_u16()),
+            TokenError::AskedBefore => f.write_str("was asked for this request already"),
+            TokenError::Redirect(error) => write!(f, "redirects {error}"),
             TokenError::TooLarge(limit) => write!(f, "answered with more than {} MiB", limit >> 20),
             TokenError::NoToken => f.write_str("answered without a token"),
         }

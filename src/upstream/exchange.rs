@@ -15,7 +15,8 @@ use http::{HeaderMap, Method, Response, StatusCode};
 
 /// How often one registry is asked for one thing, not counting what a broken connection repeats:
 /// with a token that is no longer good, without one, with a new one, once more where the store held
-/// another old one, and once more where a `HEAD` becomes a `GET`.
+/// another old one, and once more where a `HEAD` becomes a `GET`. A 400 or 403 to a token that was
+/// good takes the place of one of them.
 const MAX_ATTEMPTS: usize = 5;
 
 /// Sends a request to an upstream. A redirect of a blob to a delivery network is an answer. Every
@@ -76,6 +77,7 @@ async fn send_authorized<P: Platform>(
         _ => auth.preauthorize(context, &target).await?,
     };
     let mut method = request.method.clone();
+    let mut is_renewed = false;
     for _ in 0..MAX_ATTEMPTS {
         let attempt = Attempt {
             method: method.clone(),
@@ -84,8 +86,22 @@ async fn send_authorized<P: Platform>(
             credential: &credential,
         };
         let response = attempt.send(context, &hop.upstream).await?;
-        if response.status() != StatusCode::UNAUTHORIZED {
-            auth.on_accepted(context, &target, &credential);
+        let status = response.status();
+        if status != StatusCode::UNAUTHORIZED {
+            let may_refuse_token =
+                matches!(status, StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN)
+                    && !request.refuses_several_ranges(status);
+            if may_refuse_token && is_renewed {
+                auth.on_renewed_in_vain(context, &target, &credential);
+            } else if may_refuse_token
+                && let Some(renewed) = auth.renew(context, &target, &credential).await
+            {
+                credential = renewed;
+                is_renewed = true;
+                continue;
+            } else {
+                auth.on_answered(context, &target, &credential, status);
+            }
             return Ok(response);
         }
         // public.ecr.aws has no HEAD of blobs for tokens that GET them. The body of the GET is not

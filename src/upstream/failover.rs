@@ -4,7 +4,7 @@ use super::auth::Auth;
 use super::error::UpstreamError;
 use super::health::{Health, Scope};
 use super::manifest_body::{self, UpstreamBody};
-use super::outcome::{Verdict, classify, concerns_manifests};
+use super::outcome::{Verdict, classify, concerns_manifests, needs_get};
 use super::{UpstreamRequest, UpstreamResponse, blob, exchange};
 use crate::config::BlobDelivery;
 use crate::context::Context;
@@ -12,6 +12,7 @@ use crate::platform::Platform;
 use crate::policy::candidates::Candidates;
 use crate::policy::permitted::Upstream;
 use crate::request::RegistryRequest;
+use http::Method;
 
 /// The upstreams, and what is remembered of them.
 pub struct Upstreams<P: Platform> {
@@ -72,6 +73,22 @@ impl<P: Platform> Upstreams<P> {
         best.answer
     }
 
+    async fn ask(
+        &self,
+        context: &Context<'_, P>,
+        upstream: &Upstream,
+        request: &UpstreamRequest<'_>,
+    ) -> Result<UpstreamResponse<UpstreamBody<P::Body>>, UpstreamError> {
+        let response = match context.config.blob_delivery {
+            BlobDelivery::Stream if request.route.is_blob() => {
+                blob::stream(context, &self.auth, upstream, request).await?
+            }
+            _ => exchange::send(context, &self.auth, upstream, request).await?,
+        };
+        let response = manifest_body::identify(context, request, response).await?;
+        response.accept(context, request).await
+    }
+
     /// Asks one candidate. `negative` are those that do not have what is asked for.
     async fn attempt(
         &self,
@@ -82,17 +99,18 @@ impl<P: Platform> Upstreams<P> {
     ) -> Attempt<UpstreamBody<P::Body>> {
         let context = proxy.context;
         context.stats.attempts.borrow_mut().push(upstream.clone());
-        let response = match context.config.blob_delivery {
-            BlobDelivery::Stream if request.route.is_blob() => {
-                blob::stream(context, &self.auth, upstream, request).await
-            }
-            _ => exchange::send(context, &self.auth, upstream, request).await,
-        };
-        let response = match response {
-            Ok(response) => manifest_body::identify(context, request, response).await,
-            Err(error) => Err(error),
-        };
-        let mut answer = response.and_then(|response| response.accept(context, request));
+        let mut answer = self.ask(context, upstream, request).await;
+        // distribution has no `HEAD` of lists; a `HEAD` of a manifest has its own rules.
+        if request.method == Method::HEAD
+            && request.route.is_list()
+            && answer.as_ref().is_err_and(|error| needs_get(error, true))
+        {
+            let get = UpstreamRequest {
+                method: Method::GET,
+                ..request.clone()
+            };
+            answer = self.ask(context, upstream, &get).await;
+        }
         if let Ok(response) = &mut answer {
             // The name of a host that only the operator can open is not told to clients.
             let is_listed = context.config.policy.is_listed(upstream.origin());

@@ -19,7 +19,9 @@ pub mod redirect;
 mod response_headers;
 
 use self::error::{RedirectError, UpstreamError};
+use self::manifest_body::UpstreamBody;
 use crate::context::Context;
+use crate::oci::error_code::ErrorCode;
 use crate::platform::Platform;
 use crate::registry::origin::HttpUrl;
 use crate::request::RegistryRequest;
@@ -30,6 +32,9 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 /// Bytes. Headers of an upstream that are longer together are refused, and so are a client's. Over HTTP/2 an upstream may end the connection for a longer one (nginx does), and with
 /// it every other exchange there.
 pub const MAX_HEADER: usize = 8 * 1024;
+
+/// Bytes. A longer error document of an upstream is not read.
+const MAX_ERROR_DOCUMENT: usize = 16 * 1024;
 
 /// The digest of a manifest or blob (distribution specification 1.1, "Pulling manifests").
 pub const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -65,6 +70,16 @@ pub static RESPONSE_HEADERS: [HeaderName; 21] = [
     HeaderName::from_static("docker-ratelimit-source"),
     HeaderName::from_static("oci-filters-applied"),
     HeaderName::from_static("oci-subject"),
+    HeaderName::from_static("ratelimit-limit"),
+    HeaderName::from_static("ratelimit-remaining"),
+    HeaderName::from_static("ratelimit-reset"),
+    HeaderName::from_static("x-ratelimit-limit"),
+    HeaderName::from_static("x-ratelimit-remaining"),
+];
+
+/// The upstream's limits, as tools read them.
+pub const RATE_LIMITS: [HeaderName; 6] = [
+    HeaderName::from_static("docker-ratelimit-source"),
     HeaderName::from_static("ratelimit-limit"),
     HeaderName::from_static("ratelimit-remaining"),
     HeaderName::from_static("ratelimit-reset"),
@@ -144,13 +159,13 @@ pub struct UpstreamResponse<B> {
     pub pins_next_page: bool,
 }
 
-impl<B> RawResponse<B> {
+impl<B> RawResponse<UpstreamBody<B>> {
     /// Checks a response, and picks what of it may go back to the client.
-    fn accept<P: Platform>(
+    async fn accept<P: Platform<Body = B>>(
         self,
         context: &Context<'_, P>,
         request: &UpstreamRequest<'_>,
-    ) -> Result<UpstreamResponse<B>, UpstreamError> {
+    ) -> Result<UpstreamResponse<UpstreamBody<B>>, UpstreamError> {
         let route = request.route;
         let (head, body) = self.response.into_parts();
         let is_content = matches!(
@@ -159,7 +174,13 @@ impl<B> RawResponse<B> {
         );
         let is_client_redirect = route.is_blob() && redirect::is_redirect(head.status);
         if !(is_content || is_client_redirect) {
-            return Err(UpstreamError::from_status(head.status, &head.headers));
+            let code = match body {
+                UpstreamBody::Unread(body) if outcome::depends_on_document(route, head.status) => {
+                    read_error_code(context, body).await
+                }
+                _ => None,
+            };
+            return Err(UpstreamError::from_status(head.status, code, &head.headers));
         }
         let mut headers = response_headers::pick(&request.method, &head.headers)?;
         match (route, head.status) {
@@ -185,4 +206,14 @@ impl<B> RawResponse<B> {
             pins_next_page: self.redirected,
         })
     }
+}
+
+/// Reads the code of an upstream's error document, if it is one that ends soon.
+async fn read_error_code<P: Platform>(
+    context: &Context<'_, P>,
+    body: P::Body,
+) -> Option<ErrorCode> {
+    let read = context.platform.read(body, MAX_ERROR_DOCUMENT);
+    let document = context.within_exchange_timeout(read).await?.ok()?;
+    ErrorCode::from_document(&document)
 }

@@ -30,6 +30,8 @@ pub struct Outcome {
     pub verdict: Verdict,
     /// The error that the client gets; `None` where the answer goes back to it.
     pub client_error: Option<ClientError>,
+    /// Whether a cached copy may be served instead.
+    allows_stale: bool,
 }
 
 /// A status, a code and a message for a client.
@@ -55,12 +57,10 @@ impl ClientError {
 }
 
 impl Outcome {
-    /// Whether a cached copy may be served instead: the upstream failed, or its limit is reached.
+    /// Whether a cached copy may be served instead: the upstream failed, its limit is reached, or
+    /// it does not take a request that it took before.
     pub fn allows_stale(&self) -> bool {
-        matches!(
-            self.code(),
-            Some(ErrorCode::Unavailable | ErrorCode::TooManyRequests)
-        )
+        self.allows_stale
     }
 
     /// Whether a cached copy has to be dropped: the upstream does not have the manifest any more,
@@ -83,6 +83,7 @@ pub fn classify<B>(route: &Route, answer: &Result<UpstreamResponse<B>, UpstreamE
         Ok(_) => Outcome {
             verdict: Verdict::Final,
             client_error: None,
+            allows_stale: false,
         },
         Err(error) => classify_error(route, error),
     }
@@ -91,9 +92,15 @@ pub fn classify<B>(route: &Route, answer: &Result<UpstreamResponse<B>, UpstreamE
 /// Decides what an upstream's error means.
 pub fn classify_error(route: &Route, error: &UpstreamError) -> Outcome {
     let (verdict, client_error) = assess(route, error);
+    let is_fault = matches!(
+        client_error.code,
+        ErrorCode::Unavailable | ErrorCode::TooManyRequests
+    );
+    let is_refused = matches!(error, UpstreamError::Status(status, _) if is_about_request(*status));
     Outcome {
         verdict,
         client_error: Some(client_error),
+        allows_stale: is_fault || is_refused,
     }
 }
 
@@ -132,6 +139,7 @@ fn assess(route: &Route, error: &UpstreamError) -> (Verdict, ClientError) {
         E::Token(TokenError::Status(status)) if status.is_client_error() => {
             bad_gateway(Verdict::TryNext)
         }
+        E::Token(TokenError::AskedBefore) => bad_gateway(Verdict::TryNext),
         // A delivery network is another host.
         E::BlobHost(_) | E::BlobHostFailed(_) => bad_gateway(Verdict::TryNext),
         E::Token(_) | E::Manifest(_) => bad_gateway(Verdict::Unavailable),
@@ -160,15 +168,19 @@ fn assess(route: &Route, error: &UpstreamError) -> (Verdict, ClientError) {
                 error.to_string(),
             ),
         ),
-        E::Status(status, _) => assess_status(route, *status, error),
+        E::Status(status, details) => assess_status(route, *status, details.code, error),
     }
 }
 
 fn assess_status(
     route: &Route,
     status: StatusCode,
+    code: Option<ErrorCode>,
     error: &UpstreamError,
 ) -> (Verdict, ClientError) {
+    if lacks_endpoint(route, status) {
+        return (Verdict::Negative, unknown(route, code));
+    }
     let verdict = match status {
         StatusCode::NOT_IMPLEMENTED => Verdict::TryNext,
         StatusCode::TOO_MANY_REQUESTS => Verdict::Unavailable,
@@ -189,7 +201,7 @@ fn assess_status(
         StatusCode::UNAUTHORIZED
         | StatusCode::FORBIDDEN
         | StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS => denied(),
-        StatusCode::NOT_FOUND | StatusCode::GONE => unknown(route),
+        StatusCode::NOT_FOUND | StatusCode::GONE => unknown(route, code),
         // Artifactory answers 406, others whatever they answer to an endpoint that they don't have.
         StatusCode::BAD_REQUEST
         | StatusCode::METHOD_NOT_ALLOWED
@@ -213,6 +225,7 @@ fn assess_status(
         StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
             fault(route, status, error)
         }
+        _ if is_about_request(status) && !route.is_blob() => refused(status, code),
         _ => fault(route, StatusCode::BAD_GATEWAY, error),
     };
     (verdict, client_error)
@@ -253,21 +266,96 @@ fn too_many_requests() -> ClientError {
     )
 }
 
-fn unknown(route: &Route) -> ClientError {
-    let (code, message) = match route {
-        Route::Repository(_, Resource::Manifest(_)) => (
+/// Clients act on these codes, so none is made up that says more than the upstream did: after
+/// `NAME_UNKNOWN` for referrers oras and notation don't look for the tag that stands for them, and
+/// distribution and ghcr.io answer a bare 404 where they have no such endpoint. For manifests and
+/// blobs `MANIFEST_UNKNOWN` and `BLOB_UNKNOWN` are what all clients go on after.
+fn unknown(route: &Route, code: Option<ErrorCode>) -> ClientError {
+    let (code, message) = match (route, code) {
+        (Route::Repository(_, Resource::Manifest(_) | Resource::SpeedLayer(_)), _) => (
             ErrorCode::ManifestUnknown,
             "the upstream has no such manifest",
         ),
-        Route::Repository(_, Resource::Blob(_)) => {
+        (Route::Repository(_, Resource::Blob(_)), _) => {
             (ErrorCode::BlobUnknown, "the upstream has no such blob")
         }
-        _ => (
+        (Route::Repository(..), Some(ErrorCode::NameUnknown)) => (
             ErrorCode::NameUnknown,
             "the upstream has no such repository",
         ),
+        (Route::Repository(_, Resource::Referrers(_)), _) => return referrers_unsupported(),
+        (Route::Repository(_, Resource::Tags), _) => (
+            ErrorCode::Unsupported,
+            "the upstream has no such repository, or does not list its tags",
+        ),
+        (Route::Catalog, _) => (ErrorCode::Unsupported, "the upstream has no catalog"),
+        _ => (ErrorCode::Unsupported, "the upstream has no registry API"),
     };
     ClientError::new(StatusCode::NOT_FOUND, code, message)
+}
+
+/// The upstream does not take the request, as it was written. A code of its document that names a
+/// part of the request is kept.
+fn refused(status: StatusCode, code: Option<ErrorCode>) -> ClientError {
+    let (code, message) = match code {
+        Some(code @ ErrorCode::NameInvalid) => (
+            code,
+            "the upstream does not take the name of the repository",
+        ),
+        Some(code @ ErrorCode::TagInvalid) => (code, "the upstream does not take the tag"),
+        Some(code @ ErrorCode::DigestInvalid) => (code, "the upstream does not take the digest"),
+        Some(code @ ErrorCode::ManifestInvalid) => {
+            (code, "the upstream does not take the reference")
+        }
+        Some(code @ ErrorCode::PaginationNumberInvalid) => {
+            (code, "the upstream does not take this number of entries, n")
+        }
+        _ => (
+            ErrorCode::Unsupported,
+            "the upstream does not take the request",
+        ),
+    };
+    ClientError::new(status, code, message)
+}
+
+/// Whether a status says that the request is at fault, whoever sends it. What a proxy or a
+/// connection is at fault for (407, 408, 421, 425) is the upstream's matter.
+fn is_about_request(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::BAD_REQUEST
+            | StatusCode::NOT_ACCEPTABLE
+            | StatusCode::PAYLOAD_TOO_LARGE
+            | StatusCode::URI_TOO_LONG
+            | StatusCode::UNSUPPORTED_MEDIA_TYPE
+            | StatusCode::UNPROCESSABLE_ENTITY
+            | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+    )
+}
+
+/// Whether a status says that the upstream has no such list. Of referrers it may be more.
+fn lacks_endpoint(route: &Route, status: StatusCode) -> bool {
+    let is_list = matches!(route, Route::Catalog | Route::Repository(_, Resource::Tags));
+    is_list
+        && matches!(
+            status,
+            StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED
+        )
+}
+
+/// Whether the client's error depends on the code of the upstream's error document, so that it is
+/// worth reading.
+pub fn depends_on_document(route: &Route, status: StatusCode) -> bool {
+    match route {
+        Route::Repository(_, Resource::Blob(_)) => false,
+        Route::Repository(_, Resource::Tags | Resource::Referrers(_))
+            if matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE) =>
+        {
+            true
+        }
+        Route::Repository(_, Resource::Referrers(_)) => false,
+        _ => is_about_request(status),
+    }
 }
 
 /// The upstream does not have the endpoint. After a 404 clients look for the tag that stands for

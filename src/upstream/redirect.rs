@@ -216,10 +216,13 @@ fn permitted_location(
 fn is_plainly_absolute(location: &str, target: &HttpUrl) -> bool {
     let (scheme, rest) = location.split_once("://").unwrap_or_default();
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    let authority = Authority::parse(authority);
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte);
+    let url = HttpUrl::parse(&format!("{}://{authority}/", target.origin.scheme.as_str()));
     location.bytes().all(|byte| byte.is_ascii_graphic())
         && scheme.eq_ignore_ascii_case(target.origin.scheme.as_str())
-        && authority.is_ok_and(|authority| authority.on(target.origin.scheme) == target.origin)
+        && authority.bytes().all(is_plain)
+        && !authority.ends_with(':')
+        && url.is_ok_and(|url| url.origin == target.origin)
 }
 
 #[cfg(test)]
@@ -247,6 +250,14 @@ mod tests {
             ),
             ("HTTPS://CDN.example:443/a", "HTTPS://CDN.example:443/a"),
             (
+                "https://my_bucket.cdn.example/a",
+                "https://my_bucket.cdn.example/a",
+            ),
+            (
+                "https://cdn.example./a?sig=x",
+                "https://cdn.example./a?sig=x",
+            ),
+            (
                 "https:cdn.example/a",
                 "https://registry.example/v2/a/blobs/cdn.example/a",
             ),
@@ -265,6 +276,7 @@ mod tests {
         }
         for location in [
             "https://mirror.example\\@cdn.example/a",
+            "https://mirror.example./a",
             "http://cdn.example/a",
             "http://cdn.example:80/a",
         ] {
@@ -285,7 +297,9 @@ mod tests {
                 prop_assert_ne!(target.origin.host.to_string(), "mirror.example");
                 prop_assert!(sent.bytes().all(|byte| byte.is_ascii_graphic()));
                 if let Ok(strict) = sent.split('#').next().unwrap().parse::<Uri>() {
-                    prop_assert_eq!(Host::parse(strict.host().unwrap()).ok(), Some(target.origin.host));
+                    let host = strict.host().unwrap();
+                    let host = host.strip_suffix('.').unwrap_or(host);
+                    prop_assert_eq!(Host::parse(host).ok(), Some(target.origin.host));
                 }
             }
         }

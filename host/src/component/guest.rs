@@ -1,13 +1,15 @@
 //! The host's data of one instance of the component, and the configuration of all instances.
 
+use crate::component::lifetime::InstanceLife;
 use crate::component::stores::Stores;
 use crate::metrics;
 use crate::outbound::Outbound;
 use crate::stderr::LineWriter;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
+use wasmtime::ResourceLimiter;
 use wasmtime::component::ResourceTable;
-use wasmtime::{StoreLimits, StoreLimitsBuilder};
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
@@ -23,6 +25,8 @@ pub struct GuestConfig {
     pub outbound: Outbound,
     /// The component's environment variables.
     pub environment: Vec<(String, String)>,
+    /// How long the component may take until it returns a response.
+    pub request_timeout: Duration,
     /// Bytes of linear memory; `None` is the default.
     pub max_memory: Option<usize>,
     /// Whether the component's output is discarded.
@@ -36,7 +40,7 @@ pub struct Guest {
     pub variables: Arc<BTreeMap<String, String>>,
     pub stores: Arc<Stores>,
     /// The limit of its linear memory.
-    pub limits: StoreLimits,
+    pub limits: MemoryLimit,
     wasi: WasiCtx,
     http: WasiHttpCtx,
     outbound: Outbound,
@@ -45,7 +49,7 @@ pub struct Guest {
 
 impl Guest {
     /// Makes the data of a new instance.
-    pub fn new(config: &GuestConfig) -> Self {
+    pub fn new(config: &GuestConfig, life: &Arc<InstanceLife>) -> Self {
         let mut wasi = WasiCtxBuilder::new();
         wasi.envs(&config.environment);
         if !config.quiet {
@@ -59,14 +63,40 @@ impl Guest {
             table: ResourceTable::new(),
             variables: Arc::clone(&config.variables),
             stores: Arc::clone(&config.stores),
-            limits: StoreLimitsBuilder::new()
-                .memory_size(config.max_memory.unwrap_or(DEFAULT_MAX_MEMORY))
-                .build(),
+            limits: MemoryLimit {
+                max: config.max_memory.unwrap_or(DEFAULT_MAX_MEMORY),
+                life: Arc::clone(life),
+            },
             wasi: wasi.build(),
             http: WasiHttpCtx::new(),
             outbound: config.outbound.clone(),
             _counted: metrics::instance_created(),
         }
+    }
+}
+
+/// Limits the linear memory of an instance, and tells how large it is.
+pub struct MemoryLimit {
+    max: usize,
+    life: Arc<InstanceLife>,
+}
+
+impl ResourceLimiter for MemoryLimit {
+    fn memory_growing(
+        &mut self,
+        _: usize,
+        desired: usize,
+        _: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let is_permitted = desired <= self.max;
+        if is_permitted {
+            self.life.set_memory(desired);
+        }
+        Ok(is_permitted)
+    }
+
+    fn table_growing(&mut self, _: usize, _: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(true)
     }
 }
 

@@ -7,6 +7,8 @@ use crate::config::runtime_config::StoreLocation;
 use crate::stderr::warn;
 use anyhow::{Context as _, Result, anyhow};
 use rusqlite::{Connection, OptionalExtension as _, params};
+use std::fs::Permissions;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -176,6 +178,20 @@ fn lock(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
     connection.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Creates the file at `path`, or restricts one that is there, for its owner alone: it has tokens and
+/// addresses of clients. SQLite makes its other files with the same rights.
+fn create_private(path: &Path) -> Result<()> {
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(path)
+        .with_context(|| format!("can't open {}", path.display()))?;
+    // One that another user owns is used as it is.
+    let _ = file.set_permissions(Permissions::from_mode(0o600));
+    Ok(())
+}
+
 /// Opens the database at `path`, or one in memory, and creates the table.
 fn connect(path: Option<&Path>) -> Result<Connection> {
     let connection = match path {
@@ -185,10 +201,14 @@ fn connect(path: Option<&Path>) -> Result<Connection> {
                 std::fs::create_dir_all(folder)
                     .with_context(|| format!("can't create the folder {}", folder.display()))?;
             }
+            create_private(path)?;
             let connection =
                 Connection::open(path).with_context(|| format!("can't open {}", path.display()))?;
             connection.busy_timeout(BUSY_TIMEOUT)?;
             connection.pragma_update(None, "journal_mode", "WAL")?;
+            // What was replaced or deleted is overwritten: addresses of clients are kept no longer
+            // than they are used.
+            connection.pragma_update(None, "secure_delete", "FAST")?;
             // Synced at checkpoints: a power cut can lose the last writes, not corrupt the file.
             connection.pragma_update(None, "synchronous", "NORMAL")?;
             connection
@@ -281,6 +301,55 @@ mod tests {
             store.get("k999").unwrap(),
             Some(999_u32.to_le_bytes().to_vec())
         );
+    }
+
+    #[tokio::test]
+    async fn its_files_are_for_their_owner_alone() {
+        for existing in [false, true] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("kv.db");
+            if existing {
+                std::fs::write(&path, "").unwrap();
+                std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+            }
+            let store = store(StoreLocation::File(path));
+            store.set("a".into(), vec![1]).await.unwrap();
+            let files: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
+            assert_eq!(files.len(), 3, "{files:?}");
+            for file in files {
+                let file = file.unwrap();
+                let mode = file.metadata().unwrap().permissions().mode() & 0o777;
+                assert_eq!(mode, 0o600, "{file:?}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_deleted_is_gone_from_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kv.db");
+        let holds = |text: &str| {
+            let bytes = std::fs::read(&path).unwrap();
+            bytes
+                .windows(text.len())
+                .any(|part| part == text.as_bytes())
+        };
+        let store = store(StoreLocation::File(path.clone()));
+        let checkpoint = || {
+            let connection = Connection::open(&path).unwrap();
+            connection
+                .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+                .unwrap();
+        };
+        store
+            .set("count".into(), b"client 192.0.2.77".to_vec())
+            .await
+            .unwrap();
+        checkpoint();
+        assert!(holds("192.0.2.77"));
+        store.delete("count".into()).await.unwrap();
+        checkpoint();
+        assert!(!holds("192.0.2.77"));
     }
 
     #[tokio::test]

@@ -3,17 +3,20 @@
 pub mod early_body;
 pub mod guest;
 pub mod key_value;
+pub mod lifetime;
 pub mod redis;
 pub mod spin_interfaces;
 pub mod stores;
 
 use self::guest::{Guest, GuestConfig};
+use self::lifetime::{InstanceLife, RequestLife};
 use crate::config::range::{Count, Nanoseconds, Range};
 use crate::stderr::warn;
 use anyhow::{Context as _, Result, anyhow};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::time::Sleep;
@@ -34,6 +37,10 @@ const MAX_REQUESTS_PER_INSTANCE: Count = 128;
 /// The most requests that one instance of a WASIp3 component handles at one time, as in Spin.
 const MAX_CONCURRENT_REQUESTS_PER_INSTANCE: Count = 16;
 
+/// Bytes of linear memory beyond which an instance takes no more requests: it ends with those that
+/// it has, and gives back what large manifests took.
+const MAX_REUSED_MEMORY: usize = 24 * 1024 * 1024;
+
 /// The most instances at one time. A WASIp2 component needs one for each download, until its end.
 const MAX_INSTANCES: u32 = 4_000;
 
@@ -46,9 +53,9 @@ const RESIDENT_TABLE: usize = 512 * 1024;
 /// How long an instance without requests is kept, as in Spin.
 const INSTANCE_IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long the component may take until it returns a response. Spin has no such limit; without
-/// one, an endless loop in the component holds its instance and the client's connection for ever.
-pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long an instance goes on after the last of those who waited for it has gone: it may be
+/// writing to the store what it has learnt.
+const GIVEN_UP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long a WASIp2 component may take for a request, response body included: it returns only
 /// after it has sent the body.
@@ -76,7 +83,6 @@ pub struct InstanceFactory {
 pub struct InstanceLimits {
     pub max_requests: Range<Count>,
     pub max_concurrent_requests: Range<Count>,
-    pub request_timeout: Range<Nanoseconds>,
     pub idle_timeout: Range<Nanoseconds>,
 }
 
@@ -85,7 +91,6 @@ impl Default for InstanceLimits {
         Self {
             max_requests: Range::only(MAX_REQUESTS_PER_INSTANCE),
             max_concurrent_requests: Range::only(MAX_CONCURRENT_REQUESTS_PER_INSTANCE),
-            request_timeout: Range::only(Nanoseconds::new(REQUEST_TIMEOUT)),
             idle_timeout: Range::only(Nanoseconds::new(INSTANCE_IDLE_TIMEOUT)),
         }
     }
@@ -256,17 +261,17 @@ impl HandlerState for InstanceFactory {
     async fn instantiate(
         &self,
     ) -> wasmtime::Result<Instance<Guest, InstanceExpiration, InstancePolicy>> {
-        let mut store = Store::new(&self.engine, Guest::new(&self.config));
+        let life = Arc::<InstanceLife>::default();
+        let mut store = Store::new(&self.engine, Guest::new(&self.config, &life));
         store.limiter(|guest| &mut guest.limits);
         store.set_epoch_deadline(1);
         store.epoch_deadline_async_yield_and_update(1);
         let proxy = self.pre.instantiate_async(&mut store).await?;
         let limits = &self.limits;
         let (max_requests, request_timeout) = match proxy {
-            Proxy::P3(_) => (
-                limits.max_requests.pick(),
-                limits.request_timeout.pick().into(),
-            ),
+            // Spin has no such limit; without one, an endless loop in the component holds its
+            // instance and the client's connection for ever.
+            Proxy::P3(_) => (limits.max_requests.pick(), self.config.request_timeout),
             Proxy::P2(_) => (1, P2_REQUEST_TIMEOUT),
         };
         let idle_timeout = limits.idle_timeout.pick().into();
@@ -277,12 +282,15 @@ impl HandlerState for InstanceFactory {
             expiration: InstanceExpiration {
                 request_timeout,
                 idle_timeout,
+                life: Arc::clone(&life),
                 timer: Box::pin(tokio::time::sleep(idle_timeout)),
             },
             state: InstancePolicy {
                 max_requests,
                 max_concurrent_requests: limits.max_concurrent_requests.pick(),
                 request_timeout,
+                life,
+                has_grown: AtomicBool::new(false),
             },
         })
     }
@@ -293,15 +301,20 @@ pub struct InstancePolicy {
     max_requests: Count,
     max_concurrent_requests: Count,
     request_timeout: Duration,
+    life: Arc<InstanceLife>,
+    /// Whether the memory was beyond [`MAX_REUSED_MEMORY`] when the last request began. It is looked
+    /// at only then: a worker that becomes unavailable at another time keeps the notice of the
+    /// next request to itself, and nobody takes that.
+    has_grown: AtomicBool,
 }
 
 impl WorkerState for InstancePolicy {
     type StoreData = Guest;
-    type RequestData = ();
+    type RequestData = Arc<RequestLife>;
 
     fn should_accept_request(&self, concurrent: usize, total: usize) -> ShouldAccept {
         match (
-            total as Count >= self.max_requests,
+            total as Count >= self.max_requests || self.has_grown.load(Ordering::Relaxed),
             concurrent as Count >= self.max_concurrent_requests,
         ) {
             (true, _) => ShouldAccept::Never,
@@ -313,25 +326,32 @@ impl WorkerState for InstancePolicy {
     fn on_request_start(
         &self,
         _: StoreContextMut<'_, Guest>,
-        (): (),
+        request: Arc<RequestLife>,
         _: GuestTaskId,
     ) -> Pin<Box<dyn Future<Output = ()> + Send + Sync>> {
+        request.start(&self.life);
+        let has_grown = self.life.memory() > MAX_REUSED_MEMORY;
+        self.has_grown.store(has_grown, Ordering::Relaxed);
         Box::pin(tokio::time::sleep(self.request_timeout))
     }
 
     fn drop(&self, store: Store<Guest>, result: wasmtime::Result<()>) {
         // Flushes the component's output first, so that the warning follows its panic message.
         drop(store);
-        if let Err(error) = result {
+        if let Err(error) = result
+            && !self.life.is_given_up()
+        {
             warn(&format!("an instance of the component ended: {error:?}"));
         }
     }
 }
 
-/// Ends an instance that is idle, or that takes longer for a request than it may.
+/// Ends an instance that is idle, that takes longer for a request than it may, or that nobody waits
+/// for any more.
 pub struct InstanceExpiration {
     request_timeout: Duration,
     idle_timeout: Duration,
+    life: Arc<InstanceLife>,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -342,13 +362,20 @@ impl WorkerExpiration for InstanceExpiration {
         status: WorkerStatus,
         since: Instant,
     ) -> Poll<()> {
-        let limit = match status {
-            WorkerStatus::Idle => self.idle_timeout,
-            WorkerStatus::Requests => self.request_timeout,
-            // No limit here for a response body that the component copies, or a later store write.
-            WorkerStatus::PostReturn => return Poll::Pending,
+        let given_up = match self.life.poll_given_up(cx) {
+            Poll::Ready(since) => Some(since + GIVEN_UP_TIMEOUT),
+            Poll::Pending => None,
         };
-        let deadline = tokio::time::Instant::from_std(since + limit);
+        let limit = match status {
+            WorkerStatus::Idle => Some(since + self.idle_timeout),
+            WorkerStatus::Requests => Some(since + self.request_timeout),
+            // No limit here for a response body that the component copies, or a later store write.
+            WorkerStatus::PostReturn => None,
+        };
+        let Some(deadline) = [given_up, limit].into_iter().flatten().min() else {
+            return Poll::Pending;
+        };
+        let deadline = tokio::time::Instant::from_std(deadline);
         if self.timer.deadline() != deadline {
             self.timer.as_mut().reset(deadline);
         }

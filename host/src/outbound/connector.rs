@@ -2,7 +2,9 @@
 //! TLS for https.
 
 use crate::egress::blocked_networks::BlockedNetworks;
+use crate::limits::upstream::OwnUpstreams;
 use crate::outbound::limit::ConnectionLimit;
+use crate::outbound::resolver::Resolver;
 use crate::outbound::tls::TlsConfigs;
 use crate::stderr::warn;
 use http::Uri;
@@ -82,16 +84,25 @@ struct Shared {
     blocked: BlockedNetworks,
     tls: TlsConfigs,
     limit: ConnectionLimit,
+    resolver: Resolver,
 }
 
 impl Connector {
-    /// Never connects to addresses in `blocked`, and keeps to `limit`.
-    pub fn new(blocked: BlockedNetworks, tls: TlsConfigs, limit: ConnectionLimit) -> Self {
+    /// Never connects to addresses in `blocked`, and keeps to `limit`. A part of the look-ups is
+    /// kept for `own` upstreams.
+    pub fn new(
+        blocked: BlockedNetworks,
+        tls: TlsConfigs,
+        limit: ConnectionLimit,
+        own: OwnUpstreams,
+    ) -> Self {
+        let resolver = Resolver::new(own);
         Self {
             shared: Arc::new(Shared {
                 blocked,
                 tls,
                 limit,
+                resolver,
             }),
             http1_only: false,
         }
@@ -180,11 +191,12 @@ impl Shared {
 
     /// Resolves `host`, a name or an IP address. Fails if all its addresses are blocked.
     async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, ConnectError> {
-        let found = tokio::net::lookup_host((host, port))
-            .await
-            .map_err(|_| ConnectError::Unresolved)?;
-        let (blocked, allowed): (Vec<_>, Vec<_>) =
-            found.partition(|address| self.blocked.blocks(address.ip()));
+        let found = self.resolver.lookup(host).await;
+        let found = found.map_err(|_| ConnectError::Unresolved)?;
+        let (blocked, allowed): (Vec<_>, Vec<_>) = found
+            .into_iter()
+            .map(|address| SocketAddr::new(address, port))
+            .partition(|address| self.blocked.blocks(address.ip()));
         match (allowed.is_empty(), blocked.first()) {
             (false, _) => Ok(allowed),
             (true, None) => Err(ConnectError::Unresolved),

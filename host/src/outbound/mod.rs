@@ -8,7 +8,7 @@ mod resolver;
 pub mod tls;
 
 use self::connector::{CONNECT_TIMEOUT, ConnectError, Connector, DEFAULT_TIMEOUT};
-use self::idle_timeout::IdleTimeoutBody;
+use self::idle_timeout::{IdleTimeoutBody, LargeRead};
 use crate::egress::allowed_hosts::AllowedHosts;
 use crate::metrics::UpstreamRequest;
 use crate::stderr::warn;
@@ -57,6 +57,10 @@ const MAX_HOSTS: usize = 1024;
 /// before they reach their time-outs, 15 seconds by default in hammal.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
+/// The most large manifests that the component reads at one time. Each takes three times its size of
+/// an instance's memory, which hardly any client needs: those that people build have some KiB.
+const MAX_LARGE_READS: usize = 8;
+
 /// A header that marks a request to the component, until its headers are checked. See [`Outbound`].
 pub const INCOMING_MARKER: HeaderName = HeaderName::from_static("hammal-host-incoming");
 
@@ -78,6 +82,8 @@ struct Shared {
     http1_client: Client<Connector, WasiBody>,
     /// The part of [`MAX_STREAMS`] that is free, by host and port.
     free_streams: Mutex<HashMap<Authority, Arc<Semaphore>>>,
+    /// The part of [`MAX_LARGE_READS`] that is free.
+    large_reads: Arc<Semaphore>,
 }
 
 impl Outbound {
@@ -113,6 +119,7 @@ impl Outbound {
             client: client.build(connector),
             http1_client,
             free_streams: Mutex::default(),
+            large_reads: Arc::new(Semaphore::new(MAX_LARGE_READS)),
         };
         Self {
             shared: Arc::new(shared),
@@ -194,6 +201,8 @@ impl Shared {
         } else {
             &self.http1_client
         };
+        let large = is_read_by_the_component(&request)
+            .then(|| LargeRead::new(Arc::clone(&self.large_reads)));
         request.headers_mut().remove(header::HOST);
         let request = without_undeclared_body(request);
 
@@ -206,8 +215,9 @@ impl Shared {
             .map_err(|_| Error::ConnectionReadTimeout)?
             .map_err(|error| error_code(&error))?;
         let response = framing::with_one_length(response)?;
-        Ok(response
-            .map(|body| IdleTimeoutBody::new(body, between_bytes_timeout, stream).boxed_unsync()))
+        Ok(response.map(|body| {
+            IdleTimeoutBody::new(body, between_bytes_timeout, stream, large).boxed_unsync()
+        }))
     }
 
     /// Takes one of the [`MAX_STREAMS`] to `host`; `None` if all are in use.
@@ -225,6 +235,15 @@ impl Shared {
             .or_insert_with(|| Arc::new(Semaphore::new(MAX_STREAMS)));
         Arc::clone(streams).try_acquire_owned().ok()
     }
+}
+
+/// Whether the component may read the response to verify it: that of a manifest, also where a
+/// redirect leads to another path.
+fn is_read_by_the_component<B>(request: &Request<B>) -> bool {
+    let accept = request.headers().get_all(header::ACCEPT);
+    let mut accept = accept.iter().map(|value| value.as_bytes());
+    request.uri().path().contains("/manifests/")
+        || accept.any(|value| value.windows(8).any(|part| part == b"manifest"))
 }
 
 /// Removes the body of a GET or HEAD without `Content-Length`, as hyper does for HTTP/1.1. For

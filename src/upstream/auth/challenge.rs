@@ -1,12 +1,12 @@
 //! Challenges: the `WWW-Authenticate` headers of a 401 (RFC 9110, section 11.6.1; distribution's
 //! token authentication specification).
 
+use super::grammar::{self, RawChallenge};
 use super::scope::Scope;
 use crate::registry::origin::HttpUrl;
 use crate::upstream::MAX_HEADER;
+use http::HeaderMap;
 use http::header::WWW_AUTHENTICATE;
-use http::{HeaderMap, HeaderValue};
-use http_auth::parser::ChallengeParser;
 
 /// Bytes. A challenge with a longer service name is not usable.
 const MAX_SERVICE: usize = 256;
@@ -21,49 +21,36 @@ pub struct Challenge {
 
 impl Challenge {
     /// Returns the first usable Bearer challenge. A response may have several, in one header or in
-    /// several, Basic ones among them. A challenge that can't be parsed is skipped, with the rest
-    /// of its header.
+    /// several, Basic ones among them. What is malformed in a header is skipped, with the rest of
+    /// it.
     pub fn find(headers: &HeaderMap) -> Option<Challenge> {
-        let parsed = |text| ChallengeParser::new(text).map_while(Result::ok);
-        let headers = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(text);
+        let headers = headers.get_all(WWW_AUTHENTICATE).iter();
         headers
-            .flat_map(parsed)
-            .find_map(|challenge| Challenge::from_parsed(&challenge))
+            .filter(|header| header.len() <= MAX_HEADER)
+            .flat_map(|header| grammar::parse(header.as_bytes()))
+            .find_map(|challenge| Challenge::from_raw(&challenge))
     }
 
-    fn from_parsed(parsed: &http_auth::ChallengeRef<'_>) -> Option<Challenge> {
-        if !parsed.scheme.eq_ignore_ascii_case("bearer") {
+    fn from_raw(raw: &RawChallenge) -> Option<Challenge> {
+        if !raw.scheme.eq_ignore_ascii_case("bearer") {
             return None;
         }
-        let parameter = |name: &str| {
-            let found = parsed
-                .params
-                .iter()
-                .find(|(key, _)| key.eq_ignore_ascii_case(name));
-            found.map(|(_, value)| value.to_unescaped())
-        };
-        let service = parameter("service").filter(|service| !service.is_empty());
-        if service
-            .as_ref()
-            .is_some_and(|service| service.len() > MAX_SERVICE)
-        {
+        let service = raw.parameter("service").filter(|text| !text.is_empty());
+        if service.is_some_and(|service| service.len() > MAX_SERVICE) {
             return None;
         }
         Some(Challenge {
-            realm: HttpUrl::parse(&parameter("realm")?).ok()?,
-            service,
-            scopes: Scope::parse_list(&parameter("scope").unwrap_or_default()).ok()?,
+            realm: HttpUrl::parse(raw.parameter("realm")?).ok()?,
+            service: service.map(str::to_owned),
+            scopes: Scope::parse_list(raw.parameter("scope").unwrap_or_default()).ok()?,
         })
     }
-}
-
-fn text(header: &HeaderValue) -> Option<&str> {
-    header.to_str().ok().filter(|text| text.len() <= MAX_HEADER)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::HeaderValue;
     use proptest::prelude::*;
 
     fn find(headers: &[&str]) -> Option<Challenge> {
@@ -139,6 +126,14 @@ mod tests {
                     r#"Bearer realm="https://gcr.io/v2/token",service="gcr.io",scope="repository:p/i:*""#,
                 ],
                 "https://gcr.io/v2/token gcr.io repository:p/i:pull",
+            ),
+            (
+                &[r#"Bearer  realm="https://a.io/t",  service="s""#],
+                "https://a.io/t s ",
+            ),
+            (
+                &[r#"Bearer realm="https://token_service.a.io./t",service="s""#],
+                "https://token_service.a.io/t s ",
             ),
             (
                 &[r#"Bearer realm="https://a.io/t" , scope="" , service="""#],

@@ -6,6 +6,7 @@
 //! outdated; a 401 corrects it ([`Auth::on_unauthorized`]).
 
 pub mod challenge;
+pub mod grammar;
 pub mod requirement;
 pub mod scope;
 pub mod token;
@@ -23,11 +24,13 @@ use crate::context::{Context, TokenSource};
 use crate::oci::name::Name;
 use crate::platform::Platform;
 use crate::policy::permitted::Upstream;
-use http::HeaderValue;
+use http::{HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 use std::rc::Rc;
 use std::time::Duration;
 
+/// How long a 400 or 403 is believed to be about the request after a new token got the same answer.
+const RENEWAL_INTERVAL: Duration = Duration::from_secs(60);
 /// How long the requirement of an upstream is cached.
 const REQUIREMENT_TTL: Duration = Duration::from_secs(60 * 60);
 const REQUIREMENTS: BucketLayout = BucketLayout {
@@ -55,6 +58,24 @@ struct CachedToken {
     server: TokenServer,
     /// When to fetch a new one, in seconds since the Unix epoch.
     refresh_at: u64,
+    /// Its end, in seconds since the Unix epoch.
+    #[serde(default)]
+    expires_at: u64,
+    /// Whether the upstream has taken it.
+    #[serde(default)]
+    was_accepted: bool,
+    /// A 400 or 403 to it before this time is believed, in seconds since the Unix epoch: the token
+    /// replaces another that got the same answer.
+    #[serde(default)]
+    believed_until: u64,
+    /// Whether the store has it like this. It is written there with the first answer to it.
+    #[serde(skip, default = "comes_from_store")]
+    is_stored: bool,
+}
+
+/// Whether a token that was read from the store is there.
+fn comes_from_store() -> bool {
+    true
 }
 
 /// What a token is needed for: an upstream, and the repository, if any.
@@ -62,6 +83,14 @@ struct CachedToken {
 pub struct TokenTarget<'a> {
     pub upstream: &'a Upstream,
     pub name: Option<&'a Name>,
+}
+
+impl TokenTarget<'_> {
+    /// Returns the key of what the upstream requires for this repository alone.
+    fn repository_key(&self) -> Option<String> {
+        let name = self.name?;
+        Some([self.upstream.as_str(), "\n", name.as_str()].concat())
+    }
 }
 
 /// The credential that a request is sent with.
@@ -132,6 +161,12 @@ impl<P: Platform> Auth<P> {
         let Some(requirement) = known else {
             return Ok(Credential::None { refused: None });
         };
+        let own_key = target.repository_key().filter(|_| requirement.varies());
+        let own = match &own_key {
+            Some(key) => self.requirements.get(context.store, key).await,
+            None => None,
+        };
+        let requirement = own.unwrap_or(requirement);
         let credential = self.token(context, target, requirement, None, true).await;
         if credential
             .as_ref()
@@ -139,9 +174,11 @@ impl<P: Platform> Auth<P> {
         {
             // In the store too: the next instance of WASIp2 has no other way to learn it.
             let owner = target.upstream.owner();
-            let unknown = AuthRequirement::Nothing;
-            self.requirements
-                .put(context.store, upstream, unknown, REQUIREMENT_TTL, owner);
+            for key in [Some(upstream), own_key.as_deref()].into_iter().flatten() {
+                let unknown = AuthRequirement::Nothing;
+                self.requirements
+                    .put(context.store, key, unknown, REQUIREMENT_TTL, owner);
+            }
         }
         credential
     }
@@ -174,21 +211,118 @@ impl<P: Platform> Auth<P> {
         })
     }
 
-    /// Remembers that an upstream answered without a token. What it requires as a whole, as for its
-    /// catalog, says nothing about its repositories.
-    pub fn on_accepted(
+    /// Remembers how an upstream answered, other than by 401, to a credential. That it answered
+    /// without a token counts for its repositories only: what it requires as a whole, as for its
+    /// catalog, says nothing about them.
+    pub fn on_answered(
+        &self,
+        context: &Context<'_, P>,
+        target: &TokenTarget<'_>,
+        credential: &Credential,
+        status: StatusCode,
+    ) {
+        match credential {
+            Credential::None { .. } if target.name.is_some() => {
+                let (upstream, now) = (target.upstream.as_str(), context.platform.now());
+                let (nothing, owner) = (AuthRequirement::Nothing, target.upstream.owner());
+                self.requirements
+                    .put_memory(upstream, nothing, now, REQUIREMENT_TTL, owner);
+            }
+            Credential::None { .. } => {}
+            Credential::Token { .. } => {
+                let is_accepted = status.is_success()
+                    || status.is_redirection()
+                    || status == StatusCode::NOT_FOUND;
+                self.update_token(context, target, credential, |cached| {
+                    cached.was_accepted |= is_accepted;
+                });
+            }
+        }
+    }
+
+    /// Returns another token after a 400 or 403 to a cached one that was good before: some
+    /// registries say so, and not by 401, that a token has ended (public.ecr.aws). `None` where
+    /// the answer is to be believed.
+    pub async fn renew(
+        &self,
+        context: &Context<'_, P>,
+        target: &TokenTarget<'_>,
+        credential: &Credential,
+    ) -> Option<Credential> {
+        let Credential::Token {
+            token,
+            source: TokenSource::Memory | TokenSource::Store,
+            requirement,
+            ..
+        } = credential
+        else {
+            return None;
+        };
+        let (_, cached) = self.cached_token(context, target, credential)?;
+        if !cached.was_accepted || context.platform.now().as_secs() < cached.believed_until {
+            return None;
+        }
+        let (requirement, refused) = (Rc::clone(requirement), Some(token.clone()));
+        let renewed = self.token(context, target, requirement, refused, true);
+        renewed.await.ok()
+    }
+
+    /// Remembers that a new token got the same 400 or 403 as the one before.
+    pub fn on_renewed_in_vain(
         &self,
         context: &Context<'_, P>,
         target: &TokenTarget<'_>,
         credential: &Credential,
     ) {
-        if target.name.is_some() && matches!(credential, Credential::None { .. }) {
-            let (upstream, now) = (target.upstream.as_str(), context.platform.now());
-            let owner = target.upstream.owner();
-            let nothing = AuthRequirement::Nothing;
-            self.requirements
-                .put_memory(upstream, nothing, now, REQUIREMENT_TTL, owner);
+        let until = context.platform.now().saturating_add(RENEWAL_INTERVAL);
+        self.update_token(context, target, credential, |cached| {
+            cached.believed_until = until.as_secs();
+            cached.was_accepted = true;
+        });
+    }
+
+    /// Changes what is cached of a token, in the store too if it is new there or changes.
+    fn update_token(
+        &self,
+        context: &Context<'_, P>,
+        target: &TokenTarget<'_>,
+        credential: &Credential,
+        change: impl FnOnce(&mut CachedToken),
+    ) {
+        let Some((key, cached)) = self.cached_token(context, target, credential) else {
+            return;
+        };
+        let mut changed = (*cached).clone();
+        change(&mut changed);
+        let is_same = changed.was_accepted == cached.was_accepted
+            && changed.believed_until == cached.believed_until;
+        if cached.is_stored && is_same {
+            return;
         }
+        changed.is_stored = true;
+        let end = Duration::from_secs(changed.expires_at);
+        let remaining = end.saturating_sub(context.platform.now());
+        let owner = target.upstream.owner();
+        self.tokens
+            .put(context.store, &key, changed, remaining, owner);
+    }
+
+    /// Returns what is cached of a credential's token, and the key that it is cached under.
+    fn cached_token(
+        &self,
+        context: &Context<'_, P>,
+        target: &TokenTarget<'_>,
+        credential: &Credential,
+    ) -> Option<(String, Rc<CachedToken>)> {
+        let Credential::Token {
+            token, requirement, ..
+        } = credential
+        else {
+            return None;
+        };
+        let key = cache_key(target.upstream, &requirement.scopes(target.name));
+        let cached = self.tokens.get_memory(&key, context.platform.now())?;
+        (cached.token == *token).then_some((key, cached))
     }
 
     /// Returns the credential for the next request after a 401 to `credential`; `None` where the
@@ -216,19 +350,37 @@ impl<P: Platform> Auth<P> {
                     .await?;
                 // Not before: a repository without a token for anonymous users must not close those
                 // that need none.
-                if target.name.is_some() {
-                    let (upstream, owner) = (target.upstream.as_str(), target.upstream.owner());
-                    self.requirements.put(
-                        context.store,
-                        upstream,
-                        requirement,
-                        REQUIREMENT_TTL,
-                        owner,
-                    );
+                if let Some(name) = target.name {
+                    self.remember(context, target, name, requirement).await;
                 }
                 Ok(Some(credential))
             }
         }
+    }
+
+    /// Caches what an upstream requires for a repository. It is taken for that of all, until two
+    /// differ: then each repository has its own, and the newest is the guess for any other.
+    async fn remember(
+        &self,
+        context: &Context<'_, P>,
+        target: &TokenTarget<'_>,
+        name: &Name,
+        mut requirement: Rc<AuthRequirement>,
+    ) {
+        let (upstream, owner) = (target.upstream.as_str(), target.upstream.owner());
+        let before = self.requirements.get(context.store, upstream).await;
+        let varies =
+            |before: &Rc<AuthRequirement>| before.varies() || requirement.differs(before, name);
+        if before.as_ref().is_some_and(varies)
+            && let Some(key) = target.repository_key()
+        {
+            let own = Rc::clone(&requirement);
+            self.requirements
+                .put(context.store, &key, own, REQUIREMENT_TTL, owner);
+            requirement = Rc::new(requirement.varying());
+        }
+        self.requirements
+            .put(context.store, upstream, requirement, REQUIREMENT_TTL, owner);
     }
 
     /// Returns a token from memory, the store or the token server, in this order, and not the
@@ -270,13 +422,18 @@ impl<P: Platform> Auth<P> {
                         (Err(error), None) => return Err(error),
                     };
                     let refresh_at = context.platform.now().saturating_add(response.fresh_for);
+                    let now = context.platform.now();
                     let cached = CachedToken {
                         token: response.token.clone(),
                         server: server.clone(),
                         refresh_at: refresh_at.as_secs(),
+                        expires_at: now.saturating_add(response.valid_for).as_secs(),
+                        was_accepted: false,
+                        believed_until: 0,
+                        is_stored: false,
                     };
                     self.tokens
-                        .put(context.store, &key, cached, response.valid_for, owner);
+                        .put_memory(&key, cached, now, response.valid_for, owner);
                     Ok((response.token, TokenSource::Fetched))
                 };
                 // A request whose token was refused does not share the fetch of one that just needs

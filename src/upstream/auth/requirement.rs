@@ -24,6 +24,10 @@ pub struct TokenServer {
     /// Scopes that are the same for every repository (public.ecr.aws: `aws`); `None` where each
     /// repository has its own.
     common_scopes: Option<Vec<Scope>>,
+    /// Whether repositories of the upstream have requirements of their own (Artifactory has a realm
+    /// for each), which are cached under the repository too.
+    #[serde(default)]
+    varies: bool,
 }
 
 impl AuthRequirement {
@@ -39,6 +43,7 @@ impl AuthRequirement {
             realm,
             service,
             common_scopes: (!scopes.is_empty() && !is_own).then_some(scopes),
+            varies: false,
         })
     }
 
@@ -47,6 +52,32 @@ impl AuthRequirement {
         match (self, other) {
             (AuthRequirement::Bearer(one), AuthRequirement::Bearer(other)) => one.is_same(other),
             (AuthRequirement::Nothing, AuthRequirement::Nothing) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether repositories of the upstream have requirements of their own.
+    pub fn varies(&self) -> bool {
+        matches!(self, AuthRequirement::Bearer(server) if server.varies)
+    }
+
+    /// Returns the same requirement of an upstream whose repositories have their own.
+    pub fn varying(&self) -> AuthRequirement {
+        match self {
+            AuthRequirement::Bearer(server) => AuthRequirement::Bearer(TokenServer {
+                varies: true,
+                ..server.clone()
+            }),
+            AuthRequirement::Nothing => AuthRequirement::Nothing,
+        }
+    }
+
+    /// Whether a token for `name` that meets one of them does not meet the other.
+    pub fn differs(&self, other: &AuthRequirement, name: &Name) -> bool {
+        match (self, other) {
+            (AuthRequirement::Bearer(one), AuthRequirement::Bearer(other)) => {
+                !one.is_same(other) || one.scopes(Some(name)) != other.scopes(Some(name))
+            }
             _ => false,
         }
     }

@@ -5,11 +5,12 @@ use super::scope::Scope;
 use super::token::{MAX_RESPONSE, TokenResponse};
 use crate::context::Context;
 use crate::platform::{Platform, ReadBodyError, TransportError};
-use crate::registry::origin::Origin;
+use crate::registry::origin::{HttpUrl, Origin};
 use crate::upstream::client::{self, OutboundRequest, SendError};
-use crate::upstream::error::TokenError;
+use crate::upstream::error::{RedirectError, TokenError};
+use crate::upstream::redirect::{self, MAX_REDIRECTS};
 use http::header::RETRY_AFTER;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, Method, Response, StatusCode};
 use url::form_urlencoded;
 
 /// Fetches a token of `upstream`, within `exchange_timeout`.
@@ -30,25 +31,7 @@ async fn exchange<P: Platform>(
     server: &TokenServer,
     scopes: &[Scope],
 ) -> Result<TokenResponse, TokenError> {
-    let policy = &context.config.policy;
-    let host = policy
-        .permit_realm(server.realm.origin.clone(), upstream)
-        .map_err(TokenError::Forbidden)?;
-    let service = server.service.as_deref();
-    let outbound = OutboundRequest {
-        host: &host,
-        method: Method::GET,
-        path_and_query: &with_query(&server.realm.path_and_query, service, scopes),
-        headers: &HeaderMap::new(),
-        authorization: None,
-        counter: &context.stats.token_requests,
-    };
-    let response = client::send(context, outbound)
-        .await
-        .map_err(|error| match error {
-            SendError::Transport(error) => TokenError::Transport(error),
-            SendError::InvalidPath => TokenError::NoToken,
-        })?;
+    let response = follow(context, upstream, server, scopes).await?;
     match response.status() {
         StatusCode::OK => {}
         // quay.io answers 400 to a name that it can't have, and 405 to a repository that is not one
@@ -73,6 +56,63 @@ async fn exchange<P: Platform>(
             ReadBodyError::Transport(error) => TokenError::Transport(error),
         })?;
     TokenResponse::parse(&body).map_err(|_| TokenError::NoToken)
+}
+
+/// Asks a realm, and follows its redirects as clients do. The policy is asked for each target as
+/// for a realm that the challenge names, and there is no credential that could go along.
+///
+/// What a registry that only a client named says of another host may be meant to harm that host: it
+/// is asked once for a client's request, however the registry redirects, and with no other query
+/// than the protocol's.
+async fn follow<P: Platform>(
+    context: &Context<'_, P>,
+    upstream: &Origin,
+    server: &TokenServer,
+    scopes: &[Scope],
+) -> Result<Response<P::Body>, TokenError> {
+    let policy = &context.config.policy;
+    let is_foreign =
+        |url: &HttpUrl| url.origin.host != upstream.host && !policy.is_operators(upstream);
+    let service = server.service.as_deref();
+    let mut url = server.realm.clone();
+    if !is_foreign(&url) {
+        url.path_and_query = with_query(&url.path_and_query, service, scopes);
+    }
+    for _ in 0..=MAX_REDIRECTS {
+        if is_foreign(&url) {
+            let path = url.path_and_query.split('?').next().unwrap_or_default();
+            url.path_and_query = with_query(path, service, scopes);
+        }
+        let host = policy
+            .permit_realm(url.origin.clone(), upstream)
+            .map_err(TokenError::Forbidden)?;
+        if is_foreign(&url) {
+            let mut asked = context.stats.foreign_realms.borrow_mut();
+            if asked.contains(&url.origin) {
+                return Err(TokenError::AskedBefore);
+            }
+            asked.push(url.origin.clone());
+        }
+        let outbound = OutboundRequest {
+            host: &host,
+            method: Method::GET,
+            path_and_query: &url.path_and_query,
+            headers: &HeaderMap::new(),
+            authorization: None,
+            counter: &context.stats.token_requests,
+        };
+        let sent = client::send(context, outbound).await;
+        let response = sent.map_err(|error| match error {
+            SendError::Transport(error) => TokenError::Transport(error),
+            SendError::InvalidPath => TokenError::NoToken,
+        })?;
+        if !redirect::is_redirect(response.status()) {
+            return Ok(response);
+        }
+        let target = redirect::location(response.headers()).and_then(|to| url.join(to).ok());
+        url = target.ok_or(TokenError::Redirect(RedirectError::Malformed))?;
+    }
+    Err(TokenError::Redirect(RedirectError::TooMany(MAX_REDIRECTS)))
 }
 
 /// Adds `service=`, and `scope=` for each scope, to the query that the realm has already.

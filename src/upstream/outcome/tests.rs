@@ -43,7 +43,14 @@ fn rows(heading: &str) -> Vec<Row> {
 /// Returns the errors that a row speaks of.
 fn errors(answer: &str) -> Vec<UpstreamError> {
     use UpstreamError as E;
-    let status = |code: u16| E::from_status(StatusCode::from_u16(code).unwrap(), &HeaderMap::new());
+    let with_code = |status: u16, code| {
+        E::from_status(
+            StatusCode::from_u16(status).unwrap(),
+            code,
+            &HeaderMap::new(),
+        )
+    };
+    let status = |code: u16| with_code(code, None);
     let token_status =
         |code: u16| E::Token(TokenError::Status(StatusCode::from_u16(code).unwrap()));
     let blob_host = |code: u16| E::BlobHost(StatusCode::from_u16(code).unwrap());
@@ -51,7 +58,15 @@ fn errors(answer: &str) -> Vec<UpstreamError> {
         .strip_prefix("status ")
         .and_then(|code| code.parse().ok())
     {
-        return vec![status(code)];
+        return vec![status(code), with_code(code, Some(ErrorCode::Unknown))];
+    }
+    if let Some((status, code)) = answer
+        .strip_prefix("status ")
+        .and_then(|rest| rest.strip_suffix('`')?.split_once(" with the code `"))
+    {
+        let document = format!(r#"{{"errors":[{{"code":"{code}"}}]}}"#);
+        let code = ErrorCode::from_document(document.as_bytes());
+        return vec![with_code(status.parse().unwrap(), code)];
     }
     match answer {
         "connection refused" => vec![TransportError::Connect.into()],
@@ -64,7 +79,10 @@ fn errors(answer: &str) -> Vec<UpstreamError> {
             vec![E::Denied, status(401)]
         }
         "another 5xx status" => [502, 505, 507, 599].map(status).into(),
-        "another status" => [201, 204, 206, 400, 405, 406, 409, 418, 422]
+        "status 400, 406, 413, 414, 415, 422 or 431" => {
+            [400, 406, 413, 414, 415, 422, 431].map(status).into()
+        }
+        "another status" => [201, 204, 206, 402, 405, 408, 409, 418, 425]
             .map(status)
             .into(),
         "a redirect without a usable `Location`" => [301, 302, 303, 307, 308].map(status).into(),
@@ -105,6 +123,13 @@ fn errors(answer: &str) -> Vec<UpstreamError> {
         "token server: denied by the policy" => {
             vec![E::Token(TokenError::Forbidden(Denied::ClosedRealm))]
         }
+        "token server: another registry's, named a second time" => {
+            vec![E::Token(TokenError::AskedBefore)]
+        }
+        "token server: more than 5 redirects, or one without a usable `Location`" => vec![
+            E::Token(TokenError::Redirect(RedirectError::Malformed)),
+            E::Token(TokenError::Redirect(RedirectError::TooMany(5))),
+        ],
         "token server: more than 1 MiB" => vec![E::Token(TokenError::TooLarge(1 << 20))],
         "token server: no token in the answer" => vec![E::Token(TokenError::NoToken)],
         "none: the client's headers are over 8 KiB" => vec![E::RequestHeadersTooLong],
@@ -126,7 +151,14 @@ fn row_of(answer: &str, route: &Route, error: &UpstreamError, is_cached: bool) -
     };
     Row {
         answer: answer.to_owned(),
-        status: client_error.status.as_str().to_owned(),
+        status: match error {
+            UpstreamError::Status(status, _)
+                if *status == client_error.status && answer.contains(" or ") =>
+            {
+                "the same".to_owned()
+            }
+            _ => client_error.status.as_str().to_owned(),
+        },
         code: client_error.code.as_str().to_owned(),
         next_candidate: match outcome.verdict {
             Verdict::Negative => "negative",
@@ -150,7 +182,8 @@ fn every_row_of_the_documented_tables_is_the_outcome() {
     let referrers = route(&format!("/v2/a/referrers/{DIGEST}"));
     for (heading, routes, is_cached) in [
         ("Manifests", vec![manifest], true),
-        ("Tags and catalog", vec![tags, Route::Catalog], false),
+        ("Tags", vec![tags], false),
+        ("Catalog", vec![Route::Catalog], false),
         ("Blobs", vec![blob], false),
         ("Referrers", vec![referrers], false),
     ] {
@@ -172,7 +205,11 @@ fn every_row_of_the_documented_tables_is_the_outcome() {
 fn lists_and_referrers_differ_from_manifests_where_their_tables_say_so_only() {
     let tags = route("/v2/a/tags/list");
     let referrers = route(&format!("/v2/a/referrers/{DIGEST}"));
-    for (heading, route) in [("Tags and catalog", tags), ("Referrers", referrers)] {
+    for (heading, route) in [
+        ("Tags", tags),
+        ("Catalog", Route::Catalog),
+        ("Referrers", referrers),
+    ] {
         let own = rows(heading);
         for row in rows("Manifests") {
             let is_general = |error: &UpstreamError| {

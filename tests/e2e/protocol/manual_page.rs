@@ -15,7 +15,7 @@ async fn the_page_shows_the_address_of_the_mirror() {
     let own = mirror.address().to_string();
     assert!(page.text().contains(&own), "{}", page.text());
     assert!(page.text().contains("registry-mirrors"), "{}", page.text());
-    assert!(page.text().contains("upstream="), "{}", page.text());
+    assert!(page.text().contains("/speed/docker.io"), "{}", page.text());
     assert_eq!(
         page.header("content-length"),
         Some(&*page.body.len().to_string())
@@ -65,6 +65,37 @@ async fn head_of_the_page_has_its_length() {
         head.header("content-length"),
         Some(&*page.body.len().to_string())
     );
+}
+
+#[tokio::test]
+async fn the_page_and_its_files_are_sent_once() {
+    let HubFixture { mirror, .. } = HubFixture::start().await;
+    for path in [
+        "/",
+        "/page/page.css",
+        "/page/page.js",
+        "/page/icon.svg",
+        "/speedtest.sh",
+    ] {
+        let first = mirror.get(path).send().await.expect(200);
+        let policy = first.header("content-security-policy").expect("a policy");
+        assert!(policy.starts_with("default-src 'none'"), "{path}: {policy}");
+        assert!(!policy.contains("unsafe"), "{path}: {policy}");
+        let etag = first.header("etag").expect("an ETag");
+        let again = mirror.get(path).header("if-none-match", etag).send().await;
+        assert_eq!(
+            (again.status.as_u16(), again.body.len()),
+            (304, 0),
+            "{path}"
+        );
+        assert_eq!(again.header("etag"), Some(etag), "{path}");
+        let head = mirror.head(path).send().await.expect(200);
+        assert_eq!(
+            head.header("content-length"),
+            first.header("content-length"),
+            "{path}"
+        );
+    }
 }
 
 #[tokio::test]

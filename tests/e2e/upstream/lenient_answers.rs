@@ -21,7 +21,7 @@ fn content_for(received: &ReceivedRequest) -> &'static str {
 
 #[tokio::test]
 async fn a_tag_without_a_digest_is_served_through_an_outage() {
-    let mut server = Server::plain("127.0.0.1", |received| {
+    let server = Server::plain("127.0.0.1", |received| {
         Reply::new(200, &[("content-type", INDEX)], content_for(&received))
     })
     .await;

@@ -2,6 +2,7 @@
 
 mod challenges;
 mod client_fallback;
+mod differences;
 mod faults;
 mod lenient_answers;
 mod outage;

@@ -218,6 +218,7 @@ async fn closes_a_connection_that_answers_no_ping() {
         BlockedNetworks::default(),
         TlsConfigs::load(&[client_tls], "hammal").unwrap(),
         ConnectionLimit::default(),
+        OwnUpstreams::default(),
     );
     let allowed = AllowedHosts::parse(["https://*:*"]).unwrap();
     let mut outbound =

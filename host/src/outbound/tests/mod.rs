@@ -5,6 +5,7 @@ mod https;
 use super::*;
 use crate::config::runtime_config::ClientTls;
 use crate::egress::blocked_networks::BlockedNetworks;
+use crate::limits::upstream::OwnUpstreams;
 use crate::outbound::limit::ConnectionLimit;
 use crate::outbound::tls::TlsConfigs;
 use std::net::SocketAddr;
@@ -18,6 +19,7 @@ fn outbound_with(allowed: &str, blocked: &[&str], client_tls: &[ClientTls]) -> O
         BlockedNetworks::parse(&blocked).unwrap(),
         TlsConfigs::load(client_tls, "hammal").unwrap(),
         ConnectionLimit::default(),
+        OwnUpstreams::default(),
     );
     Outbound::new(AllowedHosts::parse([allowed]).unwrap(), connector, true)
 }
@@ -205,6 +207,7 @@ async fn reuses_connections_unless_pooling_is_off() {
             BlockedNetworks::default(),
             TlsConfigs::load(&[], "hammal").unwrap(),
             ConnectionLimit::default(),
+            OwnUpstreams::default(),
         );
         let mut outbound = Outbound::new(
             AllowedHosts::parse(["http://*:*"]).unwrap(),
@@ -253,6 +256,7 @@ async fn opens_no_more_connections_than_the_limit() {
         BlockedNetworks::default(),
         TlsConfigs::load(&[], "hammal").unwrap(),
         ConnectionLimit::new(Some(1)),
+        OwnUpstreams::default(),
     );
     let mut outbound = Outbound::new(
         AllowedHosts::parse(["http://*:*"]).unwrap(),

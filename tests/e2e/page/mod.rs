@@ -1,0 +1,6 @@
+//! The page for people, and what the command line has of it.
+
+mod browser;
+mod command_line;
+mod mirrors;
+mod speed;
