@@ -161,14 +161,17 @@ impl<P: Platform> Mirror<P> {
             manifests: &self.manifests,
             upstreams: &self.upstreams,
         };
-        let response = match page::respond_with_upstreams(&registry, &proxy).await {
+        let mut response = match page::respond_with_upstreams(&registry, &proxy).await {
             Some(answer) => answer?,
             None => {
                 let answer = self.answer(&proxy, request).await;
-                answer.map_err(|error| RegistryError::from_upstream(&parsed.route, &error))?
+                let answer =
+                    answer.map_err(|error| RegistryError::from_upstream(&parsed.route, &error))?;
+                response::caching::add_headers(answer, parsed, request.headers())
             }
         };
-        Ok(response::finish(response, parsed, request.headers()))
+        response::add_standard_headers(response.headers_mut(), &parsed.selector);
+        Ok(response)
     }
 
     async fn answer(

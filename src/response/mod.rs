@@ -98,17 +98,6 @@ pub fn from_error<B>(
     response
 }
 
-/// Adds the headers of a response that is no error of this mirror.
-pub fn finish<B>(
-    response: Response<Body<B>>,
-    request: &RegistryRequest,
-    client_headers: &HeaderMap,
-) -> Response<Body<B>> {
-    let mut response = caching::add_headers(response, request, client_headers);
-    add_standard_headers(response.headers_mut(), &request.selector);
-    response
-}
-
 /// Adds the headers of every response below `/v2/`: the protocol's, and those that keep a browser
 /// from rendering what an upstream sent as a page of this mirror.
 pub fn add_standard_headers(headers: &mut HeaderMap, selector: &UpstreamSelector) {

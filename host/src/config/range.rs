@@ -33,11 +33,6 @@ impl<T: Copy> Range<T> {
             end: None,
         }
     }
-
-    /// Returns a value that is not below any in the range.
-    pub fn limit(&self) -> T {
-        self.end.unwrap_or(self.first)
-    }
 }
 
 /// A length of time in nanoseconds, so that [`Range`] can count in it.
@@ -136,7 +131,6 @@ mod tests {
         let picked: Vec<_> = (0..200).map(|_| range.pick()).collect();
         assert!(picked.iter().all(|value| [4, 5].contains(value)));
         assert!(picked.contains(&4) && picked.contains(&5), "{picked:?}");
-        assert_eq!(range.limit(), 6);
     }
 
     #[test]
