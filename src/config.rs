@@ -10,11 +10,13 @@ use crate::policy::permitted::{Denied, Upstream};
 use crate::registry::address::RegistryAddress;
 use crate::registry::docker_hub::DOCKER_HUB;
 use crate::registry::origin::{Authority, HttpUrl, InvalidAddress, Scheme};
+use crate::request::external_url::ExternalUrl;
+use crate::request::selector::UpstreamSelector;
 use std::fmt;
 use std::time::Duration;
 
 /// The variables of `spin.toml`: name and default.
-pub const VARIABLES: [(&str, &str); 20] = [
+pub const VARIABLES: [(&str, &str); 22] = [
     ("upstream", DOCKER_HUB),
     ("host_upstreams", ""),
     ("plain_http_upstreams", ""),
@@ -23,6 +25,7 @@ pub const VARIABLES: [(&str, &str); 20] = [
     ("token_services", "auth.docker.io,ghcr.io"),
     ("allowed_repositories", "*"),
     ("denied_repositories", ""),
+    ("store", "on"),
     ("manifest_cache", "on"),
     ("tag_ttl", "0"),
     ("max_stale", "86400"),
@@ -31,6 +34,7 @@ pub const VARIABLES: [(&str, &str); 20] = [
     ("client_limit", "0"),
     ("trusted_proxies", "0"),
     ("page", "on"),
+    ("private_networks", "any"),
     ("connect_timeout", "5"),
     ("first_byte_timeout", "15"),
     ("between_bytes_timeout", "30"),
@@ -49,6 +53,10 @@ pub struct Config {
     pub host_upstreams: Vec<(Authority, Upstream)>,
     pub policy: Policy,
     pub access: Access,
+    /// Whether the mirror is ready only where the host refuses to connect to private networks.
+    pub needs_closed_networks: bool,
+    /// Whether the key-value store is used.
+    pub store: bool,
     /// Whether manifests are cached.
     pub manifest_cache: bool,
     /// For how long a tag is answered from the cache without asking the upstream.
@@ -120,6 +128,25 @@ impl Config {
         })
     }
 
+    /// Returns the upstream that a request names: by a registry, or by the mirror's own host name
+    /// that it came to; `None` where it names none.
+    pub fn named_upstream(
+        &self,
+        selector: &UpstreamSelector,
+        registry: Option<&RegistryAddress>,
+        external_url: &ExternalUrl,
+    ) -> Result<Option<Upstream>, Denied> {
+        match registry {
+            Some(registry) => self.policy.permit_registry(registry).map(Some),
+            // Parsing the host costs time: only with `host_upstreams`.
+            None if *selector == UpstreamSelector::Default && !self.host_upstreams.is_empty() => {
+                let own = external_url.authority();
+                Ok(own.and_then(|own| self.upstream_for_host(&own).cloned()))
+            }
+            None => Ok(None),
+        }
+    }
+
     /// Returns the upstream that the mirror's own host name stands for. An entry without a port is
     /// for every port.
     pub fn upstream_for_host(&self, host: &Authority) -> Option<&Upstream> {
@@ -181,11 +208,13 @@ impl Config {
             })?,
             host_upstreams,
             policy,
-            manifest_cache: variables.choice(
-                "manifest_cache",
-                "on or off",
-                &[("on", true), ("off", false)],
+            needs_closed_networks: variables.choice(
+                "private_networks",
+                "any or closed",
+                &[("any", false), ("closed", true)],
             )?,
+            store: variables.switch("store")?,
+            manifest_cache: variables.switch("manifest_cache")?,
             tag_ttl: variables.seconds("tag_ttl", 0)?,
             max_stale: variables.seconds("max_stale", 0)?,
             blob_delivery: match access.secret {
@@ -295,6 +324,10 @@ impl<'a, F: Fn(&'static str) -> &'a str> Variables<F> {
         }
     }
 
+    fn switch(&self, variable: &'static str) -> Result<bool, ConfigError> {
+        self.choice(variable, "on or off", &[("on", true), ("off", false)])
+    }
+
     fn seconds(&self, variable: &'static str, least: u32) -> Result<Duration, ConfigError> {
         let expected = match least {
             0 => "a whole number of seconds from 0 to 2592000",
@@ -378,6 +411,7 @@ mod tests {
             ("host_upstreams", "a b=ghcr.io"),
             ("host_upstreams", "ghcr.mirror.example=https://ghcr.io/path"),
             ("host_upstreams", "ghcr.mirror.example=127.0.0.1:5000"),
+            ("store", "redis"),
             ("manifest_cache", "yes"),
             ("tag_ttl", "1h"),
             ("max_stale", "9999999"),
@@ -388,6 +422,7 @@ mod tests {
             ("trusted_proxies", "-1"),
             ("page", "yes"),
             ("page", "ftp://mirror.example"),
+            ("private_networks", "open"),
             ("connect_timeout", "0"),
             ("first_byte_timeout", "-1"),
             ("between_bytes_timeout", "1.5"),

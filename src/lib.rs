@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | `spin` | is called by Spin, for WASIp3 or WASIp2; nothing else names Spin |
 //! | [`mirror`] | the pipeline: parse, choose the candidates, admit, answer, log |
-//! | [`access_log`], [`page`] | the line of the log; the page for people |
+//! | [`access_log`], [`page`], [`probe`] | the line of the log; the page for people; `/healthz` and `/readyz` |
 //! | [`manifest`] | manifests: cached, revalidated, fetched once for all, verified, stale where the upstream fails |
 //! | [`response`] | the client's response: from an upstream's, or an OCI error document |
 //! | [`upstream`] | upstream requests: failover, tokens, redirects, blobs, and what an answer means ([`upstream::outcome`]) |
@@ -20,6 +20,8 @@
 //! | [`registry`], [`oci`] | addresses of registries; names, references, digests, error codes |
 //! | [`platform`] | what the component needs of the platform it runs on, as a trait |
 
+// One request is one future, of futures some 130 deep.
+#![recursion_limit = "256"]
 #![cfg_attr(
     not(test),
     deny(
@@ -44,6 +46,7 @@ pub mod oci;
 pub mod page;
 pub mod platform;
 pub mod policy;
+pub mod probe;
 pub mod registry;
 pub mod request;
 pub mod response;

@@ -12,6 +12,7 @@ use crate::page;
 use crate::platform::Platform;
 use crate::policy::candidates::Candidates;
 use crate::policy::permitted::Upstream;
+use crate::probe;
 use crate::request::cdn_loop::CdnLoop;
 use crate::request::external_url::ExternalUrl;
 use crate::request::request_id::RequestId;
@@ -102,8 +103,13 @@ impl<P: Platform> Mirror<P> {
         record: &mut RequestRecord,
     ) -> Result<Response<Body<P::Body>>, RegistryError> {
         // Parse.
-        let config = self.config().await?;
         let (path, query) = (request.uri().path(), request.uri().query());
+        if let Some(probe) = RegistryRequest::probe(request.method(), path, query)? {
+            let probe = &*record.request.insert(probe);
+            let health = &self.upstreams.health;
+            return probe::respond(probe, request, &self.store, health, || self.config()).await;
+        }
+        let config = self.config().await?;
         let (path_prefix, path) = config
             .access
             .strip_secret(path)
@@ -125,7 +131,10 @@ impl<P: Platform> Mirror<P> {
         }
 
         // Choose the candidates, and admit the client.
-        let named = named_upstream(&config, &parsed.selector, &external_url)?;
+        let registry = parsed.selector.registry()?;
+        let named = config
+            .named_upstream(&parsed.selector, registry.as_ref(), &external_url)
+            .map_err(RegistryError::upstream_not_allowed)?;
         let candidates = named.map_or(Cow::Borrowed(&config.upstreams), |upstream| {
             Cow::Owned(Candidates::one(upstream))
         });
@@ -219,29 +228,8 @@ impl<P: Platform> Mirror<P> {
         }
         let read = async || Config::read(&self.platform).await.map(Rc::new);
         let config = self.config_reads.run(&self.platform, "", read).await?;
+        self.store.set_on(config.store);
         *self.config.borrow_mut() = Some(config.clone());
         Ok(config)
-    }
-}
-
-/// Returns the upstream that the request names, itself or by the mirror's host name that it came
-/// to; `None` where it names none.
-fn named_upstream(
-    config: &Config,
-    selector: &UpstreamSelector,
-    external_url: &ExternalUrl,
-) -> Result<Option<Upstream>, RegistryError> {
-    match selector.registry()? {
-        Some(registry) => config
-            .policy
-            .permit_registry(&registry)
-            .map(Some)
-            .map_err(RegistryError::upstream_not_allowed),
-        // The host is parsed only where it may matter.
-        None if *selector == UpstreamSelector::Default && !config.host_upstreams.is_empty() => {
-            let own = external_url.authority();
-            Ok(own.and_then(|own| config.upstream_for_host(&own).cloned()))
-        }
-        None => Ok(None),
     }
 }

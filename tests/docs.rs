@@ -10,12 +10,13 @@ use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
 const MAX_WORDS: usize = 100;
 
 /// The pages that exist in Chinese: English, Chinese.
-const TRANSLATED: [(&str, &str); 7] = [
+const TRANSLATED: [(&str, &str); 8] = [
     ("README.md", "README.zh-CN.md"),
     ("docs/clients.md", "docs/zh-CN/clients.md"),
     ("docs/configuration.md", "docs/zh-CN/configuration.md"),
     ("docs/deployment.md", "docs/zh-CN/deployment.md"),
     ("docs/errors.md", "docs/zh-CN/errors.md"),
+    ("docs/kubernetes.md", "docs/zh-CN/kubernetes.md"),
     ("docs/monitoring.md", "docs/zh-CN/monitoring.md"),
     ("docs/troubleshooting.md", "docs/zh-CN/troubleshooting.md"),
 ];

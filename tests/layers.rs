@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: [&[&str]; 14] = [
     &["spin", "tests"],
     &["mirror"],
-    &["access_log", "page", "manifest"],
+    &["access_log", "page", "probe", "manifest"],
     &["response"],
     &["upstream"],
     &["context"],

@@ -217,7 +217,7 @@ pub struct LimitFlags {
     pub request_timeout: u64,
 
     /// MiB of memory that may be held for one client address
-    #[arg(long, value_name = "MIB", env = "HAMMAL_CLIENT_MEMORY", default_value_t = 112, value_parser = value_parser!(u64).range(8..=1_048_576))]
+    #[arg(long, value_name = "MIB", env = "HAMMAL_CLIENT_MEMORY", default_value_t = 64, value_parser = value_parser!(u64).range(8..=1_048_576))]
     pub client_memory: u64,
 
     /// MiB of memory that may be held for all clients

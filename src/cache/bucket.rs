@@ -12,8 +12,9 @@ use sha2::{Digest as _, Sha256};
 use std::borrow::Cow;
 use std::time::Duration;
 
-/// Bytes. Platforms allow values of 1 MB; an entry that does not fit is cached in memory only.
-pub const MAX_VALUE: usize = 900_000;
+/// Bytes. DynamoDB allows items of 400 KB, other stores more; an entry that does not fit is cached
+/// in memory only.
+pub const MAX_VALUE: usize = 390_000;
 
 /// By how much the clocks of hosts that share a store may differ. An entry that was stored later
 /// than this from now is not used: a clock was set back, and the entry's end may be hours away.

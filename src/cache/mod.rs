@@ -506,7 +506,7 @@ mod tests {
         assert_eq!(held("invented-20"), (false, false));
         put("d", Owner::Operator);
         assert_eq!(held("d"), (true, true));
-        assert_eq!(held("a").1, false, "the oldest goes");
+        assert!(!held("a").1, "the oldest goes");
     }
 
     #[test]

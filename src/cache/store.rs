@@ -20,6 +20,9 @@ const SALT: &str = "salt";
 /// it was slow.
 pub struct Store<P: Platform> {
     platform: P,
+    /// Whether the operator's settings leave it on. Off, it is never called: on WASIp2 a call blocks
+    /// the component, and no time-out of its own ends one that hangs.
+    is_on: Cell<bool>,
     no_reads_until: Cell<Duration>,
     no_writes_until: Cell<Duration>,
     salt: Rc<Salt<P>>,
@@ -49,9 +52,7 @@ impl<P: Platform> Salt<P> {
             platform
                 .save(SALT, format!("{own:016x}").into_bytes())
                 .await?;
-            // Another instance may have written its own in the meantime.
-            let stored = platform.load(SALT).await.ok().flatten();
-            Ok(stored.as_deref().and_then(parse_salt).unwrap_or(own))
+            Ok(own)
         };
         let salt = self.making.run(platform, "", make).await?;
         self.known.set(Some(salt));
@@ -71,6 +72,7 @@ impl<P: Platform> Store<P> {
     pub fn new(platform: P) -> Store<P> {
         Store {
             platform,
+            is_on: Cell::new(true),
             no_reads_until: Cell::default(),
             no_writes_until: Cell::default(),
             salt: Rc::new(Salt {
@@ -94,9 +96,14 @@ impl<P: Platform> Store<P> {
         Some(salt)
     }
 
+    /// Turns the store on or off, as the settings say.
+    pub fn set_on(&self, is_on: bool) {
+        self.is_on.set(is_on);
+    }
+
     /// Reads the value of `key`. Returns `None` where there is none, or the store can't be read.
     pub async fn get(&self, key: &str) -> Option<Vec<u8>> {
-        if is_backing_off(self.no_reads_until.get(), self.platform.now()) {
+        if !self.is_on.get() || is_backing_off(self.no_reads_until.get(), self.platform.now()) {
             return None;
         }
         let read = self.platform.load(key);
@@ -123,7 +130,7 @@ impl<P: Platform> Store<P> {
         key: impl FnOnce(u64) -> String + 'static,
         change: impl FnOnce(Option<Vec<u8>>) -> Option<Vec<u8>> + 'static,
     ) {
-        if is_backing_off(self.no_writes_until.get(), self.platform.now()) {
+        if !self.is_on.get() || is_backing_off(self.no_writes_until.get(), self.platform.now()) {
             return;
         }
         let (platform, salt) = (self.platform.clone(), Rc::clone(&self.salt));

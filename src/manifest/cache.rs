@@ -196,6 +196,7 @@ impl<P: Platform> ManifestCache<P> {
             Body::Buffered(body) if head.status == StatusCode::OK => body,
             Body::Buffered(_) => return Ok(Response::from_parts(head, body)),
         };
+        let is_computed = !head.headers.contains_key(CONTENT_DIGEST);
         complete(&mut head.headers, &body);
         let digest = match &key.reference {
             Reference::Digest(digest) => Some(digest.clone()),
@@ -205,7 +206,7 @@ impl<P: Platform> ManifestCache<P> {
         match (&key.reference, &digest, verified) {
             (_, Some(digest), Some(Ok(()))) => {
                 let media_type = header(&head.headers, CONTENT_TYPE).unwrap_or_default();
-                self.store(context, key, digest, media_type, &body);
+                self.store(context, key, digest, media_type, &body, is_computed);
             }
             (Reference::Digest(_), _, Some(Err(Mismatch::OtherContent)))
                 if !is_signed(&head.headers) =>
@@ -228,6 +229,7 @@ impl<P: Platform> ManifestCache<P> {
         digest: &Digest,
         media_type: &str,
         body: &[u8],
+        is_computed: bool,
     ) {
         let Ok(text) = std::str::from_utf8(body) else {
             return;
@@ -245,7 +247,10 @@ impl<P: Platform> ManifestCache<P> {
         self.manifests
             .put(context.store, &content_key, manifest, ttl, key.owner);
         if matches!(key.reference, Reference::Tag(_)) {
-            let tag = TagEntry::new(digest.clone(), media_type.to_owned(), body.len(), now);
+            let tag = TagEntry {
+                is_computed,
+                ..TagEntry::new(digest.clone(), media_type.to_owned(), body.len(), now)
+            };
             self.update_tag(context, key, Rc::new(tag));
         }
     }

@@ -93,6 +93,10 @@ pub struct TagEntry {
     pub media_type: String,
     /// Bytes of the manifest.
     pub length: usize,
+    /// Whether the digest was computed here, since the upstream does not tell it: a `HEAD` brings
+    /// nothing then.
+    #[serde(default)]
+    pub is_computed: bool,
     /// When the upstream last said so, in seconds since the Unix epoch.
     pub validated_at: u64,
     /// When it was last written to the store, in seconds since the Unix epoch.
@@ -112,6 +116,7 @@ impl TagEntry {
             digest,
             media_type,
             length,
+            is_computed: false,
             validated_at: now.as_secs(),
             persisted_at: now.as_secs(),
         }
@@ -141,6 +146,11 @@ impl CachedManifest {
     /// Whether a `GET` can be answered with it.
     pub fn has_content(&self) -> bool {
         self.manifest.is_some()
+    }
+
+    /// Whether the upstream tells by the answer to a `HEAD` that it still has it.
+    pub fn can_be_revalidated(&self) -> bool {
+        self.tag.as_ref().is_none_or(|tag| !tag.is_computed)
     }
 
     /// Whether it may be served without asking the upstream.

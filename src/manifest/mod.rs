@@ -3,9 +3,11 @@
 
 pub mod cache;
 pub mod entry;
+mod rate_limits;
 
 use self::cache::{ManifestCache, complete, content_digest, is_complete};
-use self::entry::ManifestKey;
+use self::entry::{CachedManifest, ManifestKey};
+use self::rate_limits::RateLimits;
 use crate::cache::single_flight::SingleFlight;
 use crate::cache::status::CacheStatus;
 use crate::oci::digest::Digest;
@@ -19,8 +21,8 @@ use crate::upstream::error::UpstreamError;
 use crate::upstream::failover::{ProxyRequest, Upstreams};
 use crate::upstream::health::Scope;
 use crate::upstream::outcome::{classify_error, needs_get};
-use crate::upstream::{RATE_LIMITS, UpstreamRequest, manifest_body};
-use http::{HeaderMap, HeaderName, Method, Response, StatusCode};
+use crate::upstream::{UpstreamRequest, manifest_body};
+use http::{Method, Response, StatusCode};
 use std::cell::RefCell;
 
 type ManifestResponse<P> = Result<Response<Body<<P as Platform>::Body>>, UpstreamError>;
@@ -30,6 +32,7 @@ pub struct Manifests<P: Platform> {
     cache: ManifestCache<P>,
     /// Each returns the digest that the upstream named.
     fetches: SingleFlight<P, Result<Option<Digest>, UpstreamError>>,
+    rate_limits: RateLimits,
 }
 
 /// A request for a manifest, on its way upstream.
@@ -45,6 +48,7 @@ impl<P: Platform> Default for Manifests<P> {
         Manifests {
             cache: ManifestCache::default(),
             fetches: SingleFlight::default(),
+            rate_limits: RateLimits::default(),
         }
     }
 }
@@ -52,6 +56,21 @@ impl<P: Platform> Default for Manifests<P> {
 impl<P: Platform> Manifests<P> {
     /// Serves a manifest.
     pub async fn serve(
+        &self,
+        upstreams: &Upstreams<P>,
+        proxy: &ProxyRequest<'_, P>,
+        request: &UpstreamRequest<'_>,
+        key: &ManifestKey,
+    ) -> ManifestResponse<P> {
+        let mut response = self
+            .serve_cached_or_fetch(upstreams, proxy, request, key)
+            .await?;
+        self.rate_limits
+            .add_to(proxy.context, proxy.candidates, response.headers_mut());
+        Ok(response)
+    }
+
+    async fn serve_cached_or_fetch(
         &self,
         upstreams: &Upstreams<P>,
         proxy: &ProxyRequest<'_, P>,
@@ -83,8 +102,7 @@ impl<P: Platform> Manifests<P> {
             request,
             key,
         };
-        let has_content = cached.as_ref().is_some_and(|cached| cached.has_content());
-        let error = match self.revalidate_or_fetch(&manifest, has_content).await {
+        let error = match self.revalidate_or_fetch(&manifest, cached.as_ref()).await {
             Ok(response) => return Ok(response),
             Err(error) => error,
         };
@@ -107,11 +125,13 @@ impl<P: Platform> Manifests<P> {
     async fn revalidate_or_fetch(
         &self,
         manifest: &ManifestRequest<'_, P>,
-        has_content: bool,
+        before: Option<&CachedManifest>,
     ) -> ManifestResponse<P> {
         let ManifestRequest { proxy, key, .. } = *manifest;
         let (context, head_only) = (proxy.context, proxy.request.head_only);
-        if head_only || has_content {
+        let has_content = before.is_some_and(CachedManifest::has_content);
+        let head_tells = before.is_none_or(CachedManifest::can_be_revalidated);
+        if head_tells && (head_only || has_content) {
             let head = UpstreamRequest {
                 method: Method::HEAD,
                 ..manifest.request.clone()
@@ -124,14 +144,13 @@ impl<P: Platform> Manifests<P> {
                         .cache
                         .on_revalidated(context, key, headers, has_content);
                     let cached = cached.await;
-                    let limits = rate_limits(headers);
+                    self.rate_limits.record(context, headers);
                     if head_only && tells_all(&response) {
                         return Ok(response);
                     }
-                    if let Some(mut response) = cached.and_then(|cached| {
+                    if let Some(response) = cached.and_then(|cached| {
                         cached.respond(context, head_only, CacheStatus::Revalidated)
                     }) {
-                        response.headers_mut().extend(limits);
                         return Ok(response);
                     }
                 }
@@ -230,6 +249,7 @@ impl<P: Platform> Manifests<P> {
                 _ => error,
             })?;
             let response = response::from_upstream(context, proxy.request, upstream);
+            self.rate_limits.record(context, response.headers());
             let error = match self.cache.verify_and_store(context, key, response).await {
                 Ok(response) => return Ok(response),
                 Err(error) => error,
@@ -292,13 +312,6 @@ pub async fn forward<P: Platform>(
 /// Whether the answer to the `HEAD` of a manifest tells all that a client needs to know.
 fn tells_all<B>(response: &Response<B>) -> bool {
     response.status() != StatusCode::OK || is_complete(response.headers())
-}
-
-/// Returns what an upstream says of its limits: it is as true of the answer from the cache that it
-/// confirms.
-fn rate_limits(headers: &HeaderMap) -> HeaderMap {
-    let known = |name: HeaderName| Some((name.clone(), headers.get(&name)?.clone()));
-    RATE_LIMITS.into_iter().filter_map(known).collect()
 }
 
 /// Whether the operator put `upstream` before the one that was asked last.

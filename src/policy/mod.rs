@@ -100,7 +100,7 @@ impl Policy {
     /// May `upstream` lead to this host, if only the operator can open it. Otherwise anybody who
     /// has a registry could read what is there by letting the registry lead to it.
     pub fn permit_internal_target(&self, origin: &Origin, upstream: &Origin) -> Result<(), Denied> {
-        if !self.is_listed(origin) || self.is_operators(upstream) {
+        if !self.is_listed(origin) || self.is_listed(upstream) || self.is_own(upstream) {
             Ok(())
         } else {
             Err(Denied::Internal)

@@ -137,6 +137,31 @@ impl RegistryRequest {
         })
     }
 
+    /// Returns the request if its path is a probe's, which needs neither the secret of a closed
+    /// mirror nor settings.
+    pub fn probe(
+        method: &Method,
+        path: &str,
+        query: Option<&str>,
+    ) -> Result<Option<RegistryRequest>, InvalidRequest> {
+        let route = match path {
+            "/healthz" => Route::Healthz,
+            "/readyz" => Route::Readyz,
+            _ => return Ok(None),
+        };
+        let head_only = match *method {
+            Method::GET => false,
+            Method::HEAD => true,
+            _ => return Err(InvalidRequest::Method),
+        };
+        Ok(Some(RegistryRequest {
+            head_only,
+            route,
+            selector: UpstreamSelector::Default,
+            query: query.unwrap_or_default().to_owned(),
+        }))
+    }
+
     pub fn method(&self) -> Method {
         if self.head_only {
             Method::HEAD

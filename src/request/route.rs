@@ -25,6 +25,10 @@ pub enum Route {
     Search,
     /// `/v1/_ping`: `docker search` asks for it first.
     SearchPing,
+    /// `/healthz`: whether the component runs.
+    Healthz,
+    /// `/readyz`: whether it can serve.
+    Readyz,
     /// `/v2/` (end-1)
     Ping,
     /// `/v2/_catalog`: an extension that some registries have.
@@ -172,7 +176,9 @@ impl Route {
             | Route::Status
             | Route::SpeedTest
             | Route::Search
-            | Route::SearchPing => "/".to_owned(),
+            | Route::SearchPing
+            | Route::Healthz
+            | Route::Readyz => "/".to_owned(),
             Route::Ping => "/v2/".to_owned(),
             Route::Catalog => "/v2/_catalog".to_owned(),
             Route::Repository(name, resource) => {
@@ -250,6 +256,8 @@ impl Route {
             Route::Status => "status",
             Route::SpeedTest => "speedtest",
             Route::Search | Route::SearchPing => "search",
+            Route::Healthz => "healthz",
+            Route::Readyz => "readyz",
             Route::Ping => "ping",
             Route::Catalog => "catalog",
             Route::Repository(_, Resource::Manifest(_)) => "manifest",

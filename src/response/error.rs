@@ -74,6 +74,15 @@ impl RegistryError {
         .with_header(RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)))
     }
 
+    /// `/readyz` found that the mirror can't serve.
+    pub fn not_ready(message: &str) -> RegistryError {
+        RegistryError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            ErrorCode::Unavailable,
+            message,
+        )
+    }
+
     /// Makes the client's error from an upstream's, by the table of [`outcome`].
     pub fn from_upstream(route: &Route, error: &UpstreamError) -> RegistryError {
         let ClientError {

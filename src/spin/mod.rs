@@ -1,5 +1,5 @@
 //! Spin as the platform, and the entry point that it calls: WASIp3 for Spin 4.1 and later, WASIp2
-//! for Spin 3.0 and later. A component is built for one of them; a Cargo feature says which.
+//! for Spin 3.4 and later. A component is built for one of them; a Cargo feature says which.
 
 use crate::access::rate_limit::CLIENT_ADDRESS;
 use bytes::Bytes;

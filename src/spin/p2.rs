@@ -1,4 +1,4 @@
-//! WASIp2, for Spin 3.0 and later: an instance answers one request.
+//! WASIp2, for Spin 3.4 and later: an instance answers one request.
 
 use super::{conversions, nanoseconds};
 use crate::mirror::Mirror;

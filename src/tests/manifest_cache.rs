@@ -720,4 +720,12 @@ async fn the_limits_that_a_revalidation_tells_go_with_the_cached_manifest() {
     ] {
         assert_eq!(received.header(name), value, "{name}");
     }
+    // They are the last known of an answer without asking, too.
+    let received = send(&mirror, get(&by_digest("one"))).await;
+    assert_eq!(received.header("cache-status"), Some("hammal; hit"));
+    assert_eq!(received.header("ratelimit-remaining"), Some("76;w=21600"));
+    // An upstream that has none any more.
+    platform.add_answers([points_at("one")]);
+    let received = send(&mirror, get(MANIFEST)).await;
+    assert_eq!(received.header("ratelimit-remaining"), None);
 }

@@ -13,9 +13,11 @@ mod hostile_answers;
 mod manifest_cache;
 mod named_registries;
 mod page;
+mod probes;
 mod redirects;
 mod registries;
 mod requests;
+mod store;
 
 use crate::mirror::Mirror;
 use crate::platform::TransportError;

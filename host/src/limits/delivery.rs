@@ -9,9 +9,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use wasmtime_wasi_http::{Error, WasiBody};
 
-/// Bytes that are held of a body of which the host does not know that it is shorter: the window of
-/// an upstream's HTTP/2 stream, the buffers of both connections, and of a WASIp2 instance.
-pub const STREAM_MEMORY: u64 = 2304 * 1024;
+/// Bytes that a body counts for of which the host does not know that it is shorter: the buffers of
+/// both connections, what the component has copied, and half of the window that an upstream's
+/// HTTP/2 stream has, which few fill.
+pub const STREAM_MEMORY: u64 = 1024 * 1024;
 
 /// The least that a body counts for.
 const LEAST_MEMORY: u64 = 16 * 1024;

@@ -41,7 +41,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             request_timeout: Duration::from_secs(60),
-            client_memory: 112 * MIB,
+            client_memory: 64 * MIB,
             total_memory: 1024 * MIB,
             client_connections: 256,
             total_connections: 4096,

@@ -2,6 +2,7 @@
 
 mod bad_requests;
 mod manual_page;
+mod probes;
 mod specification;
 mod transfers;
 mod upstream_selection;

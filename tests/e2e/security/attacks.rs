@@ -26,8 +26,8 @@ use test_support::server::{ReceivedRequest, Reply, ScriptedBody};
 /// Bytes by which the memory of the host may grow for one client.
 const GROWTH: u64 = 256 * 1024 * 1024;
 
-/// Requests with the component that the host admits at one time for one client: 112 MiB at 4 MiB.
-const TURNS: usize = 28;
+/// Requests with the component that the host admits at one time for one client: 64 MiB at 4 MiB.
+const TURNS: usize = 16;
 
 fn is_skipped() -> bool {
     if is_spin() {

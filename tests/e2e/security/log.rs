@@ -1,5 +1,7 @@
 //! The log: one line for each request, with all its fields and no secret.
 
+use std::time::Duration;
+
 use crate::support::client::Request;
 use crate::support::hub_fixture::{HubFixture, MANIFEST_PATH, NAME};
 use crate::support::log_line::{LogLine, START};
@@ -75,6 +77,8 @@ async fn the_log_names_the_source_of_a_token() {
     } = HubFixture::start().await;
     mirror.get_manifest(MANIFEST_PATH).await.expect(200);
     mirror.log(1).await;
+    // The store is written after the answer, and each value waits for the disk: the salt, the token.
+    tokio::time::sleep(Duration::from_secs(2)).await;
     mirror.restart().await;
     mirror.get_manifest(MANIFEST_PATH).await.expect(200);
     let lines = mirror.log(2).await;

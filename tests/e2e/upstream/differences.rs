@@ -290,3 +290,21 @@ async fn a_registry_that_a_client_names_has_no_realm_elsewhere() {
         assert!(requests.iter().all(is_registrys), "{requests:?}");
     }
 }
+
+/// Buckets have names with `_`, and some registries end a host with a dot.
+#[tokio::test]
+async fn a_blob_may_be_at_any_host_that_resolves() {
+    for location in [
+        "https://my_bucket.s3.example.com/layer?sig=a%2Fb",
+        "https://cdn.example.com./layer?sig=a%2Fb",
+    ] {
+        let Some(registries) =
+            registry(move |_| Reply::new(307, &[("location", location)], "")).await
+        else {
+            return;
+        };
+        let blob = format!("a/blobs/{}", digest(b"a layer"));
+        let response = registries.request("GET", REGISTRY, &blob).await.expect(307);
+        assert_eq!(response.header("location"), Some(location));
+    }
+}

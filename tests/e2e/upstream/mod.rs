@@ -7,6 +7,7 @@ mod faults;
 mod lenient_answers;
 mod outage;
 mod registries;
+mod store;
 mod tls;
 mod tokens;
 mod upstreams;
