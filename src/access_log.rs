@@ -4,6 +4,7 @@
 use crate::cache::status::CacheStatus;
 use crate::context::{RequestStats, TokenSource};
 use crate::policy::permitted::Upstream;
+use crate::request::request_id::RequestId;
 use crate::request::route::{Resource, Route};
 use crate::response::error::RegistryError;
 use http::{Method, StatusCode};
@@ -22,6 +23,7 @@ pub struct Line<'a> {
     pub stats: &'a RequestStats,
     /// Until the head of the response was complete.
     pub duration: Duration,
+    pub request_id: &'a RequestId,
     pub error: Option<&'a RegistryError>,
 }
 
@@ -49,13 +51,14 @@ impl fmt::Display for Line<'_> {
         write!(
             f,
             " status={} upstream_requests={} token_requests={} token_source={} cache={} \
-             duration_ms={}",
+             duration_ms={} request_id={}",
             self.status.as_str(),
             stats.upstream_requests.get(),
             stats.token_requests.get(),
             stats.token_source.get().map_or("none", TokenSource::as_str),
             stats.cache_status.get().map_or("none", CacheStatus::as_str),
             self.duration.as_millis(),
+            self.request_id,
         )?;
         match self.error {
             Some(error) => {

@@ -15,6 +15,7 @@ use crate::policy::permitted::Upstream;
 use crate::probe;
 use crate::request::cdn_loop::CdnLoop;
 use crate::request::external_url::ExternalUrl;
+use crate::request::request_id::RequestId;
 use crate::request::route::{Resource, Route};
 use crate::request::selector::UpstreamSelector;
 use crate::request::{InvalidRequest, RegistryRequest};
@@ -72,13 +73,12 @@ impl<P: Platform> Mirror<P> {
             Ok(response) => (response, None),
             Err(error) => {
                 let head_only = request.method() == Method::HEAD;
-                let mut response = error.clone().into_response(head_only);
-                let selector = record.request.as_ref().map(|request| &request.selector);
-                let selector = selector.unwrap_or(&UpstreamSelector::Default);
-                response::add_standard_headers(response.headers_mut(), selector);
+                let parsed = record.request.as_ref();
+                let response = response::from_error(error.clone(), parsed, head_only);
                 (response, Some(error))
             }
         };
+        let request_id = RequestId::echo(request.headers(), response.headers_mut());
         if record.is_shared {
             cors::allow(response.headers_mut());
         }
@@ -90,6 +90,7 @@ impl<P: Platform> Mirror<P> {
             status: response.status(),
             stats: &record.stats,
             duration: self.platform.now().saturating_sub(start),
+            request_id: &request_id,
             error: error.as_ref(),
         };
         self.platform.log(&line.to_string());
@@ -173,7 +174,9 @@ impl<P: Platform> Mirror<P> {
             Some(answer) => answer?,
             None => {
                 let answer = self.answer(&proxy, request).await;
-                answer.map_err(|error| RegistryError::from_upstream(&parsed.route, &error))?
+                let answer =
+                    answer.map_err(|error| RegistryError::from_upstream(&parsed.route, &error))?;
+                response::caching::add_headers(answer, parsed, request.headers())
             }
         };
         response::add_standard_headers(response.headers_mut(), &parsed.selector);
@@ -190,7 +193,7 @@ impl<P: Platform> Mirror<P> {
             request: parsed,
             candidates,
         } = *proxy;
-        let upstream_request = UpstreamRequest::new(parsed, request.headers())?;
+        let mut upstream_request = UpstreamRequest::new(parsed, request.headers())?;
         let names_no_upstream = matches!(
             parsed.selector,
             UpstreamSelector::Default | UpstreamSelector::Namespace(_)
@@ -202,6 +205,7 @@ impl<P: Platform> Mirror<P> {
             Route::Repository(name, Resource::Manifest(reference))
                 if context.config.manifest_cache && parsed.query.is_empty() =>
             {
+                response::caching::take_condition(&mut upstream_request.headers);
                 ManifestKey::new(candidates, name, reference, &upstream_request.headers)
             }
             _ => None,

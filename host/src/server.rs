@@ -2,8 +2,10 @@
 
 mod detached;
 mod refusal;
+pub mod tls;
 
 use self::detached::Detached;
+use self::tls::Tls;
 use crate::component::Handler;
 use crate::component::lifetime::{Interest, RequestLife};
 use crate::config::route::Route;
@@ -13,6 +15,7 @@ use crate::limits::connections::{Connection, Connections, IDLE_TIMEOUT, STALL_TI
 use crate::limits::delivery::ClientBody;
 use crate::limits::rate::ClientRate;
 use crate::limits::{Limits, Settings};
+use crate::metrics;
 use crate::outbound::INCOMING_MARKER;
 use crate::stderr::warn;
 use anyhow::{Context as _, Result};
@@ -25,13 +28,14 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use socket2::SockRef;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_io_timeout::TimeoutStream;
 use wasmtime_wasi_http::WasiBody;
@@ -56,6 +60,10 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Tells the component the client's IP address and port, as Spin does.
 const CLIENT_ADDRESS: HeaderName = HeaderName::from_static("spin-client-addr");
 
+/// Tells the component, whose SDK doesn't give it the URL's scheme, that its URL starts with
+/// `https:`. A proxy in front may have said so already.
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
 /// Paths below this one are answered by the host, as Spin answers them.
 const WELL_KNOWN: &str = "/.well-known/spin/";
 
@@ -68,30 +76,33 @@ pub struct Server {
     connections: Arc<Connections>,
     admission: Arc<Admission>,
     rate: ClientRate,
+    tls: Option<Tls>,
+    http: Builder<TokioExecutor>,
+}
+
+/// How the server is reached.
+#[derive(Default)]
+pub struct ServerOptions {
+    /// Serves https instead of http.
+    pub tls: Option<Tls>,
+    /// Bytes that are buffered of one HTTP/1.1 connection; `None` is [`HTTP1_BUFFER`].
+    pub http1_max_buf_size: Option<usize>,
 }
 
 impl Server {
     /// A server that passes requests for `route` to `handler`.
     /// Clients get what `limits` and the component's own `settings` say.
-    pub fn new(handler: Handler, route: Route, limits: Limits, settings: Settings) -> Arc<Self> {
-        Arc::new(Self {
-            handler,
-            route,
-            connections: Connections::new(&limits, settings.trusted_proxies > 0),
-            admission: Admission::new(&limits),
-            rate: ClientRate::new(settings.client_limit),
-            limits,
-            settings,
-        })
-    }
-
-    /// Serves `listener` until `shutdown` resolves, then waits for requests in progress, at most
-    /// [`SHUTDOWN_TIMEOUT`].
-    pub async fn serve(self: Arc<Self>, listener: TcpListener, shutdown: impl Future<Output = ()>) {
+    pub fn new(
+        handler: Handler,
+        route: Route,
+        limits: Limits,
+        settings: Settings,
+        options: ServerOptions,
+    ) -> Arc<Self> {
         let mut http = Builder::new(TokioExecutor::new());
         http.http1()
             .timer(TokioTimer::new())
-            .max_buf_size(HTTP1_BUFFER)
+            .max_buf_size(options.http1_max_buf_size.unwrap_or(HTTP1_BUFFER))
             .header_read_timeout(IDLE_TIMEOUT);
         // Closes connections whose peer is gone without closing them: it answers no ping.
         http.http2()
@@ -101,6 +112,22 @@ impl Server {
             .max_send_buf_size(HTTP2_SEND_BUFFER)
             .initial_stream_window_size(HTTP2_WINDOW)
             .initial_connection_window_size(HTTP2_WINDOW);
+        Arc::new(Self {
+            handler,
+            route,
+            connections: Connections::new(&limits, settings.trusted_proxies > 0),
+            admission: Admission::new(&limits),
+            rate: ClientRate::new(settings.client_limit),
+            limits,
+            settings,
+            tls: options.tls,
+            http,
+        })
+    }
+
+    /// Serves `listener` until `shutdown` resolves, then waits for requests in progress, at most
+    /// [`SHUTDOWN_TIMEOUT`].
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, shutdown: impl Future<Output = ()>) {
         let sweeper =
             tokio::spawn(Arc::clone(&self.connections).sweep(Arc::clone(&self.admission)));
         let connections = GracefulShutdown::new();
@@ -127,31 +154,54 @@ impl Server {
             let peer = Peer {
                 address: client,
                 local: stream.local_addr().ok(),
+                scheme: if self.tls.is_some() {
+                    Scheme::HTTPS
+                } else {
+                    Scheme::HTTP
+                },
                 connection: Arc::new(counted),
             };
-            let (server, counted) = (Arc::clone(&self), Arc::clone(&peer.connection));
-            let service = service_fn(move |request| {
-                let (server, peer) = (Arc::clone(&server), peer.clone());
-                async move { Ok::<_, Infallible>(server.handle(request, peer).await) }
-            });
-            let connection = http
-                .serve_connection(
-                    TokioIo::new(with_write_timeout(stream, STALL_TIMEOUT)),
-                    service,
-                )
-                .into_owned();
-            let connection = connections.watch(connection);
+            let (server, watcher) = (Arc::clone(&self), connections.watcher());
             tokio::spawn(async move {
-                tokio::select! {
-                    // Errors are the client's fault: it is gone, or does not speak HTTP.
-                    _ = connection => {}
-                    () = counted.to_be_closed() => {}
+                let stream = with_write_timeout(stream, STALL_TIMEOUT);
+                match server.tls.clone() {
+                    None => server.serve_connection(stream, peer, watcher).await,
+                    // Errors are the client's fault: it doesn't trust the certificate, say.
+                    Some(tls) => {
+                        if let Ok(stream) = tls.accept(stream).await {
+                            server.serve_connection(stream, peer, watcher).await;
+                        }
+                    }
                 }
             });
         }
         drop(listener);
         sweeper.abort();
         let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, connections.shutdown()).await;
+    }
+
+    /// Serves one connection, until it is closed or `watcher` sees the shutdown.
+    async fn serve_connection<S>(self: Arc<Self>, stream: S, peer: Peer, watcher: Watcher)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (server, counted) = (Arc::clone(&self), Arc::clone(&peer.connection));
+        let service = service_fn(move |request| {
+            let (server, peer) = (Arc::clone(&server), peer.clone());
+            async move {
+                let response = server.handle(request, peer);
+                Ok::<_, Infallible>(metrics::count_response(response).await)
+            }
+        });
+        let connection = self
+            .http
+            .serve_connection(TokioIo::new(stream), service)
+            .into_owned();
+        tokio::select! {
+            // Errors are the client's fault: it is gone, or does not speak HTTP.
+            _ = watcher.watch(connection) => {}
+            () = counted.to_be_closed() => {}
+        }
     }
 
     async fn handle(
@@ -185,9 +235,11 @@ impl Server {
             return refusal::over_client_limit(&parts.method, quiet, wait);
         }
         let named = self.settings.own_upstreams.named_by_client(&parts.uri);
+        let queued = metrics::request_queued();
         let Ok(turn) = self.admission.admit(client, named).await else {
             return refusal::busy(&parts.method, quiet);
         };
+        drop(queued);
         let request = Request::from_parts(parts, body.map_err(Into::into).boxed_unsync());
         let life = Arc::<RequestLife>::default();
         // Dropped with this future if the client hangs up. The exchange goes on then, with its
@@ -259,6 +311,7 @@ struct Peer {
     address: SocketAddr,
     /// The address that it is connected to.
     local: Option<SocketAddr>,
+    scheme: Scheme,
     connection: Arc<Connection>,
 }
 
@@ -307,7 +360,11 @@ fn prepare_request(parts: &mut Parts, route: &Route, peer: &Peer) -> Result<bool
     };
 
     let mut uri = std::mem::take(&mut parts.uri).into_parts();
-    uri.scheme = Some(Scheme::HTTP);
+    if peer.scheme == Scheme::HTTPS && !parts.headers.contains_key(FORWARDED_PROTO) {
+        let https = HeaderValue::from_static("https");
+        parts.headers.insert(FORWARDED_PROTO, https);
+    }
+    uri.scheme = Some(peer.scheme.clone());
     uri.authority = Some(authority.clone());
     parts.uri = Uri::from_parts(uri)?;
 
@@ -342,6 +399,7 @@ mod tests {
         Peer {
             address,
             local: Some("192.0.2.1:3000".parse().unwrap()),
+            scheme: Scheme::HTTP,
             connection: Arc::new(connections.open(address.ip()).unwrap()),
         }
     }
@@ -366,6 +424,25 @@ mod tests {
         assert!(!parts.headers.contains_key("connection"));
         let names: Vec<_> = parts.headers.keys().collect();
         assert_eq!(names[names.len() - 2..], [&INCOMING_MARKER, &header::HOST]);
+    }
+
+    #[test]
+    fn says_that_the_request_came_over_tls() {
+        let route = Route::parse("/...").unwrap();
+        for (sent, seen) in [(None, "https"), (Some("http"), "http")] {
+            let mut request = Request::get("/").header("host", "a.lan");
+            if let Some(sent) = sent {
+                request = request.header("x-forwarded-proto", sent);
+            }
+            let (mut parts, ()) = request.body(()).unwrap().into_parts();
+            let peer = Peer {
+                scheme: Scheme::HTTPS,
+                ..peer()
+            };
+            assert!(prepare_request(&mut parts, &route, &peer).unwrap());
+            assert_eq!(parts.uri, "https://a.lan/");
+            assert_eq!(parts.headers["x-forwarded-proto"], seen);
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Writes to stderr: the host's warnings, and the component's standard output and error. Only whole
 //! lines are written, so that lines of concurrent instances don't mix.
 
+use crate::metrics;
 use bytes::Bytes;
 use std::io::{self, Write as _};
 use std::pin::Pin;
@@ -46,6 +47,11 @@ impl LineWriter {
         Self::new(write)
     }
 
+    /// A writer of lines that are counted and not written.
+    pub fn discarding() -> Self {
+        Self::new(|_| {})
+    }
+
     fn new(output: fn(&[u8])) -> Self {
         Self(Arc::new(Mutex::new(LineBuffer {
             line: Vec::new(),
@@ -68,6 +74,7 @@ impl LineBuffer {
             None => return,
         };
         let rest = self.line.split_off(complete);
+        metrics::count_log_lines(&self.line);
         (self.output)(&self.line);
         self.line = rest;
     }

@@ -78,6 +78,10 @@ fn help_lists_every_flag_and_what_is_not_supported() {
         "--build",
         "--format",
         "--quiet",
+        "--find-free-port",
+        "--tls-cert",
+        "--metrics",
+        "--request-timeout",
         "SPIN_HTTP_LISTEN_ADDR",
         "RUNTIME_CONFIG_FILE",
         "SPIN_VARIABLE_<NAME>",
@@ -212,4 +216,62 @@ fn suggests_the_flag_for_a_port_in_use() {
         error.contains("already in use") && error.contains("--listen"),
         "{error}"
     );
+}
+
+#[test]
+fn takes_the_next_port_if_asked() {
+    let folder = app("true");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let arguments = ["up", "--find-free-port", "--listen", &address];
+    let output = run_with(folder.path(), &[], &arguments);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(!error.contains("already in use"), "{error}");
+    assert!(error.contains("test.wasm"), "{error}");
+}
+
+#[test]
+fn names_what_is_spins_and_has_no_effect() {
+    let folder = app("true");
+    std::fs::write(
+        folder.path().join("rc.toml"),
+        "log_dir = \"logs\"\n[sqlite_database.default]\ntype = \"spin\"\n",
+    )
+    .unwrap();
+    let arguments = [
+        "--runtime-config-file",
+        "rc.toml",
+        "--log-dir",
+        "a",
+        "--sqlite",
+        "b",
+    ];
+    let error = fails(folder.path(), &arguments);
+    for line in [
+        "--log-dir has no effect in this host",
+        "--sqlite has no effect in this host",
+        "log_dir in the runtime configuration has no effect in this host",
+        "[sqlite_database] in the runtime configuration has no effect in this host",
+    ] {
+        assert!(error.lines().any(|written| written == line), "{error}");
+    }
+    assert!(error.contains("test.wasm"), "{error}");
+}
+
+#[test]
+fn the_version_says_what_it_is() {
+    let output = run_with(Path::new("/"), &[], &["--version"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.starts_with("hammal-host "), "{text}");
+    for part in ["Wasmtime", "registry mirror"] {
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+#[test]
+fn names_a_certificate_that_cannot_be_used() {
+    let folder = app("true");
+    let arguments = ["--tls-cert", "none.pem", "--tls-key", "none.key"];
+    let error = fails(folder.path(), &arguments);
+    assert!(error.contains("none.pem"), "{error}");
 }

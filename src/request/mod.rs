@@ -4,6 +4,7 @@ pub mod accept;
 pub mod cdn_loop;
 pub mod external_url;
 pub mod query;
+pub mod request_id;
 pub mod route;
 pub mod selector;
 

@@ -1,11 +1,13 @@
 //! Responses to the client.
 
 pub mod body;
+pub mod caching;
 pub mod cors;
 pub mod error;
 pub mod link;
 
 use self::body::Body;
+use self::error::RegistryError;
 use self::link::Page;
 use crate::context::Context;
 use crate::platform::Platform;
@@ -15,7 +17,8 @@ use crate::request::selector::UpstreamSelector;
 use crate::upstream::manifest_body::UpstreamBody;
 use crate::upstream::{CONTENT_DIGEST, UpstreamResponse};
 use http::header::{
-    CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LINK, X_CONTENT_TYPE_OPTIONS,
+    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LINK,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
@@ -78,6 +81,20 @@ pub fn from_upstream<P: Platform>(
     });
     *response.status_mut() = status;
     *response.headers_mut() = headers;
+    response
+}
+
+/// Makes the response of an error of this mirror. `request` is `None` if it was not understood.
+pub fn from_error<B>(
+    error: RegistryError,
+    request: Option<&RegistryRequest>,
+    head_only: bool,
+) -> Response<Body<B>> {
+    let mut response = error.into_response(head_only);
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, caching::NOT_STORED);
+    let selector = request.map_or(&UpstreamSelector::Default, |request| &request.selector);
+    add_standard_headers(headers, selector);
     response
 }
 

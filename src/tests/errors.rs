@@ -177,14 +177,18 @@ async fn passes_on_only_the_content_of_registries() {
     assert_eq!(
         names,
         [
+            "cache-control",
             "content-security-policy",
             "content-type",
             "docker-content-digest",
             "docker-distribution-api-version",
             "docker-ratelimit-source",
+            "etag",
             "ratelimit-limit",
             "ratelimit-remaining",
+            "vary",
             "x-content-type-options",
+            "x-request-id",
         ]
     );
     assert_eq!(

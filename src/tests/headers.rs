@@ -1,6 +1,7 @@
 //! Headers and media types of upstreams' responses.
 
 use super::*;
+use crate::oci::digest::Digest;
 
 #[tokio::test]
 async fn passes_on_only_the_headers_of_the_allow_list() {
@@ -204,6 +205,130 @@ async fn a_head_has_the_length_of_the_get_and_no_body() {
         );
         assert_eq!(got.status() == 200, path != "/nothing");
     }
+}
+
+/// A manifest with its digest.
+fn verified_manifest() -> Answer {
+    let digest = Digest::of(b"{}").to_string();
+    let index = "application/vnd.oci.image.index.v1+json";
+    let headers = [("content-type", index), ("docker-content-digest", &digest)];
+    answer(200, &headers, "{}")
+}
+
+/// The headers of a response that a cache in front looks at.
+fn caching_headers(received: &Received) -> [Option<&str>; 3] {
+    ["cache-control", "etag", "vary"].map(|name| received.header(name))
+}
+
+#[tokio::test]
+async fn tells_caches_in_front_what_may_change() {
+    let digest = format!("/v2/library/alpine/manifests/{}", Digest::of(b"{}"));
+    let etag = format!("\"{}\"", Digest::of(b"{}"));
+    let blob = format!("/v2/library/alpine/blobs/{DIGEST}");
+    let immutable = Some("public, max-age=31536000, immutable");
+    let etag = Some(etag.as_str());
+    for (path, sent, status, expected) in [
+        (
+            MANIFEST,
+            verified_manifest(),
+            200,
+            [Some("no-cache"), etag, Some("accept")],
+        ),
+        (&*digest, verified_manifest(), 200, [immutable, etag, None]),
+        (
+            &blob,
+            answer(200, &[("etag", "\"x\""), ("expires", "0")], "a"),
+            200,
+            [immutable, Some("\"x\""), None],
+        ),
+        (
+            &blob,
+            answer(
+                307,
+                &[
+                    ("location", "https://cdn.example/a"),
+                    ("cache-control", "public"),
+                ],
+                "",
+            ),
+            307,
+            [Some("no-store"), None, None],
+        ),
+        (
+            "/v2/library/alpine/tags/list",
+            answer(200, &[("cache-control", "max-age=60")], "{}"),
+            200,
+            [Some("no-cache"), None, None],
+        ),
+        (
+            MANIFEST,
+            answer(404, &[], ""),
+            404,
+            [Some("no-store"), None, None],
+        ),
+        (
+            "/v2/a/b",
+            answer(404, &[], ""),
+            404,
+            [Some("no-store"), None, None],
+        ),
+    ] {
+        let mirror = Mirror::new(Scripted::new([sent]));
+        let response = send(&mirror, get(path)).await;
+        assert_eq!(response.status(), status, "{path}");
+        assert_eq!(caching_headers(&response), expected, "{path}");
+        assert_eq!(response.header("expires"), None, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn answers_a_condition_on_a_manifests_digest_itself() {
+    let etag = format!("\"{}\"", Digest::of(b"{}"));
+    for (condition, status) in [
+        (etag.clone(), 304),
+        (format!("W/{etag}"), 304),
+        (format!("\"sha256:00\", {etag}"), 304),
+        ("\"sha256:00\"".to_owned(), 200),
+    ] {
+        let platform = Scripted::new([verified_manifest()]);
+        platform.set_variable("manifest_cache", "on");
+        let request = Request::get(format!("http://mirror.example{MANIFEST}"))
+            .header("if-none-match", &condition)
+            .body(());
+        let response = send(&Mirror::new(platform.clone()), request.unwrap()).await;
+        assert_eq!(response.status(), status, "{condition}");
+        assert_eq!(response.header("etag"), Some(&*etag), "{condition}");
+        assert_eq!(response.text().is_empty(), status == 304, "{condition}");
+        // The upstream was not told: the manifest is cached as for any other request.
+        assert!(
+            !platform.requests()[0]
+                .headers()
+                .contains_key("if-none-match")
+        );
+    }
+}
+
+#[tokio::test]
+async fn answers_with_the_request_id_of_the_log() {
+    let platform = Scripted::new([manifest(), manifest()]);
+    let mirror = Mirror::new(platform.clone());
+    let request = |id: &str| {
+        let request = Request::get(format!("http://mirror.example{MANIFEST}"));
+        request.header("x-request-id", id).body(()).unwrap()
+    };
+    let kept = send(&mirror, request("abc-1")).await;
+    assert_eq!(kept.header("x-request-id"), Some("abc-1"));
+    let made = send(&mirror, request("a\"b")).await;
+    let made = made.header("x-request-id").unwrap();
+    assert_ne!(made, "a\"b");
+    let log = platform.log();
+    assert!(log[0].contains(" request_id=abc-1"), "{log:?}");
+    assert!(log[1].contains(&format!(" request_id={made}")), "{log:?}");
+    assert!(
+        !platform.requests()[0]
+            .headers()
+            .contains_key("x-request-id")
+    );
 }
 
 fn from_page(method: &str, path: &str) -> Request<()> {

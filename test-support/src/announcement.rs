@@ -18,11 +18,11 @@ pub fn format(host: &Path) -> &'static [&'static str] {
 /// Returns the address, once it has been announced: in the JSON object of `--format json`, or after
 /// `Serving`.
 pub fn address(stdout: &str) -> Option<SocketAddr> {
-    url(stdout)?
-        .strip_prefix("http://")?
-        .trim_end_matches('/')
-        .parse()
-        .ok()
+    let url = url(stdout)?;
+    let address = url
+        .strip_prefix("http://")
+        .or_else(|| url.strip_prefix("https://"))?;
+    address.trim_end_matches('/').parse().ok()
 }
 
 fn url(stdout: &str) -> Option<String> {
@@ -64,6 +64,7 @@ mod tests {
         for stdout in [
             "\nServing http://127.0.0.1:3210\nAvailable Routes:\n  hammal: http://127.0.0.1:3210 (wildcard)\n",
             "Serving http://127.0.0.1:3210/\n",
+            "Serving https://127.0.0.1:3210\n",
             "{\n  \"base_url\": \"http://127.0.0.1:3210\",\n  \"routes\": []\n}\n",
             "Building component hammal\n{\"base_url\":\"http://127.0.0.1:3210/\"}\n",
         ] {

@@ -9,12 +9,14 @@
 //! | `protocol` | the OCI distribution protocol as clients see it, and the manual page |
 //! | `upstream` | authentication, TLS, the habits of public registries, failures |
 //! | `security` | requests to private networks, limits, headers and secrets, the log |
+//! | `host` | the embedded host: HTTPS, metrics, stores in Redis, proxies in front, the service |
 //! | `clients` | real clients, with the files of `deploy/clients/` |
 //! | `page` | the page in a browser, the speed test on the command line |
 //! | `soak` | many clients while the upstream fails at random |
 //! | `support` | the mirror as a child process, a client, the registries |
 
 mod clients;
+mod host;
 mod page;
 mod protocol;
 mod security;

@@ -1,7 +1,8 @@
 //! The host's data of one instance of the component, and the configuration of all instances.
 
-use crate::component::key_value::Stores;
 use crate::component::lifetime::InstanceLife;
+use crate::component::stores::Stores;
+use crate::metrics;
 use crate::outbound::Outbound;
 use crate::stderr::LineWriter;
 use std::collections::BTreeMap;
@@ -43,6 +44,7 @@ pub struct Guest {
     wasi: WasiCtx,
     http: WasiHttpCtx,
     outbound: Outbound,
+    _counted: metrics::InGauge,
 }
 
 impl Guest {
@@ -53,6 +55,9 @@ impl Guest {
         if !config.quiet {
             wasi.stdout(LineWriter::stderr())
                 .stderr(LineWriter::stderr());
+        } else if metrics::is_enabled() {
+            wasi.stdout(LineWriter::discarding())
+                .stderr(LineWriter::discarding());
         }
         Self {
             table: ResourceTable::new(),
@@ -65,6 +70,7 @@ impl Guest {
             wasi: wasi.build(),
             http: WasiHttpCtx::new(),
             outbound: config.outbound.clone(),
+            _counted: metrics::instance_created(),
         }
     }
 }

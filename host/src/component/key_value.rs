@@ -5,9 +5,8 @@
 
 use crate::config::runtime_config::StoreLocation;
 use crate::stderr::warn;
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow};
 use rusqlite::{Connection, OptionalExtension as _, params};
-use std::collections::BTreeMap;
 use std::fs::Permissions;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
@@ -31,53 +30,10 @@ const SET: &str = "INSERT INTO spin_key_value (store, key, value) VALUES (?1, ?2
     ON CONFLICT (store, key) DO UPDATE SET value = ?3";
 const DELETE: &str = "DELETE FROM spin_key_value WHERE store = ?1 AND key = ?2";
 
-/// The stores that the component may open, by label.
-#[derive(Debug, Default)]
-pub struct Stores(BTreeMap<String, Arc<Store>>);
-
-impl Stores {
-    /// `labels` come from the manifest's `key_value_stores`, `locations` from the runtime
-    /// configuration. Fails if a label has no location. No file is opened yet.
-    pub fn new(labels: &[String], locations: &BTreeMap<String, StoreLocation>) -> Result<Self> {
-        let mut stores = BTreeMap::new();
-        for label in labels {
-            let Some(location) = locations.get(label) else {
-                bail!(
-                    "key_value_stores: there is no store {label:?}; add [key_value_store.{label}] to the runtime configuration"
-                );
-            };
-            let store = Store {
-                label: label.clone(),
-                location: location.clone(),
-                connections: OnceLock::new(),
-            };
-            stores.insert(label.clone(), Arc::new(store));
-        }
-        Ok(Self(stores))
-    }
-
-    /// The store `label`. `None` if the manifest's `key_value_stores` don't list it.
-    pub fn get(&self, label: &str) -> Option<Arc<Store>> {
-        self.0.get(label).cloned()
-    }
-
-    /// Waits until all earlier writes are committed.
-    pub async fn flush(&self) {
-        for store in self
-            .0
-            .values()
-            .filter(|store| store.connections.get().is_some())
-        {
-            // The writes' own callers got the error.
-            let _ = store.write(Change::Flush).await;
-        }
-    }
-}
-
 /// One store. The first use opens its file, so that a broken file is an error for the component and
 /// does not keep the host from starting.
 #[derive(Debug)]
-pub struct Store {
+pub struct SqliteStore {
     label: String,
     location: StoreLocation,
     connections: OnceLock<Connections>,
@@ -109,7 +65,24 @@ enum Change {
     Flush,
 }
 
-impl Store {
+impl SqliteStore {
+    /// No file is opened yet.
+    pub fn new(label: &str, location: &StoreLocation) -> Self {
+        Self {
+            label: label.to_owned(),
+            location: location.clone(),
+            connections: OnceLock::new(),
+        }
+    }
+
+    /// Waits until all earlier writes are committed.
+    pub async fn flush(&self) {
+        if self.connections.get().is_some() {
+            // The writes' own callers got the error.
+            let _ = self.write(Change::Flush).await;
+        }
+    }
+
     /// The value of `key`, if there is one.
     pub fn get(&self, key: &str) -> Result<Option<Vec<u8>>> {
         let reader = self.reader()?;
@@ -174,7 +147,7 @@ impl Store {
         }
         let opened = match &self.location {
             // A database in memory can be reached through the connection that created it only.
-            StoreLocation::Memory => connect(None).map(|connection| {
+            StoreLocation::Memory | StoreLocation::Redis(_) => connect(None).map(|connection| {
                 let connection = Arc::new(Mutex::new(connection));
                 (Arc::clone(&connection), connection)
             }),
@@ -284,15 +257,11 @@ fn commit(connection: &mut Connection, batch: &[Write]) -> rusqlite::Result<()> 
 mod tests {
     use super::*;
 
-    fn store(location: StoreLocation) -> Arc<Store> {
-        let locations = BTreeMap::from([("default".to_owned(), location)]);
-        Stores::new(&["default".to_owned()], &locations)
-            .unwrap()
-            .get("default")
-            .unwrap()
+    fn store(location: StoreLocation) -> SqliteStore {
+        SqliteStore::new("default", &location)
     }
 
-    async fn exercise(store: &Store) {
+    async fn exercise(store: &SqliteStore) {
         assert_eq!(store.get("a").unwrap(), None);
         store.set("a".into(), vec![1]).await.unwrap();
         store.set("a".into(), vec![0, 255]).await.unwrap();
@@ -394,13 +363,5 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         store.set("a".into(), vec![1]).await.unwrap();
         assert_eq!(store.get("a").unwrap(), Some(vec![1]));
-    }
-
-    #[test]
-    fn names_the_table_to_add_for_a_label_without_a_store() {
-        let error = Stores::new(&["tokens".to_owned()], &BTreeMap::new())
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("[key_value_store.tokens]"), "{error}");
     }
 }

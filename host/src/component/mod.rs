@@ -4,13 +4,16 @@ pub mod early_body;
 pub mod guest;
 pub mod key_value;
 pub mod lifetime;
+pub mod redis;
 pub mod spin_interfaces;
+pub mod stores;
 
 use self::guest::{Guest, GuestConfig};
 use self::lifetime::{InstanceLife, RequestLife};
+use crate::config::range::{Count, Nanoseconds, Range};
 use crate::stderr::warn;
 use anyhow::{Context as _, Result, anyhow};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -29,10 +32,10 @@ use wasmtime_wasi_http::handler::{
 use wasmtime_wasi_http::{WasiHttpView as _, p2, p3};
 
 /// The most requests that one instance of a WASIp3 component handles in total, as in Spin.
-const MAX_REQUESTS_PER_INSTANCE: usize = 128;
+const MAX_REQUESTS_PER_INSTANCE: Count = 128;
 
 /// The most requests that one instance of a WASIp3 component handles at one time, as in Spin.
-const MAX_CONCURRENT_REQUESTS_PER_INSTANCE: usize = 16;
+const MAX_CONCURRENT_REQUESTS_PER_INSTANCE: Count = 16;
 
 /// Bytes of linear memory beyond which an instance takes no more requests: it ends with those that
 /// it has, and gives back what large manifests took.
@@ -72,47 +75,101 @@ pub struct InstanceFactory {
     engine: Engine,
     pre: ProxyPre<Guest>,
     config: GuestConfig,
+    limits: InstanceLimits,
+}
+
+/// The limits of one instance. Where it is a range, each instance has its own.
+#[derive(Clone, Debug)]
+pub struct InstanceLimits {
+    pub max_requests: Range<Count>,
+    pub max_concurrent_requests: Range<Count>,
+    pub idle_timeout: Range<Nanoseconds>,
+}
+
+impl Default for InstanceLimits {
+    fn default() -> Self {
+        Self {
+            max_requests: Range::only(MAX_REQUESTS_PER_INSTANCE),
+            max_concurrent_requests: Range::only(MAX_CONCURRENT_REQUESTS_PER_INSTANCE),
+            idle_timeout: Range::only(Nanoseconds::new(INSTANCE_IDLE_TIMEOUT)),
+        }
+    }
+}
+
+/// How Wasmtime compiles the component and allocates its instances.
+#[derive(Clone, Debug, Default)]
+pub struct EngineOptions {
+    /// Doesn't allocate instances from a pool.
+    pub disable_pooling: bool,
+    /// Doesn't cache compiled code.
+    pub disable_cache: bool,
+    /// Wasmtime's configuration file for the cache, instead of its default one.
+    pub cache_config: Option<PathBuf>,
 }
 
 /// Compiles the component in `file`, or takes the result from the cache, and links it. Every
 /// instance is made with `config`. Fails if the file can't be read, is no component, imports an
 /// interface that is not linked, or exports no HTTP handler.
-pub fn load(file: &Path, config: GuestConfig) -> Result<Handler> {
-    let bytes = std::fs::read(file).with_context(|| {
-        format!(
-            "can't read the component {}; add --build to build it with the manifest's build command",
-            file.display()
-        )
-    })?;
-    let engine = new_engine()?;
-    let component = with_progress_message(
-        "Compiling the component to machine code, once after each change of it...",
-        || Component::from_binary(&engine, &bytes),
-    );
-    let component = component
-        .map_err(anyhow::Error::from)
-        .with_context(|| format!("{} is not a WebAssembly component", file.display()))?;
+pub fn load(
+    file: &Path,
+    config: GuestConfig,
+    limits: InstanceLimits,
+    options: &EngineOptions,
+) -> Result<Handler> {
+    let engine = new_engine(options)?;
+    let component = compile_file(&engine, file)?;
     let pre = link(&engine, &component)?;
     increment_epoch_regularly(&engine);
     Ok(ProxyHandler::new(InstanceFactory {
         engine,
         pre,
         config,
+        limits,
     }))
+}
+
+/// Compiles the component in `file` into the cache.
+pub fn compile(file: &Path, options: &EngineOptions) -> Result<()> {
+    compile_file(&new_engine(options)?, file).map(drop)
+}
+
+fn compile_file(engine: &Engine, file: &Path) -> Result<Component> {
+    let bytes = std::fs::read(file).with_context(|| {
+        format!(
+            "can't read the component {}; add --build to build it with the manifest's build command",
+            file.display()
+        )
+    })?;
+    let component = with_progress_message(
+        "Compiling the component to machine code, once after each change of it...",
+        || Component::from_binary(engine, &bytes),
+    );
+    component
+        .map_err(anyhow::Error::from)
+        .with_context(|| format!("{} is not a WebAssembly component", file.display()))
 }
 
 /// Configures Wasmtime. If there is no cache for compiled code, or too little address space for the
 /// pool, it does without and writes a warning.
-fn new_engine() -> Result<Engine> {
+fn new_engine(options: &EngineOptions) -> Result<Engine> {
     let mut config = Config::new();
     config
         .wasm_component_model_async(true)
         .epoch_interruption(true);
-    match Cache::new(CacheConfig::new()) {
-        Ok(cache) => drop(config.cache(Some(cache))),
-        Err(error) => warn(&format!(
-            "compiled code is not cached for the next start: {error:#}"
-        )),
+    if !options.disable_cache {
+        let cache = match &options.cache_config {
+            Some(file) => CacheConfig::from_file(Some(file)),
+            None => Ok(CacheConfig::new()),
+        };
+        match cache.and_then(Cache::new) {
+            Ok(cache) => drop(config.cache(Some(cache))),
+            Err(error) => warn(&format!(
+                "compiled code is not cached for the next start: {error:#}"
+            )),
+        }
+    }
+    if options.disable_pooling {
+        return Ok(Engine::new(&config)?);
     }
     // As in Spin: the kernel takes longer to map an instance's memory than many requests take.
     config.allocation_strategy(instance_pool());
@@ -210,23 +267,27 @@ impl HandlerState for InstanceFactory {
         store.set_epoch_deadline(1);
         store.epoch_deadline_async_yield_and_update(1);
         let proxy = self.pre.instantiate_async(&mut store).await?;
+        let limits = &self.limits;
         let (max_requests, request_timeout) = match proxy {
             // Spin has no such limit; without one, an endless loop in the component holds its
             // instance and the client's connection for ever.
-            Proxy::P3(_) => (MAX_REQUESTS_PER_INSTANCE, self.config.request_timeout),
+            Proxy::P3(_) => (limits.max_requests.pick(), self.config.request_timeout),
             Proxy::P2(_) => (1, P2_REQUEST_TIMEOUT),
         };
+        let idle_timeout = limits.idle_timeout.pick().into();
         Ok(Instance {
             store,
             proxy,
             view: Guest::http,
             expiration: InstanceExpiration {
                 request_timeout,
+                idle_timeout,
                 life: Arc::clone(&life),
-                timer: Box::pin(tokio::time::sleep(INSTANCE_IDLE_TIMEOUT)),
+                timer: Box::pin(tokio::time::sleep(idle_timeout)),
             },
             state: InstancePolicy {
                 max_requests,
+                max_concurrent_requests: limits.max_concurrent_requests.pick(),
                 request_timeout,
                 life,
                 has_grown: AtomicBool::new(false),
@@ -237,7 +298,8 @@ impl HandlerState for InstanceFactory {
 
 /// Limits the requests of one instance: their number and the time of each.
 pub struct InstancePolicy {
-    max_requests: usize,
+    max_requests: Count,
+    max_concurrent_requests: Count,
     request_timeout: Duration,
     life: Arc<InstanceLife>,
     /// Whether the memory was beyond [`MAX_REUSED_MEMORY`] when the last request began. It is looked
@@ -252,8 +314,8 @@ impl WorkerState for InstancePolicy {
 
     fn should_accept_request(&self, concurrent: usize, total: usize) -> ShouldAccept {
         match (
-            total >= self.max_requests || self.has_grown.load(Ordering::Relaxed),
-            concurrent >= MAX_CONCURRENT_REQUESTS_PER_INSTANCE,
+            total as Count >= self.max_requests || self.has_grown.load(Ordering::Relaxed),
+            concurrent as Count >= self.max_concurrent_requests,
         ) {
             (true, _) => ShouldAccept::Never,
             (false, true) => ShouldAccept::No,
@@ -288,6 +350,7 @@ impl WorkerState for InstancePolicy {
 /// for any more.
 pub struct InstanceExpiration {
     request_timeout: Duration,
+    idle_timeout: Duration,
     life: Arc<InstanceLife>,
     timer: Pin<Box<Sleep>>,
 }
@@ -304,7 +367,7 @@ impl WorkerExpiration for InstanceExpiration {
             Poll::Pending => None,
         };
         let limit = match status {
-            WorkerStatus::Idle => Some(since + INSTANCE_IDLE_TIMEOUT),
+            WorkerStatus::Idle => Some(since + self.idle_timeout),
             WorkerStatus::Requests => Some(since + self.request_timeout),
             // No limit here for a response body that the component copies, or a later store write.
             WorkerStatus::PostReturn => None,

@@ -2,7 +2,7 @@
 //! for WASIp3 (`spin:...@3.0.0`, asynchronous) and WASIp2 (`fermyon:spin@2.0.0`) import.
 
 use crate::component::guest::Guest;
-use crate::component::key_value::Store;
+use crate::component::stores::Store;
 use crate::config::variables::check_name;
 use anyhow::Result;
 use std::sync::Arc;
@@ -29,6 +29,9 @@ mod p2 {
         // variables for its single request.
         imports: {
             "fermyon:spin/key-value.[drop]store": trappable,
+            "fermyon:spin/key-value.[method]store.get": async,
+            "fermyon:spin/key-value.[method]store.exists": async,
+            "fermyon:spin/key-value.[method]store.get-keys": async,
             "fermyon:spin/key-value.[method]store.set": async,
             "fermyon:spin/key-value.[method]store.delete": async,
         },
@@ -119,7 +122,7 @@ impl<T: Send> kv3::HostStoreWithStore<T> for SpinInterfaces {
         store: Resource<OpenStore>,
         key: String,
     ) -> Result<Option<Vec<u8>>, kv3::Error> {
-        Ok(get_store(accessor, &store)?.get(&key)?)
+        Ok(get_store(accessor, &store)?.get(&key).await?)
     }
 
     async fn set(
@@ -144,14 +147,18 @@ impl<T: Send> kv3::HostStoreWithStore<T> for SpinInterfaces {
         store: Resource<OpenStore>,
         key: String,
     ) -> Result<bool, kv3::Error> {
-        Ok(get_store(accessor, &store)?.exists(&key)?)
+        Ok(get_store(accessor, &store)?.exists(&key).await?)
     }
 
     async fn get_keys(
         accessor: &Accessor<T, Self>,
         store: Resource<OpenStore>,
     ) -> wasmtime::Result<(StreamReader<String>, FutureReader<Result<(), kv3::Error>>)> {
-        let (keys, outcome) = match get_store(accessor, &store).and_then(|store| store.keys()) {
+        let keys = match get_store(accessor, &store) {
+            Ok(store) => store.keys().await,
+            Err(error) => Err(error),
+        };
+        let (keys, outcome) = match keys {
             Ok(keys) => (keys, Ok(())),
             Err(error) => (Vec::new(), Err(error.into())),
         };
@@ -171,12 +178,12 @@ impl kv2::HostStore for Guest {
         self.open_store(&label)?.ok_or(kv2::Error::AccessDenied)
     }
 
-    fn get(
+    async fn get(
         &mut self,
         store: Resource<OpenStore>,
         key: String,
     ) -> Result<Option<Vec<u8>>, kv2::Error> {
-        Ok(self.store(&store)?.get(&key)?)
+        Ok(self.store(&store)?.get(&key).await?)
     }
 
     async fn set(
@@ -192,12 +199,16 @@ impl kv2::HostStore for Guest {
         Ok(self.store(&store)?.delete(key).await?)
     }
 
-    fn exists(&mut self, store: Resource<OpenStore>, key: String) -> Result<bool, kv2::Error> {
-        Ok(self.store(&store)?.exists(&key)?)
+    async fn exists(
+        &mut self,
+        store: Resource<OpenStore>,
+        key: String,
+    ) -> Result<bool, kv2::Error> {
+        Ok(self.store(&store)?.exists(&key).await?)
     }
 
-    fn get_keys(&mut self, store: Resource<OpenStore>) -> Result<Vec<String>, kv2::Error> {
-        Ok(self.store(&store)?.keys()?)
+    async fn get_keys(&mut self, store: Resource<OpenStore>) -> Result<Vec<String>, kv2::Error> {
+        Ok(self.store(&store)?.keys().await?)
     }
 
     fn drop(&mut self, store: Resource<OpenStore>) -> wasmtime::Result<()> {

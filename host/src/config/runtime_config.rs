@@ -1,8 +1,8 @@
-//! Reads the runtime configuration file as Spin does. An unknown key is an error: a misspelt
-//! `block_networks` must not leave the networks open without notice.
+//! Reads the runtime configuration file as Spin does. A key that Spin doesn't know is an error: a
+//! misspelt `block_networks` must not leave the networks open without notice.
 
 use crate::egress::blocked_networks::BlockedNetworks;
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -24,6 +24,27 @@ struct File {
     outbound_http: Option<OutboundHttp>,
     #[serde(default)]
     client_tls: Vec<ClientTls>,
+    // For what the component can't do anyway.
+    log_dir: Option<toml::Value>,
+    sqlite_database: Option<toml::Value>,
+    llm_compute: Option<toml::Value>,
+    blob_store: Option<toml::Value>,
+}
+
+impl File {
+    /// Returns the names of the keys in it that Spin knows and that mean nothing here.
+    fn without_effect(&self) -> impl Iterator<Item = &'static str> {
+        let sockets = self.outbound_networking.max_socket_connections.is_some();
+        [
+            ("log_dir", self.log_dir.is_some()),
+            ("[sqlite_database]", self.sqlite_database.is_some()),
+            ("[llm_compute]", self.llm_compute.is_some()),
+            ("[blob_store]", self.blob_store.is_some()),
+            ("outbound_networking.max_socket_connections", sockets),
+        ]
+        .into_iter()
+        .filter_map(|(key, given)| given.then_some(key))
+    }
 }
 
 /// `[[variables_provider]]`: a source of variables' values.
@@ -48,6 +69,25 @@ fn default_prefix() -> String {
 struct KeyValueStore {
     r#type: String,
     path: Option<PathBuf>,
+    url: Option<String>,
+}
+
+impl KeyValueStore {
+    /// Returns where the store `label` keeps its data; relative paths start at `folder`.
+    fn location(self, label: &str, folder: &Path) -> Result<StoreLocation> {
+        match (self.r#type.as_str(), self.path, self.url) {
+            // As in Spin: without a path the store is in memory, even the default one.
+            ("spin", None, None) => Ok(StoreLocation::Memory),
+            ("spin", Some(path), None) => Ok(StoreLocation::File(folder.join(path))),
+            ("redis", None, Some(url)) => Ok(StoreLocation::Redis(StoreUrl(url))),
+            ("spin", _, Some(_)) => bail!("key_value_store.{label}: type \"spin\" has no url"),
+            ("redis", ..) => bail!("key_value_store.{label}: type \"redis\" needs a url alone"),
+            (other, ..) => bail!(
+                "key_value_store.{label}: type {other:?} is not supported by this host; \"spin\" \
+                 and \"redis\" are"
+            ),
+        }
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -55,6 +95,9 @@ struct KeyValueStore {
 struct OutboundNetworking {
     #[serde(default)]
     block_networks: Vec<String>,
+    max_total_connections: Option<usize>,
+    // Of sockets that the component opens itself, which this host doesn't let it.
+    max_socket_connections: Option<usize>,
 }
 
 /// `[outbound_http]`.
@@ -64,9 +107,12 @@ struct OutboundHttp {
     // As in Spin, pooling is off if the table lacks this key, and on if there is no table.
     #[serde(default)]
     connection_pooling: bool,
+    max_connections: Option<usize>,
+    /// The old name of `max_connections`, for one connection more.
+    max_concurrent_requests: Option<usize>,
 }
 
-/// `[[client_tls]]`: the root certificates to trust for some hosts.
+/// `[[client_tls]]`: the root certificates to trust for some hosts, and a certificate to show.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClientTls {
@@ -80,6 +126,10 @@ pub struct ClientTls {
     pub ca_use_webpki_roots: Option<bool>,
     /// A PEM file. Absolute, once [`RuntimeConfig::load`] has resolved it.
     pub ca_roots_file: Option<PathBuf>,
+    /// A PEM file with the certificate chain that is shown to the hosts. Absolute, as above.
+    pub client_cert_file: Option<PathBuf>,
+    /// Its key. Absolute, as above.
+    pub client_private_key_file: Option<PathBuf>,
 }
 
 /// Where a key-value store keeps its data.
@@ -89,6 +139,31 @@ pub enum StoreLocation {
     Memory,
     /// In an SQLite file.
     File(PathBuf),
+    /// In Redis or Valkey.
+    Redis(StoreUrl),
+}
+
+/// The URL of a store. It may hold a password, so it is not printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct StoreUrl(String);
+
+impl StoreUrl {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for StoreUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("StoreUrl(..)")
+    }
+}
+
+#[cfg(test)]
+impl From<String> for StoreUrl {
+    fn from(url: String) -> Self {
+        Self(url)
+    }
 }
 
 /// The runtime configuration, with defaults for all that the file leaves out.
@@ -102,6 +177,10 @@ pub struct RuntimeConfig {
     pub blocked_networks: BlockedNetworks,
     /// Whether connections to upstreams are reused.
     pub connection_pooling: bool,
+    /// The most connections to upstreams at one time.
+    pub max_connections: Option<usize>,
+    /// Names of keys that are in the file and have no effect.
+    pub without_effect: Vec<&'static str>,
     pub client_tls: Vec<ClientTls>,
     /// Bytes of linear memory that one instance of the component may have.
     pub max_instance_memory: Option<usize>,
@@ -140,6 +219,16 @@ impl RuntimeConfig {
         manifest_folder: &Path,
     ) -> Result<Self> {
         let file: File = toml::from_str(text)?;
+        let without_effect = file.without_effect().collect();
+        let outbound_http = file.outbound_http.as_ref();
+        let max_connections = [
+            file.outbound_networking.max_total_connections,
+            outbound_http.and_then(|http| http.max_connections),
+            outbound_http.and_then(|http| Some(http.max_concurrent_requests?.saturating_add(1))),
+        ]
+        .into_iter()
+        .flatten()
+        .min();
         let state_dir = match state_dir.or(file.state_dir.as_deref()) {
             Some("") => None,
             Some(path) => Some(std::path::absolute(path)?),
@@ -147,15 +236,7 @@ impl RuntimeConfig {
         };
         let mut stores = BTreeMap::new();
         for (label, store) in file.key_value_store {
-            ensure!(
-                store.r#type == "spin",
-                "key_value_store.{label}: type {:?} is not supported by this host; only \"spin\" is",
-                store.r#type
-            );
-            // As in Spin: without a path the store is in memory, even the default one.
-            let location = store.path.map_or(StoreLocation::Memory, |path| {
-                StoreLocation::File(folder.join(path))
-            });
+            let location = store.location(&label, folder)?;
             stores.insert(label, location);
         }
         stores
@@ -171,13 +252,25 @@ impl RuntimeConfig {
                 "client_tls: component_ids must name a component"
             );
             ensure!(!tls.hosts.is_empty(), "client_tls: hosts must name a host");
-            tls.ca_roots_file = tls.ca_roots_file.take().map(|path| folder.join(path));
+            ensure!(
+                tls.client_cert_file.is_some() == tls.client_private_key_file.is_some(),
+                "client_tls: client_cert_file and client_private_key_file need each other"
+            );
+            for file in [
+                &mut tls.ca_roots_file,
+                &mut tls.client_cert_file,
+                &mut tls.client_private_key_file,
+            ] {
+                *file = file.take().map(|path| folder.join(path));
+            }
         }
         Ok(Self {
             stores,
             variables_providers: file.variables_provider,
             blocked_networks: BlockedNetworks::parse(&file.outbound_networking.block_networks)
                 .context("outbound_networking.block_networks")?,
+            max_connections,
+            without_effect,
             connection_pooling: file
                 .outbound_http
                 .is_none_or(|http| http.connection_pooling),
@@ -282,7 +375,15 @@ mod tests {
                 "[outbound_networking]\nblock_networks = [\"privat\"]",
                 "privat",
             ),
-            ("[key_value_store.default]\ntype = \"redis\"", "redis"),
+            ("[key_value_store.default]\ntype = \"redis\"", "url"),
+            (
+                "[key_value_store.default]\ntype = \"azure_cosmos\"",
+                "azure_cosmos",
+            ),
+            (
+                "[key_value_store.default]\ntype = \"redis\"\nurl = \"redis://a\"\npath = \"p\"",
+                "url alone",
+            ),
             (
                 "[key_value_store.default]\ntype = \"spin\"\nurl = \"u\"",
                 "url",
@@ -293,11 +394,44 @@ mod tests {
                 "[[client_tls]]\nhosts = []\ncomponent_ids = [\"a\"]",
                 "hosts",
             ),
-            ("[outbound_http]\nmax_connections = 1", "max_connections"),
+            (
+                "[[client_tls]]\nhosts = [\"a\"]\ncomponent_ids = [\"a\"]\nclient_cert_file = \"c\"",
+                "client_private_key_file",
+            ),
         ];
         for (text, named) in cases {
             let error = format!("{:#}", parse(text).unwrap_err());
             assert!(error.contains(named), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn takes_the_lowest_limit_of_connections() {
+        for (text, limit) in [
+            ("", None),
+            ("[outbound_http]\nmax_connections = 0", Some(0)),
+            ("[outbound_http]\nmax_concurrent_requests = 0", Some(1)),
+            (
+                "[outbound_http]\nmax_connections = 9\n[outbound_networking]\nmax_total_connections = 7",
+                Some(7),
+            ),
+        ] {
+            assert_eq!(parse(text).unwrap().max_connections, limit, "{text}");
+        }
+    }
+
+    #[test]
+    fn names_the_keys_of_spin_that_have_no_effect() {
+        let text = "log_dir = \"logs\"\n[sqlite_database.default]\ntype = \"spin\"\n\
+                    [llm_compute]\ntype = \"spin\"\n[outbound_networking]\nmax_socket_connections = 1";
+        assert_eq!(
+            parse(text).unwrap().without_effect,
+            [
+                "log_dir",
+                "[sqlite_database]",
+                "[llm_compute]",
+                "outbound_networking.max_socket_connections"
+            ]
+        );
     }
 }

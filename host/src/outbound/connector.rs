@@ -3,6 +3,7 @@
 
 use crate::egress::blocked_networks::BlockedNetworks;
 use crate::limits::upstream::OwnUpstreams;
+use crate::outbound::limit::ConnectionLimit;
 use crate::outbound::resolver::Resolver;
 use crate::outbound::tls::TlsConfigs;
 use crate::stderr::warn;
@@ -82,21 +83,34 @@ pub struct Connector {
 struct Shared {
     blocked: BlockedNetworks,
     tls: TlsConfigs,
+    limit: ConnectionLimit,
     resolver: Resolver,
 }
 
 impl Connector {
-    /// Never connects to addresses in `blocked`. A part of the look-ups is kept for `own` upstreams.
-    pub fn new(blocked: BlockedNetworks, tls: TlsConfigs, own: OwnUpstreams) -> Self {
+    /// Never connects to addresses in `blocked`, and keeps to `limit`. A part of the look-ups is
+    /// kept for `own` upstreams.
+    pub fn new(
+        blocked: BlockedNetworks,
+        tls: TlsConfigs,
+        limit: ConnectionLimit,
+        own: OwnUpstreams,
+    ) -> Self {
         let resolver = Resolver::new(own);
         Self {
             shared: Arc::new(Shared {
                 blocked,
                 tls,
+                limit,
                 resolver,
             }),
             http1_only: false,
         }
+    }
+
+    /// Whether the number of connections is limited.
+    pub fn is_limited(&self) -> bool {
+        !self.shared.limit.is_unlimited()
     }
 
     /// The same connector, without offering HTTP/2 in TLS handshakes.
@@ -125,9 +139,15 @@ impl Service<Uri> for Connector {
             .try_with(Clone::clone)
             .unwrap_or(DEFAULT_TIMEOUT);
         Box::pin(async move {
-            let connected =
-                tokio::time::timeout(limit, shared.connect(&uri, limit, http1_only)).await;
-            connected.unwrap_or(Err(ConnectError::TimedOut))
+            let connected = tokio::time::timeout(limit, async {
+                let permit = shared.limit.acquire().await;
+                let stream = shared.connect(&uri, limit, http1_only).await?;
+                Ok(TokioIo::new(ConnectionLimit::count(
+                    permit,
+                    stream.into_inner(),
+                )))
+            });
+            connected.await.unwrap_or(Err(ConnectError::TimedOut))
         })
     }
 }

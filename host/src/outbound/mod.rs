@@ -3,12 +3,14 @@
 pub mod connector;
 mod framing;
 mod idle_timeout;
+pub mod limit;
 mod resolver;
 pub mod tls;
 
 use self::connector::{CONNECT_TIMEOUT, ConnectError, Connector, DEFAULT_TIMEOUT};
 use self::idle_timeout::{IdleTimeoutBody, LargeRead};
 use crate::egress::allowed_hosts::AllowedHosts;
+use crate::metrics::UpstreamRequest;
 use crate::stderr::warn;
 use http::uri::Authority;
 use http::{HeaderName, Method, Request, Response, header};
@@ -42,6 +44,9 @@ const HTTP1_BUFFER: usize = 64 * 1024;
 
 /// The most idle connections to one host. Each is a file descriptor, and clients choose the hosts.
 const MAX_IDLE_PER_HOST: usize = 32;
+
+/// How long a connection may be idle if their number is limited: others wait for it meanwhile.
+const LIMITED_IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The number of hosts beyond which those without requests in progress are removed from the table
 /// of free streams. Clients choose the hosts, so the table would grow without limit.
@@ -105,6 +110,9 @@ impl Outbound {
             .http2_keep_alive_while_idle(true);
         client.http1_max_buf_size(HTTP1_BUFFER);
         client.pool_max_idle_per_host(if pooling { MAX_IDLE_PER_HOST } else { 0 });
+        if connector.is_limited() {
+            client.pool_idle_timeout(LIMITED_IDLE_TIMEOUT);
+        }
         let http1_client = client.build(connector.clone().http1_only());
         let shared = Shared {
             allowed,
@@ -147,7 +155,18 @@ impl WasiHttpHooks for Outbound {
     ) -> Box<dyn Future<Output = Result<(Response<WasiBody>, BodyOutcome), Error>> + Send> {
         let shared = Arc::clone(&self.shared);
         Box::new(async move {
-            let response = shared.send(request, options.unwrap_or_default()).await?;
+            let measured = UpstreamRequest::start(request.uri());
+            let response = shared.send(request, options.unwrap_or_default()).await;
+            let response = match (measured, response) {
+                (Some(measured), Ok(response)) => measured.answered(response),
+                (None, Ok(response)) => response,
+                (measured, Err(error)) => {
+                    if let Some(measured) = measured {
+                        measured.failed(error_word(&error));
+                    }
+                    return Err(error);
+                }
+            };
             Ok((
                 response,
                 Box::new(std::future::ready(Ok(()))) as BodyOutcome,
@@ -256,6 +275,20 @@ fn error_code(error: &hyper_util::client::legacy::Error) -> Error {
         Some(ConnectError::TimedOut) => Error::ConnectionTimeout,
         Some(ConnectError::Tls) => Error::TlsProtocolError,
         None => Error::HttpProtocolError,
+    }
+}
+
+/// Returns the label of a failure in the metrics.
+fn error_word(error: &Error) -> &'static str {
+    match error {
+        Error::DnsError { .. } => "dns",
+        Error::DestinationIpProhibited => "blocked",
+        Error::ConnectionRefused => "refused",
+        Error::ConnectionTimeout => "connect_timeout",
+        Error::ConnectionReadTimeout => "first_byte_timeout",
+        Error::TlsProtocolError => "tls",
+        Error::HttpRequestDenied => "denied",
+        _ => "protocol",
     }
 }
 

@@ -3,8 +3,8 @@
 
 use crate::config::runtime_config::ClientTls;
 use anyhow::{Context as _, Result, ensure};
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 use std::collections::HashMap;
 use std::path::Path;
@@ -46,7 +46,7 @@ impl TlsConfigs {
         let mut roots = webpki_roots();
         add_platform_roots(&mut roots);
         Ok(Self {
-            default: Arc::new(client_config(roots)?),
+            default: Arc::new(client_config(roots, None)?),
             hosts,
         })
     }
@@ -83,15 +83,32 @@ fn load(table: &ClientTls) -> Result<ClientConfig> {
         !roots.is_empty(),
         "no certificates are trusted; set ca_roots_file or ca_use_webpki_roots"
     );
-    client_config(roots)
+    let identity = match (&table.client_cert_file, &table.client_private_key_file) {
+        (Some(certificate), Some(key)) => Some((
+            certificates(certificate)?,
+            PrivateKeyDer::from_pem_file(key)
+                .with_context(|| format!("can't read a key from {}", key.display()))?,
+        )),
+        _ => None,
+    };
+    client_config(roots, identity)
 }
 
-fn client_config(roots: RootCertStore) -> Result<ClientConfig> {
+/// A certificate chain and its key.
+type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+fn client_config(roots: RootCertStore, identity: Option<Identity>) -> Result<ClientConfig> {
     // Named, so that it doesn't depend on the providers that other crates link in.
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder =
         ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    let builder = builder.with_root_certificates(roots);
+    let mut config = match identity {
+        Some((chain, key)) => builder
+            .with_client_auth_cert(chain, key)
+            .context("client_cert_file and client_private_key_file")?,
+        None => builder.with_no_client_auth(),
+    };
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }
@@ -131,6 +148,8 @@ mod tests {
             ca_use_platform_roots: None,
             ca_use_webpki_roots: None,
             ca_roots_file: file.map(Into::into),
+            client_cert_file: None,
+            client_private_key_file: None,
         }
     }
 

@@ -1,9 +1,10 @@
 //! The responses to requests that the host does not pass to the component, in the form of the
 //! component's own: an error document of the distribution specification, and a line of the log.
 
+use crate::metrics;
 use crate::stderr;
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Method, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use std::time::Duration;
@@ -46,8 +47,10 @@ fn error(
     message: &str,
     wait: Duration,
 ) -> Response<WasiBody> {
+    let line = line(method, status, code, message);
+    metrics::count_log_lines(line.as_bytes());
     if !quiet {
-        stderr::log(&line(method, status, code, message));
+        stderr::log(&line);
     }
     let document = serde_json::json!({
         "errors": [{ "code": code, "message": message, "detail": {} }]
@@ -60,6 +63,7 @@ fn error(
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
     headers.insert(
         "docker-distribution-api-version",

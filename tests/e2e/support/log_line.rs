@@ -18,6 +18,7 @@ mod key {
     pub const TOKEN_SOURCE: &str = "token_source";
     pub const CACHE: &str = "cache";
     pub const DURATION_MS: &str = "duration_ms";
+    pub const REQUEST_ID: &str = "request_id";
     pub const CODE: &str = "code";
     pub const ERROR: &str = "error";
     pub const CAUSE: &str = "cause";
@@ -36,6 +37,8 @@ pub struct LogLine {
     pub token_source: String,
     pub cache: String,
     pub duration_ms: u64,
+    /// `None` where the host refused the request itself.
+    pub request_id: Option<String>,
     pub code: Option<String>,
     pub error: Option<String>,
     pub cause: Option<String>,
@@ -56,6 +59,7 @@ impl LogLine {
             optional(key::UPSTREAM),
         );
         let (code, error) = (optional(key::CODE), optional(key::ERROR));
+        let request_id = optional(key::REQUEST_ID);
         let cause = optional(key::CAUSE);
         let mut required =
             |key| optional(key).unwrap_or_else(|| panic!("no field {key} in the log line: {text}"));
@@ -71,6 +75,7 @@ impl LogLine {
             token_source: required(key::TOKEN_SOURCE),
             cache: required(key::CACHE),
             duration_ms: number(&required(key::DURATION_MS)),
+            request_id,
             code,
             error,
             cause,
@@ -142,6 +147,7 @@ fn the_fields_of_a_log_line_are_read_by_their_keys() {
         (key::TOKEN_SOURCE, "fetched"),
         (key::CACHE, "miss"),
         (key::DURATION_MS, "7"),
+        (key::REQUEST_ID, "a1"),
         (key::REPOSITORY, "team/app"),
     ];
     let pairs = pairs.map(|(key, value)| format!("{key}={value}"));
@@ -158,6 +164,7 @@ fn the_fields_of_a_log_line_are_read_by_their_keys() {
         token_source: "fetched".into(),
         cache: "miss".into(),
         duration_ms: 7,
+        request_id: Some("a1".into()),
         code: Some("UNAVAILABLE".into()),
         error: Some(r#"it said "no", status=200"#.into()),
         cause: Some("it is gone".into()),

@@ -31,6 +31,7 @@ pub struct Options {
     block_networks: Vec<String>,
     hosts: Vec<(String, IpAddr)>,
     ca: Option<String>,
+    arguments: Vec<OsString>,
 }
 
 impl Options {
@@ -83,6 +84,12 @@ impl Options {
     /// Resolves a name to `address` for this mirror alone. See [`can_name_hosts`].
     pub fn host(mut self, name: &str, address: IpAddr) -> Self {
         self.hosts.push((name.into(), address));
+        self
+    }
+
+    /// Adds an argument to the command line.
+    pub fn argument(mut self, argument: impl Into<OsString>) -> Self {
+        self.arguments.push(argument.into());
         self
     }
 
@@ -271,6 +278,7 @@ impl Mirror {
         command.current_dir(dir);
         command.args(["up", "--listen", "127.0.0.1:0"]);
         command.args(announcement_format());
+        command.args(&self.options.arguments);
         command.arg("--from").arg(repository().join(manifest()));
         command.arg("--state-dir").arg(dir.join("state"));
         command.arg("--runtime-config-file").arg(config);

@@ -36,6 +36,8 @@ async fn https_upstream(
         ca_use_platform_roots: None,
         ca_use_webpki_roots: None,
         ca_roots_file: Some(roots),
+        client_cert_file: None,
+        client_private_key_file: None,
     };
 
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
@@ -215,6 +217,7 @@ async fn closes_a_connection_that_answers_no_ping() {
     let connector = Connector::new(
         BlockedNetworks::default(),
         TlsConfigs::load(&[client_tls], "hammal").unwrap(),
+        ConnectionLimit::default(),
         OwnUpstreams::default(),
     );
     let allowed = AllowedHosts::parse(["https://*:*"]).unwrap();

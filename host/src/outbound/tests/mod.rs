@@ -6,6 +6,7 @@ use super::*;
 use crate::config::runtime_config::ClientTls;
 use crate::egress::blocked_networks::BlockedNetworks;
 use crate::limits::upstream::OwnUpstreams;
+use crate::outbound::limit::ConnectionLimit;
 use crate::outbound::tls::TlsConfigs;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,6 +18,7 @@ fn outbound_with(allowed: &str, blocked: &[&str], client_tls: &[ClientTls]) -> O
     let connector = Connector::new(
         BlockedNetworks::parse(&blocked).unwrap(),
         TlsConfigs::load(client_tls, "hammal").unwrap(),
+        ConnectionLimit::default(),
         OwnUpstreams::default(),
     );
     Outbound::new(AllowedHosts::parse([allowed]).unwrap(), connector, true)
@@ -204,6 +206,7 @@ async fn reuses_connections_unless_pooling_is_off() {
         let connector = Connector::new(
             BlockedNetworks::default(),
             TlsConfigs::load(&[], "hammal").unwrap(),
+            ConnectionLimit::default(),
             OwnUpstreams::default(),
         );
         let mut outbound = Outbound::new(
@@ -243,4 +246,28 @@ async fn reports_a_connection_closed_without_a_response_as_a_protocol_error() {
         .await
         .unwrap_err();
     assert!(matches!(error, Error::HttpProtocolError), "{error:?}");
+}
+
+#[tokio::test]
+async fn opens_no_more_connections_than_the_limit() {
+    // The body has no end, so that the connection stays in use.
+    let (address, connections) = upstream("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nok").await;
+    let connector = Connector::new(
+        BlockedNetworks::default(),
+        TlsConfigs::load(&[], "hammal").unwrap(),
+        ConnectionLimit::new(Some(1)),
+        OwnUpstreams::default(),
+    );
+    let mut outbound = Outbound::new(
+        AllowedHosts::parse(["http://*:*"]).unwrap(),
+        connector,
+        false,
+    );
+    let url = format!("http://{address}/");
+    let open = send(&mut outbound, &url, None).await.unwrap();
+    let refused = send(&mut outbound, &url, timeouts(50, 5000, 5000)).await;
+    assert!(matches!(refused, Err(Error::ConnectionTimeout)));
+    assert_eq!(connections.load(Ordering::Relaxed), 1);
+    drop(open);
+    assert!(send(&mut outbound, &url, None).await.is_ok());
 }

@@ -1,0 +1,7 @@
+//! What the embedded host does itself, as those who run it see it.
+
+mod https;
+mod metrics;
+mod proxies;
+mod redis;
+mod service;
