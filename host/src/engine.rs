@@ -4,6 +4,7 @@ use crate::guest::{Guest, Shared};
 use crate::interfaces;
 use crate::output::note;
 use crate::response;
+use crate::wasi;
 use anyhow::{Context as _, Result};
 use std::path::Path;
 use std::pin::Pin;
@@ -96,8 +97,7 @@ pub fn load(file: &Path, shared: Shared) -> Result<Handler> {
         .with_context(|| format!("{} is not a WebAssembly component", file.display()))?;
 
     let mut linker = Linker::new(&engine);
-    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-    wasmtime_wasi::p3::add_to_linker(&mut linker)?;
+    wasi::add_to_linker(&mut linker, &component)?;
     p2::add_only_http_to_linker_async(&mut linker)?;
     p3::add_to_linker(&mut linker)?;
     response::add_to_linker(&mut linker)?;

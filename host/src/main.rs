@@ -13,6 +13,7 @@
 //! | [`build`] | the component's build command |
 //! | [`engine`] | Wasmtime: compiling, linking, the life of an instance |
 //! | [`guest`] | what one instance of the component owns |
+//! | [`wasi`] | WASI, as far as hammal imports it |
 //! | [`response`] | how the component makes an answer |
 //! | [`interfaces`] | Spin's own interfaces: key-value, variables |
 //! | [`key_value`] | the stores, in SQLite |
@@ -41,6 +42,7 @@ mod timed_body;
 mod tls;
 mod up;
 mod variables;
+mod wasi;
 
 use clap::Parser as _;
 use mimalloc::MiMalloc;
