@@ -1,6 +1,6 @@
 //! WASI without `wasi:http`: the interfaces that hammal's builds import, of their own or through
-//! Rust's standard library, and no other. Each that is linked is compiled for this host's store, which
-//! is most of what this crate takes to build. Loading a component that imports another names it.
+//! Rust's standard library, and no other. Each that is linked is compiled for this host's store,
+//! in the crate that is built last. Loading a component that imports another fails and names it.
 
 use crate::guest::Guest;
 use wasmtime::bail;
