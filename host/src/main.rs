@@ -14,6 +14,7 @@
 //! | [`server::tls`] | TLS: the certificate, read again when it changes |
 //! | [`limits`] | what one client may take, and all of them |
 //! | [`component`] | the component on Wasmtime: compiling, linking, instances |
+//! | [`component::wasi`] | WASI, as far as hammal imports it |
 //! | [`component::spin_interfaces`] | Spin's interfaces: key-value stores and variables |
 //! | [`component::early_body`] | the reading of a response's body as soon as it is created |
 //! | [`component::lifetime`] | which requests of an instance nobody waits for any more |

@@ -275,3 +275,17 @@ fn names_a_certificate_that_cannot_be_used() {
     let error = fails(folder.path(), &arguments);
     assert!(error.contains("none.pem"), "{error}");
 }
+
+#[test]
+fn names_an_imported_interface_that_is_not_linked() {
+    let folder = app("true");
+    // (component (import "wasi:sockets/network@0.2.0" (instance (export "f" (func)))))
+    let component = [
+        b"\0asm\x0d\0\x01\0".as_slice(),
+        b"\x07\x0e\x01\x42\x02\x01\x40\0\x01\0\x04\0\x01f\x01\0",
+        b"\x0a\x1f\x01\0\x1awasi:sockets/network@0.2.0\x05\0",
+    ];
+    std::fs::write(folder.path().join("test.wasm"), component.concat()).unwrap();
+    let error = fails(folder.path(), &[]);
+    assert!(error.contains("wasi:sockets/network@0.2.0"), "{error}");
+}

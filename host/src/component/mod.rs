@@ -7,6 +7,7 @@ pub mod lifetime;
 pub mod redis;
 pub mod spin_interfaces;
 pub mod stores;
+mod wasi;
 
 use self::guest::{Guest, GuestConfig};
 use self::lifetime::{InstanceLife, RequestLife};
@@ -204,8 +205,7 @@ fn instance_pool() -> PoolingAllocationConfig {
 /// that it exports: WASIp3's if it has both.
 fn link(engine: &Engine, component: &Component) -> Result<ProxyPre<Guest>> {
     let mut linker = Linker::new(engine);
-    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-    wasmtime_wasi::p3::add_to_linker(&mut linker)?;
+    wasi::add_to_linker(&mut linker, component)?;
     p2::add_only_http_to_linker_async(&mut linker)?;
     p3::add_to_linker(&mut linker)?;
     early_body::add_to_linker(&mut linker)?;
