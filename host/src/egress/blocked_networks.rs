@@ -303,7 +303,9 @@ mod tests {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
         for file in [
             "runtime-config.toml",
-            "deploy/kubernetes/runtime-config.yaml",
+            "deploy/kubernetes/base/runtime-config.toml",
+            "deploy/kubernetes/embedded/runtime-config.toml",
+            "deploy/compose/runtime-config.toml",
         ] {
             let text = std::fs::read_to_string(format!("{folder}/{file}")).unwrap();
             let list = text.split_once("block_networks = [").unwrap().1;

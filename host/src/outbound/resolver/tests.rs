@@ -7,9 +7,14 @@ use tokio::net::TcpListener;
 /// `long.example` by TCP alone, and is silent about others. Returns the questions too, as text.
 async fn resolver() -> (Arc<Resolver>, Arc<Mutex<Vec<String>>>, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
-    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    // Another test may have the port that is free for the one protocol.
+    let (socket, listener) = loop {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        if let Ok(listener) = TcpListener::bind(socket.local_addr().unwrap()).await {
+            break (socket, listener);
+        }
+    };
     let address = socket.local_addr().unwrap();
-    let listener = TcpListener::bind(address).await.unwrap();
     let asked = Arc::<Mutex<Vec<String>>>::default();
     let record = Arc::clone(&asked);
     tokio::spawn(async move {
