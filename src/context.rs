@@ -28,7 +28,7 @@ impl<P: Platform> Context<'_, P> {
     }
 }
 
-/// What answering a request took: for the log.
+/// Counters and sources of one request, for the access log.
 #[derive(Debug, Default)]
 pub struct RequestStats {
     /// Requests to upstreams and their delivery networks.

@@ -29,7 +29,7 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-/// A mirror, and what it remembers from one request to the next.
+/// The mirror, with its caches and settings.
 pub struct Mirror<P: Platform> {
     pub(crate) platform: P,
     store: Store<P>,
@@ -40,7 +40,7 @@ pub struct Mirror<P: Platform> {
     config_reads: SingleFlight<P, Result<Rc<Config>, ConfigError>>,
 }
 
-/// What becomes known of a request while it is answered: for the log.
+/// The data of a request for the access log, filled in while it is handled.
 #[derive(Debug, Default)]
 struct RequestRecord {
     request: Option<RegistryRequest>,

@@ -60,7 +60,7 @@ impl<P: Platform> RateLimiter<P> {
         let elapsed = now.as_secs().checked_rem(WINDOW).unwrap_or_default();
         let remaining = Duration::from_secs(WINDOW.saturating_sub(elapsed));
         let key = format!("{client}\n{window}");
-        let is_first_here = self.0.get_memory(&key, now).is_none();
+        let is_first_of_instance = self.0.get_memory(&key, now).is_none();
         let before = self.0.get(store, &key).await.map_or(0, |count| count.0);
         if before >= limit {
             return Err(remaining);
@@ -71,7 +71,7 @@ impl<P: Platform> RateLimiter<P> {
             .unwrap_or_default()
             .clamp(1, MAX_UNWRITTEN);
         let owner = Owner::Clients;
-        if is_first_here || count == limit || count.checked_rem(step) == Some(0) {
+        if is_first_of_instance || count == limit || count.checked_rem(step) == Some(0) {
             self.0.put(store, &key, Count(count), remaining, owner);
         } else {
             self.0.put_memory(&key, Count(count), now, remaining, owner);

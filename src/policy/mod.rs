@@ -39,7 +39,7 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// May this registry be asked, because a request or a setting names it. One without a scheme is
+    /// Permits a registry that a request or a setting names. One without a scheme is
     /// asked over https, unless it is listed for plain http.
     pub fn permit_registry(&self, registry: &RegistryAddress) -> Result<Upstream, Denied> {
         let authority = registry.authority();
@@ -58,7 +58,7 @@ impl Policy {
         }
     }
 
-    /// May this registry be asked, because a request names it or another registry redirects to it.
+    /// Permits a registry that a request names or another registry redirects to.
     pub fn permit(&self, origin: Origin) -> Result<Upstream, Denied> {
         let permitted = self.permit_host(origin)?;
         if matches_any(&self.allowed_upstreams, permitted.origin()) {
@@ -87,7 +87,7 @@ impl Policy {
         }
     }
 
-    /// May content of `upstream` be fetched from this host.
+    /// Permits a host for content of `upstream`.
     pub fn permit_content_host(
         &self,
         origin: Origin,
@@ -126,7 +126,7 @@ impl Policy {
         }
     }
 
-    /// May an upstream be asked for this route.
+    /// Permits an upstream for this route.
     pub fn permit_route(&self, upstream: &Upstream, route: &Route) -> Result<(), Denied> {
         match &*route.at(upstream.origin()) {
             Route::Repository(name, _) => self.permit_repository(upstream.origin(), name),
@@ -135,7 +135,7 @@ impl Policy {
         }
     }
 
-    /// May this repository be asked for.
+    /// Permits a repository that a request names.
     pub fn permit_repository(&self, upstream: &Origin, name: &Name) -> Result<(), Denied> {
         if !self.repository_matches(&self.allowed_repositories, upstream, name) {
             return Err(Denied::ClosedRepository);
@@ -198,7 +198,7 @@ impl Policy {
         self.defaults.contains(origin)
     }
 
-    /// May this host be contacted at all: public, on https, and not denied; or listed.
+    /// Permits a host to be contacted at all: public, on https, and not denied; or listed.
     fn permit_host(&self, origin: Origin) -> Result<Permitted, Denied> {
         let is_denied = |pattern: &HostPattern| pattern.matches(&origin, PortRule::Any);
         if self.denied_upstreams.iter().any(is_denied) {

@@ -1,4 +1,4 @@
-//! Types that prove that the policy was asked.
+//! Types that only the policy makes: proof that a host is permitted.
 
 use crate::cache::bucket::Owner;
 use crate::registry::docker_hub;
@@ -37,7 +37,7 @@ impl fmt::Display for Denied {
             Denied::ClosedRepository => {
                 "the operator has closed it (allowed_repositories, denied_repositories)"
             }
-            Denied::Internal => "only the operator's own registries lead there",
+            Denied::Internal => "only a registry in upstream or host_upstreams may lead there",
         })
     }
 }

@@ -6,10 +6,10 @@ use url::Host;
 
 /// The host of Docker Hub's registry API.
 pub const DOCKER_HUB: &str = "registry-1.docker.io";
-/// Names that people write for it.
+/// Aliases of Docker Hub's registry.
 const DOCKER_HUB_ALIASES: [&str; 3] = ["docker.io", "index.docker.io", "registry.hub.docker.com"];
 
-/// Whether this is a name that people write for Docker Hub.
+/// Whether this is an alias of Docker Hub.
 pub fn is_alias(name: &str) -> bool {
     DOCKER_HUB_ALIASES.contains(&name)
 }

@@ -88,23 +88,23 @@ mod tests {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        ExternalUrl::from_request(&request.body(()).unwrap(), "/path_prefix").url()
+        ExternalUrl::from_request(&request.body(()).unwrap(), "/SECRET").url()
     }
 
     #[test]
     fn is_the_address_that_the_client_used() {
         for (headers, address) in [
-            (&[][..], "http://in.the.uri:3000/path_prefix"),
+            (&[][..], "http://in.the.uri:3000/SECRET"),
             (
                 &[("host", "127.0.0.1:3000")],
-                "http://127.0.0.1:3000/path_prefix",
+                "http://127.0.0.1:3000/SECRET",
             ),
             (
                 &[
                     ("host", "mirror.example.org"),
                     ("x-forwarded-proto", "https"),
                 ],
-                "https://mirror.example.org/path_prefix",
+                "https://mirror.example.org/SECRET",
             ),
         ] {
             assert_eq!(url(headers), address);
@@ -133,7 +133,7 @@ mod tests {
         for host in ["<script>alert(1)</script>", "a\"b", "a&b", "user@a", "a b"] {
             assert_eq!(
                 url(&[("host", host)]),
-                "http://mirror.example/path_prefix",
+                "http://mirror.example/SECRET",
                 "{host}"
             );
         }

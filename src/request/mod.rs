@@ -53,7 +53,7 @@ impl fmt::Display for InvalidRequest {
                 f.write_str("not found: images are under /v2/, the page is at /")
             }
             InvalidRequest::Route(invalid) => invalid.fmt(f),
-            InvalidRequest::Repeated(parameter) => write!(f, "{parameter}= may be given once"),
+            InvalidRequest::Repeated(parameter) => write!(f, "{parameter}= may be given only once"),
             InvalidRequest::QueryTooLong => {
                 write!(f, "the query may have at most {MAX_QUERY} bytes")
             }
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_every_endpoint_in_every_way_of_selector_an_upstream() {
+    fn parses_every_endpoint_with_every_selector() {
         let (query, path, name, ns, gcr) = (
             UpstreamSelector::Query("quay.io".into()),
             UpstreamSelector::Path("ghcr.io".into()),

@@ -98,7 +98,7 @@ async fn a_lower_upstreams_404_does_not_speak_for_one_that_failed() {
             (received.status(), received.header("retry-after")),
             (429, Some("9"))
         );
-        // While it rests it is sent last, but it is sent.
+        // While it is down it is asked last, but it is asked.
         platform.add_answers([lacks(), manifest()]);
         assert_eq!(send(&mirror, get(path)).await.status(), 200);
         platform.add_answers([lacks(), limit()]);

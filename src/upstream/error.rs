@@ -41,7 +41,7 @@ pub enum UpstreamError {
     HeaderTooLong,
     /// The `Content-Length` in the answer to a `HEAD` is no number, or several.
     InvalidLength,
-    /// A success whose media type is no registry's: a web page.
+    /// A success whose media type is not a registry's: a web page.
     NotRegistryContent,
     Manifest(ManifestError),
     /// The client's headers are longer than [`MAX_HEADER`] together.
@@ -77,7 +77,7 @@ pub enum RedirectError {
     Forbidden(Denied),
     /// More redirects than this.
     TooMany(usize),
-    /// A registry that only a client named leads to a path that is no registry's.
+    /// A registry that only a client named leads to a path that is not a registry's.
     NotRegistry,
     /// A blob's redirect leads to where no client may be sent.
     ClientTarget,
@@ -218,7 +218,7 @@ impl fmt::Display for UpstreamError {
                 f.write_str("the upstream answered with a length that is no number")
             }
             UpstreamError::NotRegistryContent => {
-                f.write_str("the upstream answered with content that is no registry's")
+                f.write_str("the upstream answered with content that is not a registry's")
             }
             UpstreamError::Manifest(error) => write!(f, "the upstream answered with {error}"),
             UpstreamError::RequestHeadersTooLong => write!(
@@ -249,9 +249,9 @@ impl fmt::Display for ManifestError {
 impl fmt::Display for RedirectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            RedirectError::Malformed => f.write_str("to something that is no http(s) URL"),
+            RedirectError::Malformed => f.write_str("to something that is not an http(s) URL"),
             RedirectError::Forbidden(_) => f.write_str("to where this mirror does not go"),
-            RedirectError::NotRegistry => f.write_str("to a path that is no registry's"),
+            RedirectError::NotRegistry => f.write_str("to a path that is not a registry's"),
             RedirectError::TooMany(limit) => write!(f, "more than {limit} times"),
             RedirectError::ClientTarget => f.write_str("to where no client may be sent"),
         }

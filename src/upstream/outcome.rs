@@ -8,8 +8,8 @@ use crate::request::route::{Resource, Route};
 use http::StatusCode;
 use std::borrow::Cow;
 
-/// What follows from an answer where there are other candidates. In the order of which answer the
-/// client gets where none of the candidates has what it asked for.
+/// How an answer affects failover, ordered by precedence: where all candidates fail, the client gets
+/// the highest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
     /// The upstream does not have it, or does not show it. Another mirror says so of what it has
@@ -127,11 +127,11 @@ pub fn client_error(route: &Route, error: &UpstreamError) -> ClientError {
 
 fn assess(route: &Route, error: &UpstreamError) -> (Verdict, ClientError) {
     use UpstreamError as E;
-    let fault = |verdict, status| (verdict, fault(route, status, error));
-    let bad_gateway = |verdict| fault(verdict, StatusCode::BAD_GATEWAY);
+    let unavailable = |verdict, status| (verdict, fault(route, status, error));
+    let bad_gateway = |verdict| unavailable(verdict, StatusCode::BAD_GATEWAY);
     match error {
         E::Transport(error) | E::Token(TokenError::Transport(error)) => {
-            fault(Verdict::Unavailable, status_of(*error))
+            unavailable(Verdict::Unavailable, status_of(*error))
         }
         E::Denied | E::Token(TokenError::Refused) => (Verdict::Negative, denied()),
         E::Token(TokenError::TooManyRequests { .. }) => (Verdict::Unavailable, too_many_requests()),

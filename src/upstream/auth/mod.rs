@@ -78,7 +78,7 @@ fn comes_from_store() -> bool {
     true
 }
 
-/// What a token is needed for: an upstream, and the repository, if any.
+/// The upstream, and the repository if any, that a token is for.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenTarget<'a> {
     pub upstream: &'a Upstream,
@@ -108,7 +108,7 @@ pub enum Credential {
     },
 }
 
-/// What to do about a 401.
+/// The next step after a 401.
 #[derive(Clone, Debug)]
 enum Step {
     /// The cached requirement is outdated: ask without a token, to get the present challenge.

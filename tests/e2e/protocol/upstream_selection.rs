@@ -1,4 +1,4 @@
-//! The four ways to select an upstream: `?upstream=`, a path prefix, the first part of the name,
+//! Four of the five ways to select an upstream: `?upstream=`, a path prefix, the first part of the name,
 //! `?ns=`.
 
 use crate::support::hub_fixture::NAME;
