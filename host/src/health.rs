@@ -20,10 +20,11 @@ pub fn health(flags: &Health) -> Result<()> {
         return Ok(());
     }
     stream.set_read_timeout(Some(TIMEOUT))?;
-    write!(
-        stream,
+    // In one write: a server may answer and close before a second one.
+    let request = format!(
         "GET /.well-known/spin/health HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
-    )?;
+    );
+    stream.write_all(request.as_bytes())?;
     let mut status = String::new();
     BufReader::new(stream).read_line(&mut status)?;
     ensure!(status.contains(" 200 "), "{address} answers {status:?}");

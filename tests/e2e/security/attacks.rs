@@ -147,11 +147,22 @@ async fn unread_manifests_over_http2_take_little_memory() {
     let growth = most - before;
     println!("unread manifests: {} MiB", growth >> 20);
     assert!(growth < GROWTH, "{} MiB", growth >> 20);
-    // While others of the same client wait, a connection that takes nothing is closed.
-    wait_for("the end of a connection", || {
-        connections.iter().any(SendRequest::is_closed)
-    })
-    .await;
+    // While others of the same client wait, a connection that takes nothing is closed. Each waits
+    // for 10 s, so new ones come in.
+    let mut late = Vec::new();
+    let ends = async {
+        while !connections.iter().any(SendRequest::is_closed) {
+            let mut sender = http2(mirror.address(), 0).await;
+            for tag in 0..40 {
+                let target = format!("/v2/team/large/manifests/late-{}-{tag}", late.len());
+                tokio::spawn(sender.send_request(http2_request(&target)));
+            }
+            late.push(sender);
+            tokio::time::sleep(Duration::from_secs(3)).await;
+        }
+    };
+    let closed = tokio::time::timeout(Duration::from_secs(60), ends).await;
+    closed.expect("the end of a connection");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
