@@ -76,7 +76,7 @@ impl Resolver {
         if let Ok(url::Host::Ipv4(address)) = url::Host::parse(&name) {
             return Ok(vec![address.into()]);
         }
-        if let Some(addresses) = self.from_hosts_file(&name).await {
+        if let Some(addresses) = self.listed_addresses(&name).await {
             return Ok(addresses);
         }
         if name == "localhost" || name.ends_with(".localhost") {
@@ -126,7 +126,7 @@ impl Resolver {
     }
 
     /// Returns the addresses that `/etc/hosts` has for `name`; `None` if it has none.
-    async fn from_hosts_file(&self, name: &str) -> Option<Vec<IpAddr>> {
+    async fn listed_addresses(&self, name: &str) -> Option<Vec<IpAddr>> {
         let text = tokio::fs::read_to_string(&self.hosts_file).await.ok()?;
         let addresses: Vec<_> = text
             .lines()
