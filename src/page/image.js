@@ -146,7 +146,7 @@ async function search(words) {
   }
 }
 
-export function startImage() {
+function start() {
   const input = byId("image-name");
   byId("image-form").addEventListener("submit", event => {
     event.preventDefault();
@@ -164,3 +164,5 @@ export function startImage() {
   const image = wanted && parseImage(wanted);
   if (image) show(image);
 }
+
+start();

@@ -1,6 +1,4 @@
 // What every part of the page uses: its data, texts, elements, copy buttons; and the status.
-import { startImage } from "./image.js";
-import { startSpeed } from "./speed.js";
 
 export const data = JSON.parse(document.getElementById("data").textContent);
 /** In front of every path of the mirror. */
@@ -139,8 +137,6 @@ function start() {
   correctScheme();
   keepQuery();
   for (const pre of document.querySelectorAll("pre")) addCopyButton(pre);
-  startImage();
-  startSpeed();
   showStatus();
 }
 

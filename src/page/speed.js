@@ -331,7 +331,7 @@ function link() {
   return `${location.origin}${base}/?${query}#speed`;
 }
 
-export function startSpeed() {
+function start() {
   const query = new URLSearchParams(location.search);
   const asked = parseImage(query.get("image") ?? "");
   byId("speed-image").value = asked && !asked.registry ? query.get("image") : DEFAULT_IMAGE;
@@ -355,3 +355,5 @@ export function startSpeed() {
   copiesOnClick(byId("speed-json"), () => JSON.stringify(data.result, null, 2));
   copiesOnClick(byId("speed-link"), link);
 }
+
+start();

@@ -6,11 +6,12 @@ use crate::limits::upstream::OwnUpstreams;
 use crate::outbound::limit::ConnectionLimit;
 use crate::outbound::resolver::Resolver;
 use crate::outbound::tls::TlsConfigs;
+use crate::outbound::transport::Transport;
 use crate::stderr::warn;
 use http::Uri;
 use http::uri::Scheme;
+use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::Name;
-use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use std::error::Error as StdError;
@@ -21,10 +22,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 use tower_service::Service;
 
 tokio::task_local! {
@@ -261,33 +260,5 @@ impl Service<Name> for FixedAddresses {
 
     fn call(&mut self, _: Name) -> Self::Future {
         ready(Ok(self.0.clone().into_iter()))
-    }
-}
-
-/// An open connection, over TCP or TLS.
-pub trait Transport: AsyncRead + AsyncWrite + Send + Unpin {
-    /// Whether HTTP/2 was negotiated in the TLS handshake.
-    fn is_http2(&self) -> bool;
-}
-
-impl Transport for TcpStream {
-    fn is_http2(&self) -> bool {
-        false
-    }
-}
-
-impl Transport for TlsStream<TcpStream> {
-    fn is_http2(&self) -> bool {
-        self.get_ref().1.alpn_protocol() == Some(b"h2")
-    }
-}
-
-impl Connection for Box<dyn Transport> {
-    fn connected(&self) -> Connected {
-        if self.is_http2() {
-            Connected::new().negotiated_h2()
-        } else {
-            Connected::new()
-        }
     }
 }

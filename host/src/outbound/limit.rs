@@ -1,6 +1,6 @@
 //! The limit of connections to upstreams, `max_connections` of the runtime configuration.
 
-use crate::outbound::connector::Transport;
+use crate::outbound::transport::Transport;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;

@@ -6,6 +6,7 @@ mod idle_timeout;
 pub mod limit;
 mod resolver;
 pub mod tls;
+mod transport;
 
 use self::connector::{CONNECT_TIMEOUT, ConnectError, Connector, DEFAULT_TIMEOUT};
 use self::idle_timeout::{IdleTimeoutBody, LargeRead};

@@ -17,14 +17,24 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::support::hub_fixture::{HubFixture, MANIFEST_PATH};
-use crate::support::mirror::{Mirror, is_spin};
+use crate::support::mirror::{Mirror, is_spin, is_wasip2};
 use crate::support::{skip, wait_for};
 use test_support::hub::Service;
 use test_support::image::INDEX;
 use test_support::server::{ReceivedRequest, Reply, ScriptedBody};
 
-/// Bytes by which the memory of the host may grow for one client.
-const GROWTH: u64 = 256 * 1024 * 1024;
+/// Bytes by which the memory of the host may grow for one client. On WASIp2 each request has an
+/// instance of its own, which SECURITY.md names among the residual risks.
+fn max_growth() -> u64 {
+    let mebibytes = if is_wasip2() { 448 } else { 256 };
+    mebibytes * 1024 * 1024
+}
+
+/// Within which time an exchange ends that nobody waits for. A WASIp2 instance is not ended before
+/// its exchange times out: the time-out for the first byte is 15 s.
+fn end_of_exchanges() -> Duration {
+    Duration::from_secs(if is_wasip2() { 20 } else { 12 })
+}
 
 /// Requests with the component that the host admits at one time for one client: 32 MiB at 4 MiB.
 const TURNS: usize = 8;
@@ -146,7 +156,7 @@ async fn unread_manifests_over_http2_take_little_memory() {
     }
     let growth = most - before;
     println!("unread manifests: {} MiB", growth >> 20);
-    assert!(growth < GROWTH, "{} MiB", growth >> 20);
+    assert!(growth < max_growth(), "{} MiB", growth >> 20);
     // While others of the same client wait, a connection that takes nothing is closed. Each waits
     // for 10 s, so new ones come in.
     let mut late = Vec::new();
@@ -192,7 +202,7 @@ async fn unread_blobs_take_little_memory() {
     }
     let growth = most - before;
     println!("unread blobs: {} MiB", growth >> 20);
-    assert!(growth < GROWTH, "{} MiB", growth >> 20);
+    assert!(growth < max_growth(), "{} MiB", growth >> 20);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -228,9 +238,8 @@ async fn requests_of_clients_that_hang_up_are_counted_and_cancelled_upstream() {
         open.load(Ordering::SeqCst) == 0
     })
     .await;
-    // The time-out for the first byte is 15 s.
     assert!(
-        start.elapsed() < Duration::from_secs(12),
+        start.elapsed() < end_of_exchanges(),
         "{:?}",
         start.elapsed()
     );
