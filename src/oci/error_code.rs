@@ -22,7 +22,8 @@ pub enum ErrorCode {
     Unsupported,
 }
 
-const CODES: [ErrorCode; 14] = [
+/// All codes.
+pub const CODES: [ErrorCode; 14] = [
     ErrorCode::BlobUnknown,
     ErrorCode::Denied,
     ErrorCode::DigestInvalid,

@@ -8,8 +8,8 @@ use crate::request::route::{Resource, Route};
 use http::StatusCode;
 use std::borrow::Cow;
 
-/// How an answer affects failover, ordered by precedence: where all candidates fail, the client gets
-/// the highest.
+/// How an answer affects failover, ordered by precedence: where all candidates fail, the client
+/// gets the highest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
     /// The upstream does not have it, or does not show it. Another mirror says so of what it has
@@ -104,9 +104,9 @@ pub fn classify_error(route: &Route, error: &UpstreamError) -> Outcome {
     }
 }
 
-/// Whether an upstream that is [`Verdict::Unavailable`] after this error is so for manifests too. One
-/// blob or list that fails says nothing of them, and anybody can find one that does. That there is
-/// no connection to be had concerns all.
+/// Whether an upstream that is [`Verdict::Unavailable`] after this error is so for manifests too.
+/// One blob or list that fails says nothing of them, and anybody can find one that does. That there
+/// is no connection to be had concerns all.
 pub fn concerns_manifests(route: &Route, error: &UpstreamError) -> bool {
     route.is_manifest()
         || matches!(
@@ -232,8 +232,8 @@ fn assess_status(
 }
 
 /// Whether a `GET` has to tell, after this answer to the `HEAD` of a manifest: the registry has no
-/// `HEAD`, or none that tells type and length, or says that the manifest is gone or private, which only a `GET` proves. To a client
-/// that asks by `HEAD`, the latter is the answer.
+/// `HEAD`, or none that tells type and length, or says that the manifest is gone or private, which
+/// only a `GET` proves. To a client that asks by `HEAD`, the latter is the answer.
 pub fn needs_get(error: &UpstreamError, head_only: bool) -> bool {
     match error {
         UpstreamError::NotRegistryContent | UpstreamError::InvalidLength => true,

@@ -250,3 +250,50 @@ fn an_answer_for_the_client_is_final() {
         (Verdict::Final, None)
     );
 }
+
+/// Every status that an upstream can answer with, to a request for every resource, with every code
+/// in its document and with none: clients act on the code and the status alike.
+#[test]
+fn no_answer_makes_up_a_code_on_which_clients_give_up() {
+    let blob = route(&format!("/v2/a/blobs/{DIGEST}"));
+    let referrers = route(&format!("/v2/a/referrers/{DIGEST}"));
+    let others = ["/v2/a/manifests/latest", "/v2/a/tags/list", "/v2/_catalog"].map(route);
+    let codes = || {
+        crate::oci::error_code::CODES
+            .map(Some)
+            .into_iter()
+            .chain([None])
+    };
+    for route in [blob, referrers].iter().chain(&others) {
+        for status in (200..=599).map(|status| StatusCode::from_u16(status).unwrap()) {
+            for code in codes() {
+                let error = UpstreamError::from_status(status, code, &HeaderMap::new());
+                let told = super::client_error(route, &error);
+                let case = format!("{route:?} {status} {code:?}: {told:?}");
+                assert!(
+                    told.status.is_client_error() || told.status.is_server_error(),
+                    "{case}"
+                );
+                // Only the upstream's own document says that there is no such repository.
+                if told.code == ErrorCode::NameUnknown {
+                    assert_eq!(code, Some(ErrorCode::NameUnknown), "{case}");
+                }
+                // dockerd up to 28 asks again for 50 seconds after a 5xx to a blob.
+                if route.is_blob() {
+                    assert!(told.status.is_client_error(), "{case}");
+                }
+                // oras and notation look for the referrers' tag after these, and for nothing else.
+                if route.is_referrers() && status == StatusCode::NOT_FOUND {
+                    let code_is_upstreams = code == Some(ErrorCode::NameUnknown);
+                    assert!(
+                        told.code == ErrorCode::Unsupported || code_is_upstreams,
+                        "{case}"
+                    );
+                }
+                // 401 would make a client log in, and 407 too.
+                let asks_to_log_in = matches!(told.status.as_u16(), 401 | 407);
+                assert!(!asks_to_log_in, "{case}");
+            }
+        }
+    }
+}
