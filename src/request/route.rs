@@ -210,7 +210,11 @@ impl Route {
 
     /// Whether it is a registry's, and not the mirror's own page.
     pub fn is_registry(&self) -> bool {
-        matches!(self, Route::Ping | Route::Catalog | Route::Repository(..))
+        match self {
+            Route::Ping | Route::Catalog => true,
+            Route::Repository(_, resource) => !matches!(resource, Resource::SpeedLayer(_)),
+            _ => false,
+        }
     }
 
     pub fn name(&self) -> Option<&Name> {
