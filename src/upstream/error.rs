@@ -1,6 +1,6 @@
 //! Why an upstream has no answer for the client. [`super::outcome`] decides what follows from each.
 
-use super::MAX_HEADER;
+use super::{MAX_HEADER, RATE_LIMITS};
 use crate::oci::error_code::ErrorCode;
 use crate::platform::TransportError;
 use crate::policy::permitted::Denied;
@@ -9,17 +9,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use std::error::Error;
 use std::fmt;
 
-/// The headers of an upstream's error that go back to the client.
-const ERROR_HEADERS: [HeaderName; 8] = [
-    RETRY_AFTER,
-    CONTENT_RANGE,
-    HeaderName::from_static("docker-ratelimit-source"),
-    HeaderName::from_static("ratelimit-limit"),
-    HeaderName::from_static("ratelimit-remaining"),
-    HeaderName::from_static("ratelimit-reset"),
-    HeaderName::from_static("x-ratelimit-limit"),
-    HeaderName::from_static("x-ratelimit-remaining"),
-];
+/// The headers of an upstream's error that go back to the client, besides [`RATE_LIMITS`].
+const ERROR_HEADERS: [HeaderName; 2] = [RETRY_AFTER, CONTENT_RANGE];
 
 /// Why an upstream has no answer for the client. Its words are for the client and the log: nothing
 /// that an upstream said is in them, nor which host it was, since it may be an internal one.
@@ -116,7 +107,7 @@ impl UpstreamError {
         headers: &HeaderMap,
     ) -> UpstreamError {
         let mut kept = HeaderMap::new();
-        for name in ERROR_HEADERS {
+        for name in ERROR_HEADERS.into_iter().chain(RATE_LIMITS) {
             let is_valid = |value: &&HeaderValue| {
                 value.len() <= MAX_HEADER && (name != RETRY_AFTER || is_retry_after(value))
             };
