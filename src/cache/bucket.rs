@@ -29,8 +29,8 @@ pub struct BucketLayout {
 }
 
 impl BucketLayout {
-    /// Returns the number of the bucket that an entry with this key belongs to, in a store with this
-    /// salt.
+    /// Returns the number of the bucket that an entry with this key belongs to, in a store with
+    /// this salt.
     pub fn bucket_of(self, salt: u64, key: &str) -> u32 {
         let hash = Sha256::new()
             .chain_update(salt.to_be_bytes())
@@ -90,7 +90,6 @@ pub struct Entry<'a> {
     pub key: Cow<'a, str>,
     pub stored_at: u64,
     pub expires_at: u64,
-    #[serde(default)]
     pub owner: Owner,
     /// Parsed only where the key is the one that is looked for.
     #[serde(borrow)]
@@ -118,8 +117,8 @@ impl<'a> Bucket<'a> {
         self.0.iter().find(is_wanted)
     }
 
-    /// Puts an entry first. Drops the entry with the same key, those that expired, and as many as are
-    /// beyond `capacity`: see [`Bucket::drop_one`].
+    /// Puts an entry first. Drops the entry with the same key, those that expired, and as many as
+    /// are beyond `capacity`: see [`Bucket::drop_one`].
     pub fn put(&mut self, entry: Entry<'a>, now: Duration, capacity: usize) {
         self.0
             .retain(|held| held.key != entry.key && held.validity().includes(now));
@@ -129,8 +128,8 @@ impl<'a> Bucket<'a> {
         }
     }
 
-    /// Drops the oldest entry that is of clients, or where there is none the oldest. That may be the
-    /// newest of all: a bucket that is full of the operator's stays so.
+    /// Drops the oldest entry that is of clients, or where there is none the oldest. That may be
+    /// the newest of all: a bucket that is full of the operator's stays so.
     fn drop_one(&mut self) {
         let of_clients = |entry: &Entry<'_>| entry.owner == Owner::Clients;
         match self.0.iter().rposition(of_clients) {

@@ -95,7 +95,6 @@ pub struct TagEntry {
     pub length: usize,
     /// Whether the digest was computed here, since the upstream does not tell it: a `HEAD` brings
     /// nothing then.
-    #[serde(default)]
     pub is_computed: bool,
     /// When the upstream last said so, in seconds since the Unix epoch.
     pub validated_at: u64,
@@ -171,8 +170,8 @@ impl CachedManifest {
         tag.is_none_or(|tag| tag.age(now) < context.config.max_stale)
     }
 
-    /// Makes the response; `None` where the manifest is not cached, or the media type in the store's
-    /// entry is no registry's: it may have been changed there.
+    /// Makes the response; `None` where the manifest is not cached, or the media type in the
+    /// store's entry is no registry's: it may have been changed there.
     pub fn respond<P: Platform>(
         &self,
         context: &Context<'_, P>,

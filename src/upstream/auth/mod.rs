@@ -59,14 +59,11 @@ struct CachedToken {
     /// When to fetch a new one, in seconds since the Unix epoch.
     refresh_at: u64,
     /// Its end, in seconds since the Unix epoch.
-    #[serde(default)]
     expires_at: u64,
     /// Whether the upstream has taken it.
-    #[serde(default)]
     was_accepted: bool,
     /// A 400 or 403 to it before this time is believed, in seconds since the Unix epoch: the token
     /// replaces another that got the same answer.
-    #[serde(default)]
     believed_until: u64,
     /// Whether the store has it like this. It is written there with the first answer to it.
     #[serde(skip, default = "comes_from_store")]

@@ -26,7 +26,6 @@ pub struct TokenServer {
     common_scopes: Option<Vec<Scope>>,
     /// Whether repositories of the upstream have requirements of their own (Artifactory has a realm
     /// for each), which are cached under the repository too.
-    #[serde(default)]
     varies: bool,
 }
 
