@@ -19,7 +19,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use crate::support::hub_fixture::{HubFixture, MANIFEST_PATH};
 use crate::support::mirror::{Mirror, is_spin, is_wasip2};
 use crate::support::{skip, wait_for};
-use test_support::hub::Service;
+use test_support::hub::{Hub, Service};
 use test_support::image::INDEX;
 use test_support::server::{ReceivedRequest, Reply, ScriptedBody};
 
@@ -122,6 +122,18 @@ fn never(open: &Arc<AtomicUsize>, most: &Arc<AtomicUsize>) -> Reply {
     }))
 }
 
+/// Lets the registry never answer for repositories with `/slow/` in the path. Returns how many
+/// replies are awaited now, and the most at one time.
+fn never_answer_slow(hub: &Hub) -> (Arc<AtomicUsize>, Arc<AtomicUsize>) {
+    let (open, most) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+    let (counted, peak) = (Arc::clone(&open), Arc::clone(&most));
+    hub.script(move |service, received| {
+        let is_slow = service == Service::Registry && received.target.contains("/slow/");
+        is_slow.then(|| never(&counted, &peak))
+    });
+    (open, most)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unread_manifests_over_http2_take_little_memory() {
     if is_skipped() {
@@ -212,12 +224,7 @@ async fn requests_of_clients_that_hang_up_are_counted_and_cancelled_upstream() {
     }
     let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     mirror.get_manifest(MANIFEST_PATH).await.expect(200);
-    let (open, most) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
-    let (counted, peak) = (Arc::clone(&open), Arc::clone(&most));
-    hub.script(move |service, received| {
-        let is_slow = service == Service::Registry && received.target.contains("/slow/");
-        is_slow.then(|| never(&counted, &peak))
-    });
+    let (open, most) = never_answer_slow(&hub);
     // Aborted HTTP/1.1 requests, and streams that are reset.
     let mut sender = http2(mirror.address(), 65_535).await;
     for number in 0..600 {
@@ -252,12 +259,7 @@ async fn one_client_leaves_the_mirror_to_others() {
     }
     let HubFixture { mirror, hub, .. } = HubFixture::start().await;
     mirror.get_manifest(MANIFEST_PATH).await.expect(200);
-    let (open, most) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
-    let (counted, peak) = (Arc::clone(&open), Arc::clone(&most));
-    hub.script(move |service, received| {
-        let is_slow = service == Service::Registry && received.target.contains("/slow/");
-        is_slow.then(|| never(&counted, &peak))
-    });
+    let (_, most) = never_answer_slow(&hub);
     let mut requests = Vec::new();
     for connection in 0..10 {
         let mut sender = http2(mirror.address(), 65_535).await;
