@@ -63,8 +63,9 @@ pub struct Config {
     pub tag_ttl: Duration,
     /// How old a tag may be that is answered from the cache because the upstream fails.
     pub max_stale: Duration,
-    /// Where there is a secret, blobs are streamed whatever the variable says: a client that follows
-    /// a redirect tells the other host by `Referer` the URL that it came from, the secret in it.
+    /// Where there is a secret, blobs are streamed whatever the variable says: a client that
+    /// follows a redirect tells the other host by `Referer` the URL that it came from, the secret
+    /// in it.
     pub blob_delivery: BlobDelivery,
     pub page: PageMode,
     pub timeouts: Timeouts,

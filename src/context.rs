@@ -35,8 +35,8 @@ pub struct RequestStats {
     pub upstream_requests: Cell<u32>,
     /// Requests to token servers.
     pub token_requests: Cell<u32>,
-    /// The hosts that were asked for tokens because a registry that only a client named says so, and
-    /// it is another.
+    /// The hosts that were asked for tokens because a registry that only a client named says so,
+    /// and it is another.
     pub foreign_realms: RefCell<Vec<Origin>>,
     pub token_source: Cell<Option<TokenSource>>,
     pub cache_status: Cell<Option<CacheStatus>>,

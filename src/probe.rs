@@ -51,9 +51,9 @@ pub async fn respond<P: Platform>(
     Ok(response)
 }
 
-/// Checks that the mirror can serve. No upstream is asked: what requests of clients have shown of it
-/// within the last seconds decides. The store is read in any case: on WASIp2 one that hangs holds
-/// this answer up as it does every other, so the time-out of the probe finds it.
+/// Checks that the mirror can serve. No upstream is asked: what requests of clients have shown of
+/// it within the last seconds decides. The store is read in any case: on WASIp2 one that hangs
+/// holds this answer up as it does every other, so the time-out of the probe finds it.
 async fn check<P: Platform>(
     probe: &RegistryRequest,
     context: &Context<'_, P>,

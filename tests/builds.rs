@@ -72,8 +72,8 @@ fn the_wasip2_build_needs_no_more_than_spin_3_0() {
     expect_imports(WASIP2, &own);
 }
 
-/// A host clears the memory of an instance for each request of WASIp2, the stack included, for which
-/// the linker's default is a mebibyte.
+/// A host clears the memory of an instance for each request of WASIp2, the stack included, for
+/// which the linker's default is a mebibyte.
 #[test]
 fn an_instance_starts_with_little_memory() {
     for name in [WASIP3, WASIP2] {

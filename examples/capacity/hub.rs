@@ -10,7 +10,7 @@ pub const BLOBS: usize = 7;
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
-/// What an upstream request was for.
+/// The purpose of an upstream request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Asked {
     /// Without a token.

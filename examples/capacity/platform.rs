@@ -15,7 +15,7 @@ use std::time::Duration;
 
 pub type Store = Rc<RefCell<HashMap<String, Vec<u8>>>>;
 
-/// What requests took.
+/// The counts of all requests.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
     /// Requests to the registry: those without a token, and the others.
@@ -28,7 +28,7 @@ pub struct Counts {
     pub store_writes: u32,
 }
 
-/// What all hosts of a run share.
+/// The state that all hosts of a run share.
 pub struct World {
     pub hub: Rc<Hub>,
     pub variables: &'static [(&'static str, &'static str)],

@@ -5,7 +5,7 @@ use hammal::response::body::Body;
 use hammal_fuzz::{MANIFEST, answer, get, handle, scripted};
 use std::sync::LazyLock;
 
-/// What is told where the token is a single letter: the mirror's own words.
+/// The mirror's own words: all that is told where the token is a single letter.
 static OWN_WORDS: LazyLock<String> = LazyLock::new(|| told(br#"{"token":"x"}"#));
 
 /// Returns all that a client and the log are told where the upstream refuses the token of this

@@ -10,8 +10,8 @@ use std::time::Duration;
 /// How long connecting and the answer may take, each.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Fails if the host does not answer that it is up. Of one that serves https, only the connection is
-/// tried: a check has no business with its certificate.
+/// Fails if the host does not answer that it is up. Of one that serves https, only the connection
+/// is tried: a check has no business with its certificate.
 pub fn health(flags: &Health) -> Result<()> {
     let address = reachable(flags.listen);
     let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)

@@ -1,5 +1,5 @@
-//! Metrics in the text format of Prometheus, for `--metrics`. Until [`enable`] is called, nothing is
-//! counted.
+//! Metrics in the text format of Prometheus, for `--metrics`. Until [`enable`] is called, nothing
+//! is counted.
 //!
 //! Labels are bounded: endpoints, statuses and outcomes are few, and an upstream has a name of its
 //! own only if the operator's settings name it.

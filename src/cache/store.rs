@@ -20,8 +20,8 @@ const SALT: &str = "salt";
 /// it was slow.
 pub struct Store<P: Platform> {
     platform: P,
-    /// Whether the operator's settings leave it on. Off, it is never called: on WASIp2 a call blocks
-    /// the component, and no time-out of its own ends one that hangs.
+    /// Whether the operator's settings leave it on. Off, it is never called: on WASIp2 a call
+    /// blocks the component, and no time-out of its own ends one that hangs.
     is_on: Cell<bool>,
     no_reads_until: Cell<Duration>,
     no_writes_until: Cell<Duration>,
@@ -29,16 +29,16 @@ pub struct Store<P: Platform> {
 }
 
 /// The random number of a store that decides which bucket an entry is in. Whoever writes first to a
-/// store makes it. Where two instances do so at once, one of them looks in the wrong buckets for the
-/// rest of its short life, and finds nothing there: every entry has its own key with it.
+/// store makes it. Where two instances do so at once, one of them looks in the wrong buckets for
+/// the rest of its short life, and finds nothing there: every entry has its own key with it.
 struct Salt<P: Platform> {
     known: Cell<Option<u64>>,
     making: SingleFlight<P, Result<u64, StoreError>>,
 }
 
 impl<P: Platform> Salt<P> {
-    /// Returns the salt of the store, and makes it where there is none. A salt that can't be read is
-    /// written over, as every value is.
+    /// Returns the salt of the store, and makes it where there is none. A salt that can't be read
+    /// is written over, as every value is.
     async fn get_or_make(&self, platform: &P) -> Result<u64, StoreError> {
         if let Some(salt) = self.known.get() {
             return Ok(salt);

@@ -1,5 +1,5 @@
-//! What upstreams last said of their limits (`ratelimit-*`): tools read it of the answer to a `GET`,
-//! and the cache answers most of them.
+//! What upstreams last said of their limits (`ratelimit-*`): tools read it of the answer to a
+//! `GET`, and the cache answers most of them.
 
 use crate::context::Context;
 use crate::platform::Platform;

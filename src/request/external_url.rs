@@ -58,8 +58,8 @@ impl ExternalUrl {
 }
 
 /// Returns `https` where a proxy in front of the mirror says that it took the request over TLS: a
-/// component always gets it over plain http. Each proxy appends to the list, and the client spoke to
-/// the first. It is only shown.
+/// component always gets it over plain http. Each proxy appends to the list, and the client spoke
+/// to the first. It is only shown.
 fn scheme(headers: &HeaderMap) -> &'static str {
     let first = |name| {
         let list = headers.get(name)?.to_str().ok()?;

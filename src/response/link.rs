@@ -24,10 +24,11 @@ pub struct Page<'a> {
     pub pins_upstream: bool,
 }
 
-/// Returns the link to the next page. An upstream behind a proxy may write it with its inner scheme,
-/// host, port or path prefix (Nexus, Pulp): the client would take half a list for the whole without
-/// it. So where it leads to does not count, only the list that it is of, and the next page is asked
-/// of the upstream that sent this one. A link to another list of the upstream itself is kept too.
+/// Returns the link to the next page. An upstream behind a proxy may write it with its inner
+/// scheme, host, port or path prefix (Nexus, Pulp): the client would take half a list for the whole
+/// without it. So where it leads to does not count, only the list that it is of, and the next page
+/// is asked of the upstream that sent this one. A link to another list of the upstream itself is
+/// kept too.
 pub fn rewrite(page: Page<'_>, external_url: &ExternalUrl) -> Option<HeaderValue> {
     let links = page.links.iter().filter_map(|value| value.to_str().ok());
     let own = UpstreamSelector::Query(page.url.origin.to_string());

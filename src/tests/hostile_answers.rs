@@ -1,5 +1,5 @@
-//! Answers of upstreams that no host would take as they are, that lack what clients need to know, or
-//! that are said to be something else than they are.
+//! Answers of upstreams that no host would take as they are, that lack what clients need to know,
+//! or that are said to be something else than they are.
 
 use super::*;
 use crate::oci::digest::Digest;

@@ -82,8 +82,8 @@ async fn fetch<P: Platform>(
     Err(RedirectError::TooMany(MAX_REDIRECTS).into())
 }
 
-/// Asks a delivery network. A URL that is signed for `GET` may be refused to a `HEAD`: then the head
-/// of a `GET` is the answer, and its body is not read.
+/// Asks a delivery network. A URL that is signed for `GET` may be refused to a `HEAD`: then the
+/// head of a `GET` is the answer, and its body is not read.
 async fn ask<P: Platform>(
     context: &Context<'_, P>,
     request: OutboundRequest<'_>,

@@ -1,5 +1,6 @@
-//! Media types: which an upstream may send for each resource, and what the client gets. No type goes
-//! back as it came: each is parsed and written anew, so that no browser reads another one out of it.
+//! Media types: which an upstream may send for each resource, and what the client gets. No type
+//! goes back as it came: each is parsed and written anew, so that no browser reads another one out
+//! of it.
 
 use super::MAX_HEADER;
 use crate::oci::media_type::MediaType;

@@ -29,8 +29,9 @@ use crate::request::route::Route;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
-/// Bytes. Headers of an upstream that are longer together are refused, and so are a client's. Over HTTP/2 an upstream may end the connection for a longer one (nginx does), and with
-/// it every other exchange there.
+/// Bytes. Headers of an upstream that are longer together are refused, and so are a client's. Over
+/// HTTP/2 an upstream may end the connection for a longer one (nginx does), and with it every other
+/// exchange there.
 pub const MAX_HEADER: usize = 8 * 1024;
 
 /// Bytes. A longer error document of an upstream is not read.

@@ -1,5 +1,6 @@
-//! The headers of an upstream's response that go back to the client: those of the allow-list, as far
-//! as every host takes them from a component. A header that a host refuses costs the whole answer.
+//! The headers of an upstream's response that go back to the client: those of the allow-list, as
+//! far as every host takes them from a component. A header that a host refuses costs the whole
+//! answer.
 
 use super::error::UpstreamError;
 use super::{CONTENT_DIGEST, MAX_HEADER, RESPONSE_HEADERS};
@@ -7,9 +8,9 @@ use crate::oci::digest::Digest;
 use http::header::{AGE, CONTENT_LENGTH};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
-/// Picks the headers for the client. `method` is the one that was asked by: the length in the answer
-/// to a `HEAD` is all that the client gets to know of the content, while a body has its own end, and
-/// a length that is none beside it is left out.
+/// Picks the headers for the client. `method` is the one that was asked by: the length in the
+/// answer to a `HEAD` is all that the client gets to know of the content, while a body has its own
+/// end, and a length that is none beside it is left out.
 pub fn pick(method: &Method, received: &HeaderMap) -> Result<HeaderMap, UpstreamError> {
     let mut picked = HeaderMap::with_capacity(16);
     let mut left = MAX_HEADER;

@@ -178,8 +178,8 @@ fn lock(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
     connection.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Creates the file at `path`, or restricts one that is there, for its owner alone: it has tokens and
-/// addresses of clients. SQLite makes its other files with the same rights.
+/// Creates the file at `path`, or restricts one that is there, for its owner alone: it has tokens
+/// and addresses of clients. SQLite makes its other files with the same rights.
 fn create_private(path: &Path) -> Result<()> {
     let file = std::fs::OpenOptions::new()
         .create(true)

@@ -302,9 +302,9 @@ pub struct InstancePolicy {
     max_concurrent_requests: Count,
     request_timeout: Duration,
     life: Arc<InstanceLife>,
-    /// Whether the memory was beyond [`MAX_REUSED_MEMORY`] when the last request began. It is looked
-    /// at only then: a worker that becomes unavailable at another time keeps the notice of the
-    /// next request to itself, and nobody takes that.
+    /// Whether the memory was beyond [`MAX_REUSED_MEMORY`] when the last request began. It is
+    /// looked at only then: a worker that becomes unavailable at another time keeps the notice of
+    /// the next request to itself, and nobody takes that.
     has_grown: AtomicBool,
 }
 

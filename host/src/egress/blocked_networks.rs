@@ -296,8 +296,8 @@ mod tests {
         }
     }
 
-    /// Spin's "private" is `is_global` of the crate `ip_network`, and the addresses in IPv4 notation
-    /// that IPv6 has: what that leaves open is in the files.
+    /// Spin's "private" is `is_global` of the crate `ip_network`, and the addresses in IPv4
+    /// notation that IPv6 has: what that leaves open is in the files.
     #[test]
     fn the_shipped_files_block_the_same_on_spin() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/..");

@@ -58,8 +58,8 @@ const MAX_HOSTS: usize = 1024;
 /// before they reach their time-outs, 15 seconds by default in hammal.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
-/// The most large manifests that the component reads at one time. Each takes three times its size of
-/// an instance's memory, which hardly any client needs: those that people build have some KiB.
+/// The most large manifests that the component reads at one time. Each takes three times its size
+/// of an instance's memory, which hardly any client needs: those that people build have some KiB.
 const MAX_LARGE_READS: usize = 8;
 
 /// A header that marks a request to the component, until its headers are checked. See [`Outbound`].

@@ -1,5 +1,5 @@
-//! Four of the five ways to select an upstream: `?upstream=`, a path prefix, the first part of the name,
-//! `?ns=`.
+//! Four of the five ways to select an upstream: `?upstream=`, a path prefix, the first part of the
+//! name, `?ns=`.
 
 use crate::support::hub_fixture::NAME;
 use crate::support::mirror::{Mirror, Options};

@@ -1,5 +1,5 @@
-//! Registries that send what no host takes, what browsers misread, or what leads elsewhere; and what
-//! a client learns of the mirror's network by them.
+//! Registries that send what no host takes, what browsers misread, or what leads elsewhere; and
+//! what a client learns of the mirror's network by them.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};

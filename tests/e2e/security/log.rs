@@ -77,7 +77,8 @@ async fn the_log_names_the_source_of_a_token() {
     } = HubFixture::start().await;
     mirror.get_manifest(MANIFEST_PATH).await.expect(200);
     mirror.log(1).await;
-    // The store is written after the answer, and each value waits for the disk: the salt, the token.
+    // The store is written after the answer, and each value waits for the disk: the salt, the
+    // token.
     tokio::time::sleep(Duration::from_secs(2)).await;
     mirror.restart().await;
     mirror.get_manifest(MANIFEST_PATH).await.expect(200);

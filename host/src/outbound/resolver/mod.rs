@@ -185,8 +185,8 @@ fn parse_server(text: &str) -> Option<SocketAddr> {
 
 /// Asks one server by UDP, and by TCP where the answer is too long.
 async fn query(server: SocketAddr, name: &str, kind: u16) -> io::Result<Vec<IpAddr>> {
-    // A connected socket on a port that the kernel chose, and a number that nobody can guess: others
-    // can't forge the answer (RFC 5452).
+    // A connected socket on a port that the kernel chose, and a number that nobody can guess:
+    // others can't forge the answer (RFC 5452).
     let id = u16::try_from(RandomState::new().hash_one(name) & 0xffff).unwrap_or_default();
     let question = message::question(id, name, kind)
         .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
