@@ -6,7 +6,7 @@ use crate::cache::Cache;
 use crate::cache::bucket::BucketLayout;
 use crate::cache::status::{CACHE_STATUS, CacheStatus};
 use crate::context::Context;
-use crate::oci::digest::{Digest, Mismatch};
+use crate::oci::digest::{Digest, Hasher, Mismatch};
 use crate::oci::reference::Reference;
 use crate::platform::Platform;
 use crate::response::body::Body;
@@ -19,6 +19,8 @@ use std::time::Duration;
 
 /// Bytes. A larger manifest is passed on, but not cached.
 const MAX_CACHED_MANIFEST: usize = 256 * 1024;
+/// Bytes of a body that are hashed without a pause.
+const HASH_PIECE: usize = 128 * 1024;
 /// How long the store is not told that a tag still points to the same digest: it would be written
 /// to with every pull.
 const TAG_WRITE_INTERVAL: Duration = Duration::from_secs(60);
@@ -196,17 +198,20 @@ impl<P: Platform> ManifestCache<P> {
             Body::Buffered(body) if head.status == StatusCode::OK => body,
             Body::Buffered(_) => return Ok(Response::from_parts(head, body)),
         };
-        let is_computed = !head.headers.contains_key(CONTENT_DIGEST);
-        complete(&mut head.headers, &body);
+        let computed = complete(context, &mut head.headers, &body).await;
         let digest = match &key.reference {
             Reference::Digest(digest) => Some(digest.clone()),
             Reference::Tag(_) => content_digest(&head.headers),
         };
-        let verified = digest.as_ref().map(|digest| digest.verify(&body));
+        let verified = match &digest {
+            Some(digest) if computed.as_ref() == Some(digest) => Some(Ok(())),
+            Some(digest) => Some(verify(context, digest, &body).await),
+            None => None,
+        };
         match (&key.reference, &digest, verified) {
             (_, Some(digest), Some(Ok(()))) => {
                 let media_type = header(&head.headers, CONTENT_TYPE).unwrap_or_default();
-                self.store(context, key, digest, media_type, &body, is_computed);
+                self.store(context, key, digest, media_type, &body, computed.is_some());
             }
             (Reference::Digest(_), _, Some(Err(Mismatch::OtherContent)))
                 if !is_signed(&head.headers) =>
@@ -280,15 +285,42 @@ impl<P: Platform> ManifestCache<P> {
 
 /// Says of a manifest whose body was read what its upstream left out: the digest, unless it is that
 /// of a signed part, and the length. Without a digest a tag could not be cached, and some clients
-/// stop.
-pub fn complete(headers: &mut HeaderMap, body: &[u8]) {
+/// stop. Returns the digest where it was computed here.
+pub async fn complete<P: Platform>(
+    context: &Context<'_, P>,
+    headers: &mut HeaderMap,
+    body: &[u8],
+) -> Option<Digest> {
     headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
-    if !headers.contains_key(CONTENT_DIGEST)
-        && !is_signed(headers)
-        && let Ok(digest) = HeaderValue::from_str(Digest::of(body).as_str())
-    {
-        headers.insert(CONTENT_DIGEST, digest);
+    if headers.contains_key(CONTENT_DIGEST) || is_signed(headers) {
+        return None;
     }
+    let digest = hash(context, Hasher::default(), body).await.finish();
+    headers.insert(CONTENT_DIGEST, HeaderValue::from_str(digest.as_str()).ok()?);
+    Some(digest)
+}
+
+async fn verify<P: Platform>(
+    context: &Context<'_, P>,
+    digest: &Digest,
+    body: &[u8],
+) -> Result<(), Mismatch> {
+    let hasher = digest.hasher().ok_or(Mismatch::UnknownAlgorithm)?;
+    digest.verify_hash(hash(context, hasher, body).await)
+}
+
+/// Hashes a body, and lets the other requests of the instance go on in between: a manifest of 4 MiB
+/// would stop them for 20 ms and more.
+async fn hash<P: Platform>(context: &Context<'_, P>, mut hasher: Hasher, body: &[u8]) -> Hasher {
+    let mut pieces = body.chunks(HASH_PIECE);
+    if let Some(first) = pieces.next() {
+        hasher.update(first);
+    }
+    for piece in pieces {
+        context.platform.yield_now().await;
+        hasher.update(piece);
+    }
+    hasher
 }
 
 /// Whether the answer to a `HEAD` of a manifest tells what clients need to know of it: oras and

@@ -304,7 +304,7 @@ pub async fn forward<P: Platform>(
             Body::Upstream(body) => manifest_body::read(context, &head.headers, body).await?,
             Body::Buffered(body) => body,
         };
-        complete(&mut head.headers, &body);
+        complete(context, &mut head.headers, &body).await;
     }
     Ok(Response::from_parts(head, Body::empty()))
 }

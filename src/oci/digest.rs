@@ -46,17 +46,30 @@ impl Digest {
 
     /// Returns the SHA-256 of `content`.
     pub fn of(content: &[u8]) -> Digest {
-        Digest(format!("sha256:{:x}", Sha256::digest(content)))
+        let mut hasher = Hasher::default();
+        hasher.update(content);
+        hasher.finish()
     }
 
     /// Checks `content` against this digest.
     pub fn verify(&self, content: &[u8]) -> Result<(), Mismatch> {
-        let actual = match self.0.split_once(':') {
-            Some(("sha256", _)) => Digest::of(content).0,
-            Some(("sha512", _)) => format!("sha512:{:x}", Sha512::digest(content)),
-            _ => return Err(Mismatch::UnknownAlgorithm),
-        };
-        if actual == self.0 {
+        let mut hasher = self.hasher().ok_or(Mismatch::UnknownAlgorithm)?;
+        hasher.update(content);
+        self.verify_hash(hasher)
+    }
+
+    /// Returns a hasher for content in pieces; `None` where the algorithm is not known here.
+    pub fn hasher(&self) -> Option<Hasher> {
+        match self.0.split_once(':')? {
+            ("sha256", _) => Some(Hasher::default()),
+            ("sha512", _) => Some(Hasher(Algorithm::Sha512(Sha512::new()))),
+            _ => None,
+        }
+    }
+
+    /// Checks content that has gone through [`Digest::hasher`].
+    pub fn verify_hash(&self, hasher: Hasher) -> Result<(), Mismatch> {
+        if hasher.finish() == *self {
             Ok(())
         } else {
             Err(Mismatch::OtherContent)
@@ -65,6 +78,38 @@ impl Digest {
 
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+/// Computes the digest of content in pieces: its SHA-256 by default.
+#[derive(Clone, Debug)]
+pub struct Hasher(Algorithm);
+
+#[derive(Clone, Debug)]
+enum Algorithm {
+    Sha256(Sha256),
+    Sha512(Sha512),
+}
+
+impl Default for Hasher {
+    fn default() -> Hasher {
+        Hasher(Algorithm::Sha256(Sha256::new()))
+    }
+}
+
+impl Hasher {
+    pub fn update(&mut self, piece: &[u8]) {
+        match &mut self.0 {
+            Algorithm::Sha256(hasher) => hasher.update(piece),
+            Algorithm::Sha512(hasher) => hasher.update(piece),
+        }
+    }
+
+    pub fn finish(self) -> Digest {
+        Digest(match self.0 {
+            Algorithm::Sha256(hasher) => format!("sha256:{:x}", hasher.finalize()),
+            Algorithm::Sha512(hasher) => format!("sha512:{:x}", hasher.finalize()),
+        })
     }
 }
 

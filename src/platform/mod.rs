@@ -59,6 +59,11 @@ pub trait Platform: Clone + 'static {
     /// another.
     fn alarm(&self) -> (Self::Alarm, impl Future<Output = ()> + 'static);
 
+    /// Lets the other requests of this instance go on, where it has several.
+    fn yield_now(&self) -> impl Future<Output = ()> {
+        future::ready(())
+    }
+
     /// Runs `work` after the answer has been sent.
     fn defer(&self, work: impl Future<Output = ()> + 'static);
 

@@ -21,6 +21,9 @@ compile_error!(
     "wasip2 is built with --no-default-features: a component is for one preview of WASI"
 );
 
+/// Bytes that are read at a time of a body whose length is not known.
+const READ_SIZE: usize = 16 * 1024;
+
 fn now() -> Duration {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -35,6 +38,15 @@ fn random() -> u64 {
 /// Writes whole lines in one call: parts of lines of simultaneous requests would mix.
 fn log(lines: &str) {
     let _ = std::io::stderr().write_all(lines.as_bytes());
+}
+
+/// Returns a buffer for a body that has this `Content-Length`, if it has one, and is read up to
+/// `limit` bytes. It has the body's size from the start: one that grows with it is several times as
+/// large in the end, and an instance keeps all the memory that it once had.
+fn read_buffer(content_length: Option<&Vec<u8>>, limit: usize) -> Vec<u8> {
+    let length = content_length.and_then(|it| std::str::from_utf8(it).ok()?.parse::<usize>().ok());
+    // One byte more shows the end of the body, or that it is longer.
+    Vec::with_capacity(length.unwrap_or(READ_SIZE).min(limit).saturating_add(1))
 }
 
 /// Parses headers that the host hands over, without copying their values.

@@ -6,6 +6,7 @@ use crate::platform::{
     Platform, ReadBodyError, StoreError, Timeouts, TransportError, VariableError,
 };
 use crate::response::body::Body;
+use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, StatusCode};
 use spin_executor::{CancelOnDropToken, push_waker_and_get_token};
 use spin_sdk_wasip2::key_value::{self, Store};
@@ -28,8 +29,8 @@ use wasi::http::types::{
 use wasi::io::poll::Pollable;
 use wasi::io::streams::{OutputStream, StreamError};
 
-/// Bytes that are read of a body at a time.
-const READ_SIZE: u64 = 16 * 1024;
+/// Bytes that are moved out of the host at a time.
+const PIECE_SIZE: u64 = 16 * 1024;
 
 /// Bytes that the host may move at a time from an upstream to the client. It moves what has
 /// arrived.
@@ -208,13 +209,14 @@ impl Platform for Spin {
 
     async fn read(&self, body: IncomingResponse, limit: usize) -> Result<Vec<u8>, ReadBodyError> {
         let broken = |()| ReadBodyError::Transport(TransportError::Broken);
+        let length = body.headers().get(&CONTENT_LENGTH.as_str().to_owned());
+        let mut bytes = super::read_buffer(length.first(), limit);
         let source = body.consume().map_err(broken)?;
         let input = source.stream().map_err(broken)?;
-        let piece = || match input.read(READ_SIZE) {
+        let piece = || match input.read(PIECE_SIZE) {
             Ok(piece) if piece.is_empty() => None,
             read => Some(read),
         };
-        let mut bytes = Vec::new();
         loop {
             match ready(piece, || input.subscribe()).await {
                 Ok(piece) => bytes.extend_from_slice(&piece),

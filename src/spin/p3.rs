@@ -1,11 +1,12 @@
 //! WASIp3, for Spin 4.1 and later: an instance answers many requests.
 
-use super::{conversions, nanoseconds};
+use super::{READ_SIZE, conversions, nanoseconds};
 use crate::mirror::Mirror;
 use crate::platform::{
     Platform, ReadBodyError, StoreError, Timeouts, TransportError, VariableError,
 };
 use crate::response::body::Body;
+use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, StatusCode};
 use spin_sdk::key_value::{self, Store};
 use spin_sdk::variables;
@@ -16,15 +17,12 @@ use spin_sdk::wasip3::http::types::{
     ErrorCode, Fields, HeaderError, Method, Request, RequestOptions, Response, Scheme, Trailers,
 };
 use spin_sdk::wasip3::{self, spawn, wit_future, wit_stream};
-use spin_sdk::wit_bindgen::{FutureReader, StreamResult, StreamWriter};
+use spin_sdk::wit_bindgen::{FutureReader, StreamResult, StreamWriter, yield_async};
 use std::cell::{OnceCell, RefCell};
 use std::future::{poll_fn, ready};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
-
-/// Bytes that are read of a body at a time.
-const READ_SIZE: usize = 16 * 1024;
 
 /// How long a line of the log waits for lines of other requests. Writing many in one call takes a
 /// host hardly longer than writing one.
@@ -152,17 +150,21 @@ impl Platform for Spin {
     }
 
     async fn read(&self, body: Response, limit: usize) -> Result<Vec<u8>, ReadBodyError> {
+        let length = body.get_headers().get(CONTENT_LENGTH.as_str());
+        let mut bytes = super::read_buffer(length.first(), limit);
         let (_received, result) = wit_future::new(|| Ok(()));
         let (mut stream, trailers) = Response::consume_body(body, result);
-        let mut bytes = Vec::new();
         loop {
-            let (result, piece) = stream.read(Vec::with_capacity(READ_SIZE)).await;
-            bytes.extend_from_slice(&piece);
+            let (result, filled) = stream.read(bytes).await;
+            bytes = filled;
             if bytes.len() > limit {
                 return Err(ReadBodyError::TooLarge);
             }
             if !matches!(result, StreamResult::Complete(_)) {
                 break;
+            }
+            if bytes.len() == bytes.capacity() {
+                bytes.reserve(READ_SIZE);
             }
         }
         trailers
@@ -206,6 +208,10 @@ impl Platform for Spin {
         (alarm, async move {
             drop(woken.read(Vec::with_capacity(1)).await)
         })
+    }
+
+    async fn yield_now(&self) {
+        yield_async().await;
     }
 
     fn defer(&self, work: impl Future<Output = ()> + 'static) {
