@@ -12,7 +12,7 @@
 //! | `host` | the embedded host: HTTPS, metrics, stores in Redis, proxies in front, the service |
 //! | `clients` | real clients, with the files of `deploy/clients/` |
 //! | `page` | the page in a browser, the speed test on the command line |
-//! | `soak` | many clients while the upstream fails at random |
+//! | `soak` | many clients while the upstream fails at random, and beside an attacker |
 //! | `support` | the mirror as a child process, a client, the registries |
 
 mod clients;

@@ -1,48 +1,28 @@
 //! Many clients, for a while, with a registry of which every twentieth response is a fault: each
 //! response is complete and correct or an error, and the mirror works as before at the end.
 //!
-//! `HAMMAL_SOAK_SECONDS=600 cargo test --test e2e soak -- --nocapture` is a long run; the default
+//! `HAMMAL_SOAK_SECONDS=600 cargo test --test e2e soak::faults -- --nocapture` is a long run; the default
 //! is 5 seconds.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use tokio::task::JoinSet;
 
-use crate::support::client::{Error, Request, Response};
+use super::{Counters, Fixture, IMAGES, client, manifest, name};
 use crate::support::mirror::{Mirror, Options};
-use test_support::hub::{Hub, Service};
-use test_support::image::{Content, Image, OCI, digest};
+use test_support::hub::Service;
+use test_support::image::{OCI, digest};
 use test_support::server::{ReceivedRequest, Reply, ScriptedBody};
 
 const CLIENTS: usize = 50;
-const IMAGES: usize = 12;
 /// One response in so many is a fault.
 const FAULTS: u64 = 20;
 /// The time between two pulls of one client.
 const PAUSE: Duration = Duration::from_millis(100);
-/// The number of attempts at one request.
-const TRIES: usize = 40;
 /// Bytes by which resident memory may grow beyond that of the first third of the time.
 const GROWTH: u64 = 64 * 1024 * 1024;
-
-/// Counters of the run.
-#[derive(Default)]
-struct Counters {
-    pulls: AtomicU64,
-    requests: AtomicU64,
-    faults: AtomicU64,
-    failed: AtomicU64,
-}
-
-/// A registry with images that the clients know; the tag of the last one moves between two of them.
-struct Fixture {
-    hub: Hub,
-    images: Vec<Image>,
-    counters: Arc<Counters>,
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_get_correct_content_or_errors_while_upstreams_fail() {
@@ -77,7 +57,7 @@ async fn clients_get_correct_content_or_errors_while_upstreams_fail() {
                 if Instant::now() > end {
                     break;
                 }
-                fixture.pull(&mirror, turn % IMAGES).await;
+                fixture.pull(&mirror, client(number), turn % IMAGES).await;
                 tokio::time::sleep(PAUSE).await;
             }
         });
@@ -90,7 +70,7 @@ async fn clients_get_correct_content_or_errors_while_upstreams_fail() {
     fixture.hub.script(|_, _| None);
     for mirror in &mirrors {
         for number in 0..IMAGES {
-            fixture.pull(mirror, number).await;
+            fixture.pull(mirror, client(0), number).await;
         }
         // The mirror makes no requests for 20 seconds to a registry that failed, and serves the old
         // tag until then.
@@ -159,147 +139,6 @@ async fn watch(fixture: &Fixture, mirrors: &[Arc<Mirror>], end: Instant) -> Vec<
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     resident
-}
-
-impl Counters {
-    fn print(&self, seconds: u64) {
-        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        println!(
-            "soak: {seconds} s, {} pulls, {} requests, {} faults upstream, {} errors at clients",
-            of(&self.pulls),
-            of(&self.requests),
-            of(&self.faults),
-            of(&self.failed)
-        );
-    }
-}
-
-fn name(number: usize) -> String {
-    format!("team/app-{number}")
-}
-
-fn manifest(number: usize, reference: &str) -> String {
-    format!("/v2/{}/manifests/{reference}", name(number))
-}
-
-impl Fixture {
-    async fn new() -> Self {
-        let hub = Hub::start().await;
-        let images: Vec<_> = (0..IMAGES)
-            .map(|number| Image::new(OCI, &format!("soak {number}")))
-            .collect();
-        for (number, image) in images.iter().enumerate() {
-            hub.push(&name(number), "latest", image);
-        }
-        // The last tag moves between these two images.
-        hub.push(&name(IMAGES - 1), "other", &images[IMAGES - 2]);
-        Self {
-            hub,
-            images,
-            counters: Arc::default(),
-        }
-    }
-
-    /// Pulls as clients do: the tag, the manifest of a platform, its blobs; and a HEAD of the tag's
-    /// manifest by digest.
-    async fn pull(&self, mirror: &Mirror, number: usize) {
-        let moves = number == IMAGES - 1;
-        let possible = [
-            &self.images[number],
-            &self.images[number - usize::from(moves)],
-        ];
-        let pointed = |bytes: &[u8]| {
-            possible
-                .into_iter()
-                .find(|image| image.index.bytes == bytes)
-        };
-        // A mirror can't verify what a tag points to, so that a wrong response is retried.
-        let index = self
-            .get(mirror, &manifest(number, "latest"), |bytes| {
-                pointed(bytes).is_some()
-            })
-            .await;
-        let image = pointed(&index).expect("one of the two images");
-        let platform = image.native();
-        self.verified(
-            mirror,
-            &manifest(number, &platform.manifest.digest),
-            &platform.manifest,
-        )
-        .await;
-        for blob in platform.blobs() {
-            self.verified(
-                mirror,
-                &format!("/v2/{}/blobs/{}", name(number), blob.digest),
-                blob,
-            )
-            .await;
-        }
-        let head = mirror
-            .head(&manifest(number, &image.index.digest))
-            .accept_manifests()
-            .send()
-            .await;
-        if head.status == 200 {
-            assert_eq!(
-                head.header("docker-content-digest"),
-                Some(&*image.index.digest)
-            );
-            assert_eq!(
-                head.header("content-length"),
-                Some(&*image.index.bytes.len().to_string())
-            );
-        }
-        self.counters.pulls.fetch_add(1, Ordering::Relaxed);
-    }
-
-    async fn verified(&self, mirror: &Mirror, target: &str, content: &Content) {
-        let is_manifest = target.contains("/manifests/");
-        let is_right = |bytes: &[u8]| {
-            let is_right = bytes == content.bytes;
-            assert!(
-                is_right || !is_manifest,
-                "{target} brought {} bytes that are not it",
-                bytes.len()
-            );
-            // A mirror does not verify blobs.
-            is_right
-        };
-        self.get(mirror, target, is_right).await;
-    }
-
-    /// Retries until a response is complete and correct. Follows a redirect, as clients do.
-    async fn get(&self, mirror: &Mirror, target: &str, is_right: impl Fn(&[u8]) -> bool) -> Bytes {
-        for attempt in 0..TRIES {
-            self.counters.requests.fetch_add(1, Ordering::Relaxed);
-            match follow(mirror.get(target).accept_manifests()).await {
-                Ok(response) if response.status == 200 && is_right(&response.body) => {
-                    return response.body;
-                }
-                _ => {}
-            }
-            self.counters.failed.fetch_add(1, Ordering::Relaxed);
-            tokio::time::sleep(Duration::from_millis(20 * attempt as u64)).await;
-        }
-        panic!("{target} failed {TRIES} times");
-    }
-}
-
-async fn follow(request: Request) -> Result<Response, Error> {
-    let response = request.try_send().await?;
-    assert!(
-        response.status != 500 && response.status != 401,
-        "unexpected status: {response:?}"
-    );
-    match response
-        .header("location")
-        .filter(|_| response.status == 307)
-        .map(Request::get_url)
-    {
-        // The timeouts of the mirror do not apply to the CDN.
-        Some(there) => tokio::time::timeout(Duration::from_secs(1), there.try_send()).await?,
-        None => Ok(response),
-    }
 }
 
 /// The faults of the registry, its token server and its CDN.

@@ -1,7 +1,7 @@
 //! An HTTP client without redirects and retries, which keeps headers as they were received.
 
 use std::fmt::Display;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::{HeaderMap, StatusCode};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::net::TcpSocket;
 use tokio_rustls::TlsConnector;
 
 use test_support::ca::Ca;
@@ -27,6 +27,7 @@ pub type Error = Box<dyn std::error::Error + Send + Sync>;
 /// One request on a connection of its own.
 pub struct Request {
     address: SocketAddr,
+    source: Option<Ipv4Addr>,
     tls: Option<(Arc<rustls::ClientConfig>, String)>,
     request: hyper::http::request::Builder,
     host: Option<String>,
@@ -69,6 +70,7 @@ impl Request {
         let request = hyper::Request::builder().method(method).uri(target);
         Self {
             address,
+            source: None,
             tls: None,
             request,
             host: None,
@@ -98,6 +100,12 @@ impl Request {
             "GET",
             url.path_and_query().expect("a path").as_str(),
         )
+    }
+
+    /// Connects from this address of the loopback network, so that it is another client's.
+    pub fn source(mut self, address: Ipv4Addr) -> Self {
+        self.source = Some(address);
+        self
     }
 
     /// Uses HTTPS with `name`, and trusts `ca` alone.
@@ -159,7 +167,14 @@ impl Request {
             .request
             .header("host", host)
             .body(Full::new(self.body))?;
-        let stream = TcpStream::connect(self.address).await?;
+        let socket = match self.address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        if let Some(source) = self.source {
+            socket.bind((source, 0).into())?;
+        }
+        let stream = socket.connect(self.address).await?;
         match self.tls {
             None => exchange(TokioIo::new(stream), request).await,
             Some((config, name)) => {

@@ -1,5 +1,6 @@
 //! The mirror as a child process, clients, and fixtures of a mirror and its registries.
 
+pub mod attacker;
 pub mod browser;
 pub mod client;
 pub mod client_fixture;
