@@ -52,6 +52,10 @@ pub struct Arguments {
     #[arg(long, value_name = "NAME=MANIFEST", value_parser = parse_beside)]
     pub beside: Vec<(String, PathBuf)>,
 
+    /// Also measure the mirror with the metrics of the embedded host
+    #[arg(long, conflicts_with = "spin")]
+    pub metrics: bool,
+
     /// Measure the WASIp2 builds of the mirror and of the forwarder
     #[arg(long)]
     pub wasip2: bool,

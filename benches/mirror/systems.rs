@@ -21,6 +21,8 @@ use test_support::process::find;
 pub const MIRROR: &str = "mirror";
 /// The mirror with its default settings.
 pub const CACHING: &str = "mirror+cache";
+/// As `mirror`, with `--metrics`.
+const METRICS: &str = "mirror+metrics";
 pub const FORWARDER: &str = "forwarder";
 pub const DIRECT: &str = "direct";
 
@@ -70,6 +72,7 @@ impl System {
             host: &host,
             ca,
             id: "forwarder",
+            metrics: false,
         };
         systems.push(
             component
@@ -77,7 +80,10 @@ impl System {
                 .await,
         );
         let own = repository().join(arguments.manifest());
-        let mirrors = [(MIRROR, &own, "off"), (CACHING, &own, "on")];
+        let mut mirrors = vec![(MIRROR, &own, "off"), (CACHING, &own, "on")];
+        if arguments.metrics {
+            mirrors.push((METRICS, &own, "off"));
+        }
         let beside = arguments
             .beside
             .iter()
@@ -93,6 +99,10 @@ impl System {
                 format!("plain_http_upstreams={}", authenticated.address),
                 format!("manifest_cache={cache}"),
             ];
+            let component = Component {
+                metrics: name == METRICS,
+                ..component
+            };
             let mut mirror = component
                 .start(name, manifest, &variables, authenticated)
                 .await;
@@ -130,6 +140,8 @@ struct Component<'a> {
     host: &'a Path,
     ca: Option<&'a Ca>,
     id: &'a str,
+    /// Whether the host counts for Prometheus.
+    metrics: bool,
 }
 
 impl Component<'_> {
@@ -150,6 +162,9 @@ impl Component<'_> {
             .arg("--state-dir")
             .arg(folder.path().join("state"))
             .current_dir(folder.path());
+        if self.metrics {
+            command.args(["--metrics", "127.0.0.1:0"]);
+        }
         for variable in variables {
             command.args(["--variable", variable]);
         }
