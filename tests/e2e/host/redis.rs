@@ -11,6 +11,7 @@ use crate::support::mirror::{Mirror, Options, is_spin};
 use crate::support::process::Process;
 use crate::support::programs::Programs;
 use crate::support::{skip, wait_for};
+use test_support::ca::Ca;
 use test_support::hub::{Hub, Service};
 use test_support::image::Image;
 
@@ -155,5 +156,75 @@ async fn a_store_that_goes_away_costs_no_pull() {
             mirror.get_manifest(&path).await;
         }
         tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    }
+}
+
+/// A server that takes TLS and a password only.
+async fn start_tls(folder: &Path, ca: &Ca) -> Option<(Process, u16)> {
+    let programs = Programs::installed(&["redis-server"])?;
+    let (certificate, key) = ca.certificate(&["localhost"]);
+    for (file, text) in [
+        ("ca.pem", ca.pem()),
+        ("cert.pem", certificate),
+        ("key.pem", key),
+    ] {
+        std::fs::write(folder.join(file), text).expect("a file");
+    }
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("an address").port();
+    drop(listener);
+    let mut command: Command = programs.command("redis-server");
+    command
+        .args(["--port", "0", "--save", "", "--bind", "127.0.0.1"])
+        .args(["--requirepass", "secret", "--tls-auth-clients", "no"])
+        .args(["--tls-port", &port.to_string()])
+        .args(["--tls-cert-file", "cert.pem", "--tls-key-file", "key.pem"])
+        .args(["--tls-ca-cert-file", "ca.pem"])
+        .current_dir(folder);
+    let process = Process::spawn(&mut command);
+    wait_for("redis-server", || {
+        std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+    })
+    .await;
+    Some((process, port))
+}
+
+#[tokio::test]
+async fn a_store_over_tls_is_used_if_its_certificate_is_trusted() {
+    if is_spin() {
+        return skip("the roots are those of the embedded host");
+    }
+    let (ca, folder) = (Ca::generate(), tempfile::tempdir().expect("a folder"));
+    let Some((_redis, port)) = start_tls(folder.path(), &ca).await else {
+        return;
+    };
+    let other = folder.path().join("other.pem");
+    std::fs::write(&other, Ca::generate().pem()).expect("a file");
+    for (roots, is_trusted) in [(folder.path().join("ca.pem"), true), (other, false)] {
+        let (hub, image) = hub().await;
+        let options = Options::default()
+            .upstream(hub.address())
+            .plain_http(hub.addresses())
+            .environment("SSL_CERT_FILE", roots)
+            .runtime_config(&format!(
+                "[key_value_store.default]\ntype = \"redis\"\n\
+                 url = \"rediss://:secret@localhost:{port}/0\""
+            ));
+        let first = vec![options.clone().start().await];
+        pull(&first, 1, &image).await;
+        // The token and the manifest are written after the answer.
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        let second = vec![options.start().await];
+        pull(&second, 1, &image).await;
+        let tokens = hub.received(Service::Tokens).len();
+        let expected = if is_trusted { 1 } else { 2 };
+        assert_eq!(tokens, expected, "{:?}", hub.requests());
+        let lines = second[0].stderr();
+        let told = lines.iter().any(|line| line.contains("is away"));
+        assert_eq!(told, !is_trusted, "{lines:?}");
+        assert!(
+            !lines.iter().any(|line| line.contains("secret")),
+            "{lines:?}"
+        );
     }
 }

@@ -32,6 +32,7 @@ pub struct Options {
     hosts: Vec<(String, IpAddr)>,
     ca: Option<String>,
     arguments: Vec<OsString>,
+    environment: Vec<(String, OsString)>,
 }
 
 impl Options {
@@ -90,6 +91,12 @@ impl Options {
     /// Adds an argument to the command line.
     pub fn argument(mut self, argument: impl Into<OsString>) -> Self {
         self.arguments.push(argument.into());
+        self
+    }
+
+    /// Sets a variable of the environment.
+    pub fn environment(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.environment.push((name.into(), value.into()));
         self
     }
 
@@ -276,6 +283,8 @@ impl Mirror {
             command
         };
         command.current_dir(dir);
+        let environment = &self.options.environment;
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
         command.args(["up", "--listen", "127.0.0.1:0"]);
         command.args(announcement_format());
         command.args(&self.options.arguments);
