@@ -26,6 +26,10 @@ const MAX_LIFE: Duration = Duration::from_secs(60 * 60);
 /// Bytes. A redirect with a longer URL is passed on, but not remembered.
 const MAX_LOCATION: usize = 2048;
 
+/// For how long an instance relies on that an upstream's answer for a blob is none to remember: then
+/// nobody waits for another's, and the store is not read.
+pub const NOT_KEPT: Duration = Duration::from_secs(60);
+
 /// A client that asks for the same again within this time counts as one whom the URL did not help.
 /// That often at most the store is told of clients, too.
 const REPEATED_WITHIN: Duration = Duration::from_secs(30);
@@ -96,7 +100,7 @@ impl RedirectKey {
 /// An entry names the first eight clients of half a minute: where a URL is dead it is for many, and
 /// one that is known again is enough. The store is told of them every half minute at most, so a
 /// busy one is not written to with every pull; instances do not share what they know in between.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct RedirectEntry {
     location: String,
     fetched_at: u64,
@@ -134,6 +138,11 @@ impl RedirectEntry {
                 .into_iter()
                 .collect(),
         })
+    }
+
+    /// Whether this stands for an answer that is not remembered.
+    pub fn is_empty(&self) -> bool {
+        self.location.is_empty()
     }
 
     /// Returns the `Location` for a client, judged as that of a fresh redirect is: the store may

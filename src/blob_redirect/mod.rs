@@ -4,7 +4,7 @@
 
 pub mod entry;
 
-use self::entry::{BLOB_REDIRECTS, RedirectEntry, RedirectKey};
+use self::entry::{BLOB_REDIRECTS, NOT_KEPT, RedirectEntry, RedirectKey};
 use crate::cache::Cache;
 use crate::cache::single_flight::SingleFlight;
 use crate::cache::status::{CACHE_STATUS, CacheStatus};
@@ -64,6 +64,9 @@ impl<P: Platform> BlobRedirects<P> {
                 stored.await
             }
         };
+        if known.as_ref().is_some_and(|entry| entry.is_empty()) {
+            return Ok(self.fetch(upstreams, proxy, request, &key).await?.0);
+        }
         let known = known.and_then(|entry| Some((entry.location(proxy)?, entry)));
         if let Some((location, entry)) = &known
             && !entry.is_reported(&key, now)
@@ -169,10 +172,15 @@ impl<P: Platform> BlobRedirects<P> {
                 self.cache
                     .put(context.store, &key.text, entry, ttl, key.owner);
             }
-            None if self.cache.get_memory(&key.text, now).is_some() => {
-                self.cache.remove(context.store, &key.text);
+            None => {
+                let before = self.cache.get_memory(&key.text, now);
+                if before.is_some_and(|entry| !entry.is_empty()) {
+                    self.cache.remove(context.store, &key.text);
+                }
+                let (entry, owner) = (RedirectEntry::default(), key.owner);
+                self.cache
+                    .put_memory(&key.text, entry, now, NOT_KEPT, owner);
             }
-            None => {}
         }
         Ok((response, entry))
     }

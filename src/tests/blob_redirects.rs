@@ -1,7 +1,7 @@
 //! Redirects of blobs that are remembered.
 
 use super::*;
-use futures_util::future::join_all;
+use futures_util::future::{FutureExt, join_all};
 use http::request::Builder;
 
 /// How far the scripted clock is from the Unix epoch at first.
@@ -218,6 +218,27 @@ async fn what_is_for_one_client_only_is_not_shared() {
     let received = join_all(clients.map(|client| mirror.handle(by(client)))).await;
     assert_eq!(statuses(received), [404, 404]);
     assert_eq!(platform.sent().len(), 1);
+}
+
+#[tokio::test]
+async fn nobody_waits_for_an_answer_that_is_known_not_to_be_shared() {
+    let bytes = || answer(200, &[], "bytes");
+    let platform = Scripted::new([bytes()]);
+    let mirror = Mirror::new(platform.clone());
+    send(&mirror, by("192.0.2.1")).await;
+    let store_calls = platform.store_calls();
+    platform.add_answers([bytes(), redirected(1200)]);
+    let both = ["192.0.2.2", "192.0.2.3"].map(|client| Box::pin(mirror.handle(by(client))));
+    let mut waiting = join_all(both);
+    // Both are on their way before either is answered.
+    assert!((&mut waiting).now_or_never().is_none());
+    assert_eq!(platform.sent().len(), 3);
+    assert_eq!(statuses(waiting.await), [200, 307]);
+    assert_eq!(platform.store_calls(), store_calls);
+    // The upstream has begun to sign.
+    let received = send(&mirror, by("192.0.2.4")).await;
+    assert_eq!(received.header("cache-status"), HIT);
+    assert_eq!(platform.sent().len(), 0);
 }
 
 #[tokio::test]
