@@ -2,6 +2,7 @@
 
 use crate::access::rate_limit::RateLimiter;
 use crate::access_log::Line;
+use crate::blob_redirect::BlobRedirects;
 use crate::cache::single_flight::SingleFlight;
 use crate::cache::store::Store;
 use crate::config::{Config, ConfigError};
@@ -35,6 +36,7 @@ pub struct Mirror<P: Platform> {
     store: Store<P>,
     rate_limiter: RateLimiter<P>,
     manifests: Manifests<P>,
+    blob_redirects: BlobRedirects<P>,
     upstreams: Upstreams<P>,
     config: RefCell<Option<Rc<Config>>>,
     config_reads: SingleFlight<P, Result<Rc<Config>, ConfigError>>,
@@ -58,6 +60,7 @@ impl<P: Platform> Mirror<P> {
             platform,
             rate_limiter: RateLimiter::default(),
             manifests: Manifests::default(),
+            blob_redirects: BlobRedirects::default(),
             upstreams: Upstreams::default(),
             config: RefCell::default(),
             config_reads: SingleFlight::default(),
@@ -214,6 +217,12 @@ impl<P: Platform> Mirror<P> {
             Some(key) => {
                 self.manifests
                     .serve(&self.upstreams, proxy, &upstream_request, &key)
+                    .await
+            }
+            None if parsed.route.is_blob() => {
+                let (redirects, headers) = (&self.blob_redirects, request.headers());
+                redirects
+                    .serve(&self.upstreams, proxy, &upstream_request, headers)
                     .await
             }
             None => manifest::forward(&self.upstreams, proxy, &upstream_request).await,

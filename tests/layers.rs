@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: [&[&str]; 14] = [
     &["spin", "tests"],
     &["mirror"],
-    &["access_log", "page", "probe", "manifest"],
+    &["access_log", "page", "probe", "manifest", "blob_redirect"],
     &["response"],
     &["upstream"],
     &["context"],

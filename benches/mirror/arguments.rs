@@ -81,8 +81,10 @@ pub enum Case {
     Warm,
     /// A manifest of another repository with each request
     Cold,
-    /// A blob that the upstream redirects to its CDN
+    /// A blob that the upstream redirects to its CDN, by a URL that does not tell how long it is good
     Redirect,
+    /// A blob whose redirect is remembered: its URL tells how long it is good
+    KnownRedirect,
     /// 1,000 repositories in turn, twice
     Repositories,
     /// A manifest by its digest, which the cache serves without the upstream

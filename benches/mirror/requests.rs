@@ -8,7 +8,7 @@ use crate::targets::Targets;
 use hyper::StatusCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use test_support::counting_registry::{PING, REDIRECT, by_digest, repository};
+use test_support::counting_registry::{PING, REDIRECT, SIGNED, by_digest, repository};
 
 /// Numbers of repositories that were not requested before.
 static FRESH: AtomicU64 = AtomicU64::new(0);
@@ -53,6 +53,25 @@ pub async fn measure(case: Case, systems: &[System], scale: &Scale, targets: &mu
                 )]
             };
             show(systems, scale, &["blob redirect"], load).await;
+        }
+        Case::KnownRedirect => {
+            let load = || {
+                vec![timed(
+                    StatusCode::TEMPORARY_REDIRECT,
+                    Arc::new(|_| SIGNED.to_owned()),
+                )]
+            };
+            let measurements = compare(systems, scale, &["known blob redirect"], load)
+                .await
+                .remove(0);
+            measurements.print();
+            let rate = measurements.ratio(CACHING, FORWARDER, |one| one.rate);
+            targets.at_least(
+                "known blob redirect, req/s against the forwarder",
+                1.5,
+                rate,
+                "",
+            );
         }
         Case::Digest => {
             let load = || {

@@ -83,7 +83,7 @@ impl<P: Platform> RateLimiter<P> {
 /// Returns the address of the client: the one that Spin is connected to, or behind
 /// `trusted_proxies` the one that the outermost of them saw. An IPv6 address stands for its /64,
 /// which is what one user has.
-fn client_address(headers: &HeaderMap, trusted_proxies: u32) -> Option<IpAddr> {
+pub fn client_address(headers: &HeaderMap, trusted_proxies: u32) -> Option<IpAddr> {
     let connected = headers.get_all(CLIENT_ADDRESS).iter().next_back()?;
     let connected = parse_address(connected.to_str().ok()?)?;
     // Bytes, not text: what a client claims in another encoding must not hide what a proxy has

@@ -15,9 +15,11 @@ use self::store::Store;
 use crate::platform::Platform;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::value::to_raw_value;
+use serde_json::value::{RawValue, to_raw_value};
+use std::any::Any;
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::marker::PhantomData;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -27,28 +29,36 @@ const FORMAT: u32 = 1;
 
 /// Entries of one kind, each with a key and an end. Memory holds as many as the store.
 pub struct Cache<P: Platform, T> {
-    kind: &'static str,
-    layout: BucketLayout,
-    memory: RefCell<HashMap<String, MemoryEntry<T>>>,
-    /// Many requests ask a new instance for the same entry at once.
-    reads: SingleFlight<P, Option<Rc<T>>>,
+    entries: Entries<P>,
+    values: PhantomData<T>,
 }
 
-#[derive(Debug)]
-struct MemoryEntry<T> {
-    value: Rc<T>,
+/// What [`Cache`] is but for the type of its values: compiled once, and not for each.
+struct Entries<P: Platform> {
+    kind: &'static str,
+    layout: BucketLayout,
+    memory: RefCell<HashMap<String, MemoryEntry>>,
+    /// Many requests ask a new instance for the same entry at once.
+    reads: SingleFlight<P, Option<Rc<dyn Any>>>,
+}
+
+struct MemoryEntry {
+    value: Rc<dyn Any>,
     validity: Validity,
     owner: Owner,
 }
 
-impl<P: Platform, T: Serialize + DeserializeOwned> Cache<P, T> {
+impl<P: Platform, T: Serialize + DeserializeOwned + 'static> Cache<P, T> {
     /// `kind` begins the store keys of these entries: letters and digits.
     pub fn new(kind: &'static str, layout: BucketLayout) -> Cache<P, T> {
         Cache {
-            kind,
-            layout,
-            memory: RefCell::default(),
-            reads: SingleFlight::default(),
+            entries: Entries {
+                kind,
+                layout,
+                memory: RefCell::default(),
+                reads: SingleFlight::default(),
+            },
+            values: PhantomData,
         }
     }
 
@@ -62,9 +72,7 @@ impl<P: Platform, T: Serialize + DeserializeOwned> Cache<P, T> {
 
     /// Returns the entry in memory.
     pub fn get_memory(&self, key: &str, now: Duration) -> Option<Rc<T>> {
-        let memory = self.memory.borrow();
-        let held = memory.get(key).filter(|held| held.validity.includes(now))?;
-        Some(held.value.clone())
+        self.entries.get_memory(key, now)?.downcast().ok()
     }
 
     /// Returns the entry in the store, and puts it into memory.
@@ -80,19 +88,12 @@ impl<P: Platform, T: Serialize + DeserializeOwned> Cache<P, T> {
         key: &str,
         is_valid: impl Fn(&T) -> bool,
     ) -> Option<Rc<T>> {
-        let read = async || {
-            let salt = store.salt().await?;
-            let bytes = store.get(&self.bucket_key()(salt, key)).await?;
-            let now = store.platform().now();
-            let bucket = Bucket::parse(&bytes);
-            let entry = bucket.get(key, now)?;
-            let value = serde_json::from_str(entry.value.get()).ok();
-            let value = Rc::new(value.filter(&is_valid)?);
-            let (validity, owner) = (entry.validity(), entry.owner);
-            self.insert(key, Rc::clone(&value), now, validity, owner);
-            Some(value)
+        let parse = |text: &str| -> Option<Rc<dyn Any>> {
+            let value = serde_json::from_str(text).ok().filter(&is_valid);
+            Some(Rc::new(value?))
         };
-        self.reads.run(store.platform(), key, read).await
+        let value = self.entries.get_store(store, key, &parse).await?;
+        value.downcast().ok()
     }
 
     /// Puts an entry into memory only.
@@ -105,7 +106,7 @@ impl<P: Platform, T: Serialize + DeserializeOwned> Cache<P, T> {
         owner: Owner,
     ) {
         let validity = Validity::starting(now, ttl);
-        self.insert(key, value.into(), now, validity, owner);
+        self.entries.insert(key, value.into(), now, validity, owner);
     }
 
     /// Puts an entry into memory now, and into the store after the answer has been sent.
@@ -117,11 +118,59 @@ impl<P: Platform, T: Serialize + DeserializeOwned> Cache<P, T> {
         ttl: Duration,
         owner: Owner,
     ) {
+        let value = value.into();
+        let serialized = to_raw_value(&*value).ok();
+        self.entries.put(store, key, value, serialized, ttl, owner);
+    }
+
+    /// Removes an entry from memory now, and from the store after the answer has been sent.
+    pub fn remove(&self, store: &Store<P>, key: &str) {
+        self.entries.remove(store, key);
+    }
+}
+
+impl<P: Platform> Entries<P> {
+    fn get_memory(&self, key: &str, now: Duration) -> Option<Rc<dyn Any>> {
+        let memory = self.memory.borrow();
+        let held = memory.get(key).filter(|held| held.validity.includes(now))?;
+        Some(held.value.clone())
+    }
+
+    /// Returns the entry in the store as `parse` reads its value, and puts it into memory.
+    async fn get_store(
+        &self,
+        store: &Store<P>,
+        key: &str,
+        parse: &dyn Fn(&str) -> Option<Rc<dyn Any>>,
+    ) -> Option<Rc<dyn Any>> {
+        let read = async || {
+            let salt = store.salt().await?;
+            let bytes = store.get(&self.bucket_key()(salt, key)).await?;
+            let now = store.platform().now();
+            let bucket = Bucket::parse(&bytes);
+            let entry = bucket.get(key, now)?;
+            let value = parse(entry.value.get())?;
+            let (validity, owner) = (entry.validity(), entry.owner);
+            self.insert(key, Rc::clone(&value), now, validity, owner);
+            Some(value)
+        };
+        self.reads.run(store.platform(), key, read).await
+    }
+
+    fn put(
+        &self,
+        store: &Store<P>,
+        key: &str,
+        value: Rc<dyn Any>,
+        serialized: Option<Box<RawValue>>,
+        ttl: Duration,
+        owner: Owner,
+    ) {
         let now = store.platform().now();
-        let (value, validity) = (value.into(), Validity::starting(now, ttl));
-        let (capacity, serialized) = (self.layout.entries, to_raw_value(&*value));
+        let validity = Validity::starting(now, ttl);
+        let capacity = self.layout.entries;
         self.insert(key, value, now, validity, owner);
-        let Ok(value) = serialized else { return };
+        let Some(value) = serialized else { return };
         let (key, platform) = (key.to_owned(), store.platform().clone());
         let (bucket_key, own_key) = (self.bucket_key(), key.clone());
         let bucket_key = move |salt| bucket_key(salt, &own_key);
@@ -152,8 +201,7 @@ impl<P: Platform, T: Serialize + DeserializeOwned> Cache<P, T> {
         });
     }
 
-    /// Removes an entry from memory now, and from the store after the answer has been sent.
-    pub fn remove(&self, store: &Store<P>, key: &str) {
+    fn remove(&self, store: &Store<P>, key: &str) {
         self.memory.borrow_mut().remove(key);
         let key = key.to_owned();
         let (bucket_key, own_key) = (self.bucket_key(), key.clone());
@@ -166,7 +214,14 @@ impl<P: Platform, T: Serialize + DeserializeOwned> Cache<P, T> {
         });
     }
 
-    fn insert(&self, key: &str, value: Rc<T>, now: Duration, validity: Validity, owner: Owner) {
+    fn insert(
+        &self,
+        key: &str,
+        value: Rc<dyn Any>,
+        now: Duration,
+        validity: Validity,
+        owner: Owner,
+    ) {
         let mut memory = self.memory.borrow_mut();
         let capacity = self.layout.capacity();
         if memory.len() >= capacity {
@@ -515,7 +570,7 @@ mod tests {
         let cache = Cache::<Scripted, i32>::new("x", ONE);
         for number in 0..100 {
             cache.put_memory(&number.to_string(), number, platform.now(), TTL, OWNER);
-            assert!(cache.memory.borrow().len() <= 3);
+            assert!(cache.entries.memory.borrow().len() <= 3);
             assert_eq!(
                 cache
                     .get_memory(&number.to_string(), platform.now())

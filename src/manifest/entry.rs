@@ -8,7 +8,6 @@ use crate::oci::name::Name;
 use crate::oci::reference::Reference;
 use crate::platform::Platform;
 use crate::policy::candidates::Candidates;
-use crate::policy::permitted::Upstream;
 use crate::request::accept::Accept;
 use crate::response::body::Body;
 use crate::upstream::{CONTENT_DIGEST, content_type};
@@ -25,8 +24,7 @@ pub const CONTENT_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 /// A request for a manifest that the cache may answer.
 #[derive(Clone, Debug)]
 pub struct ManifestKey {
-    /// The upstreams that may answer, and the repository: nothing that one of them sent is ever
-    /// served for another.
+    /// The upstreams that may answer, and the repository.
     repository: String,
     pub reference: Reference,
     pub accept: Accept,
@@ -46,21 +44,11 @@ impl ManifestKey {
         if headers.keys().any(|header| header != ACCEPT) {
             return None;
         }
-        let mut repository = String::with_capacity(128);
-        for upstream in candidates.iter().map(Upstream::as_str) {
-            repository.push_str(upstream);
-            repository.push('\n');
-        }
-        repository.push_str(name.as_str());
         Some(ManifestKey {
-            repository,
+            repository: candidates.repository_key(name),
             reference: reference.clone(),
             accept: Accept::from_headers(headers),
-            owner: if candidates.iter().all(Upstream::is_operators) {
-                Owner::Operator
-            } else {
-                Owner::Clients
-            },
+            owner: candidates.owner(),
         })
     }
 

@@ -2,6 +2,8 @@
 
 use super::Policy;
 use super::permitted::{Denied, Upstream};
+use crate::cache::bucket::Owner;
+use crate::oci::name::Name;
 use crate::request::route::Route;
 
 /// A list of upstreams that is never empty.
@@ -47,6 +49,28 @@ impl Candidates {
 
     pub fn contains(&self, upstream: &Upstream) -> bool {
         self.iter().any(|candidate| candidate == upstream)
+    }
+
+    /// Returns the key of what is cached of a repository: nothing that one list of upstreams sent is
+    /// ever served for another.
+    pub fn repository_key(&self, name: &Name) -> String {
+        let mut key = String::with_capacity(128);
+        for upstream in self.iter().map(Upstream::as_str) {
+            key.push_str(upstream);
+            key.push('\n');
+        }
+        key.push_str(name.as_str());
+        key
+    }
+
+    /// Returns whose entries in the cache those of these upstreams are: the operator's, where all
+    /// that may answer are.
+    pub fn owner(&self) -> Owner {
+        if self.iter().all(Upstream::is_operators) {
+            Owner::Operator
+        } else {
+            Owner::Clients
+        }
     }
 
     /// Whether there is only one.

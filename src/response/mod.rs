@@ -47,6 +47,7 @@ pub fn from_upstream<P: Platform>(
         body,
         url,
         pins_next_page,
+        redirect_ends: _,
     } = upstream;
     if request.route == Route::Ping && status == StatusCode::OK {
         return ping_response(request.head_only);

@@ -3,6 +3,7 @@
 
 mod access;
 mod auth;
+mod blob_redirects;
 mod blobs;
 mod config;
 mod errors;

@@ -116,5 +116,5 @@ async fn their_entries_never_push_out_the_operators() {
         (received.status(), received.text().as_str()),
         (200, content)
     );
-    assert!(platform.store().len() <= 961, "{}", platform.store().len());
+    assert!(platform.store().len() <= 993, "{}", platform.store().len());
 }

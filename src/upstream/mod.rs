@@ -2,7 +2,7 @@
 //!
 //! [`failover`] asks the candidates one after the other. [`exchange`] asks one of them, with the
 //! token that [`auth`] has, and follows redirects ([`redirect`]); [`blob`] follows those of blobs
-//! that are streamed. [`client`] sends one request. [`outcome`] decides what an answer means.
+//! that are streamed, and [`signed_url`] tells how long the others last. [`client`] sends one request. [`outcome`] decides what an answer means.
 //! [`manifest_body`] reads manifests.
 
 pub mod auth;
@@ -17,6 +17,8 @@ pub mod manifest_body;
 pub mod outcome;
 pub mod redirect;
 mod response_headers;
+pub mod signed_url;
+mod timestamp;
 
 use self::error::{RedirectError, UpstreamError};
 use self::manifest_body::UpstreamBody;
@@ -28,6 +30,7 @@ use crate::request::RegistryRequest;
 use crate::request::route::Route;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use std::time::Duration;
 
 /// Bytes. Headers of an upstream that are longer together are refused, and so are a client's. Over
 /// HTTP/2 an upstream may end the connection for a longer one (nginx does), and with it every other
@@ -158,6 +161,9 @@ pub struct UpstreamResponse<B> {
     /// Whether a link to the next page has to name the registry: another one than the client asked
     /// answered, or one of several, and only this one knows the cursor.
     pub pins_next_page: bool,
+    /// Of a redirect for the client: when its URL stops being good, by this mirror's clock, if the
+    /// URL tells.
+    pub redirect_ends: Option<Duration>,
 }
 
 impl<B> RawResponse<UpstreamBody<B>> {
@@ -184,6 +190,7 @@ impl<B> RawResponse<UpstreamBody<B>> {
             return Err(UpstreamError::from_status(head.status, code, &head.headers));
         }
         let mut headers = response_headers::pick(&request.method, &head.headers)?;
+        let mut redirect_ends = None;
         match (route, head.status) {
             (Route::Ping, StatusCode::OK) | (_, StatusCode::NOT_MODIFIED) => {}
             (_, StatusCode::OK | StatusCode::PARTIAL_CONTENT) => {
@@ -195,6 +202,7 @@ impl<B> RawResponse<UpstreamBody<B>> {
                 let location = redirect::location(&head.headers)
                     .and_then(|location| redirect::client_location(context, &self.url, location))
                     .ok_or(UpstreamError::Redirect(RedirectError::ClientTarget))?;
+                redirect_ends = redirect::ends(&head.headers, &location, context.platform.now());
                 headers.insert(header::LOCATION, location);
             }
         }
@@ -205,6 +213,7 @@ impl<B> RawResponse<UpstreamBody<B>> {
             body,
             url: self.url,
             pins_next_page: self.redirected,
+            redirect_ends,
         })
     }
 }

@@ -1,8 +1,8 @@
 //! Redirects of upstreams: those that are followed here, and those of blobs that go back to the
 //! client.
 
-use super::MAX_HEADER;
 use super::error::RedirectError;
+use super::{MAX_HEADER, signed_url, timestamp};
 use crate::context::Context;
 use crate::oci::name::Name;
 use crate::platform::Platform;
@@ -11,8 +11,9 @@ use crate::policy::permitted::{Denied, Upstream};
 use crate::registry::docker_hub;
 use crate::registry::origin::{Authority, HttpUrl, Origin};
 use crate::request::route::Route;
-use http::header::LOCATION;
+use http::header::{DATE, LOCATION};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Uri};
+use std::time::Duration;
 
 /// A longer chain of redirects is not followed.
 pub const MAX_REDIRECTS: usize = 5;
@@ -209,6 +210,17 @@ fn permitted_location(
         target.to_string()
     };
     HeaderValue::try_from(location).ok()
+}
+
+/// Returns when the URL of a redirect stops being good, by a clock that shows `now`: see
+/// [`signed_url::valid_until`]. A clock that is behind the upstream's is found by the `Date` of the
+/// answer, or every URL would be handed out for too long.
+pub fn ends(headers: &HeaderMap, location: &HeaderValue, now: Duration) -> Option<Duration> {
+    let end = signed_url::valid_until(location.to_str().ok()?)?;
+    let date = headers.get(DATE).and_then(|date| date.to_str().ok());
+    let behind = date.and_then(timestamp::parse_http_date);
+    let behind = behind.unwrap_or_default().saturating_sub(now);
+    Some(end.saturating_sub(behind))
 }
 
 /// Whether `location` is an absolute URL that no client's parser can take for one of another host

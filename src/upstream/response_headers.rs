@@ -60,7 +60,7 @@ fn content_length(headers: &HeaderMap) -> Result<Option<u64>, NoLength> {
 }
 
 /// Parses digits. Rust's own parser takes a sign too.
-fn parse_number(text: &str) -> Option<u64> {
+pub fn parse_number(text: &str) -> Option<u64> {
     let is_digits = text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|_| is_digits)
 }

@@ -13,6 +13,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
+use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 
@@ -20,10 +21,12 @@ use crate::ca::Ca;
 use crate::image::{MANIFEST, digest};
 use crate::server::{Server, any_port};
 
-/// Paths of a manifest, of a blob that is redirected to a CDN, and of a blob that the registry
-/// serves itself.
+/// Paths of a manifest, of a blob that is redirected to a CDN, by a URL that does not tell how long
+/// it is good or by one that does, and of a blob that the registry serves itself.
 pub const WARM: &str = "/v2/bench/warm/manifests/latest";
 pub const REDIRECT: &str = "/v2/bench/redirect/blobs/sha256:\
+    0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+pub const SIGNED: &str = "/v2/bench/signed/blobs/sha256:\
     0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 pub const BLOB: &str = "/v2/bench/blob/blobs/sha256:\
     0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -49,6 +52,8 @@ const MISSING: &str = "missing";
 const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 /// Bytes of a token, as Docker Hub's have in 2026.
 const TOKEN_LENGTH: usize = 2_500;
+/// Seconds that a URL is good which tells it, as Docker Hub's are.
+const REDIRECT_LIFE: u64 = 3000;
 const CHUNK: usize = 64 * 1024;
 static ZEROS: [u8; CHUNK] = [0; CHUNK];
 
@@ -193,8 +198,12 @@ impl Registry {
                 let unknown = r#"{"errors":[{"code":"NAME_UNKNOWN","message":"repository name not known to registry"}]}"#;
                 response(404, &[("content-type", "application/json")], unknown)
             }
-            Some(("bench/redirect", digest)) => {
-                let location = format!("{}/cdn/{digest}?verify={}", self.url(), "s".repeat(300));
+            Some((name @ ("bench/redirect" | "bench/signed"), digest)) => {
+                let end = match name {
+                    "bench/signed" => format!("verify={}-", unix_time() + REDIRECT_LIFE),
+                    _ => "signature=".to_owned(),
+                };
+                let location = format!("{}/cdn/{digest}?{end}{}", self.url(), "s".repeat(300));
                 response(
                     307,
                     &[("location", &location)],
@@ -244,6 +253,11 @@ impl Registry {
             format!(r#"Bearer realm="{url}/token",service="bench",scope="repository:{name}:pull""#);
         response(401, &[("www-authenticate", &challenge)], "")
     }
+}
+
+fn unix_time() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.expect("a time after 1970").as_secs()
 }
 
 fn response(status: u16, headers: &[(&str, &str)], body: impl Into<Bytes>) -> RegistryResponse {

@@ -243,6 +243,7 @@ fn an_answer_for_the_client_is_final() {
         body: (),
         url: crate::registry::origin::HttpUrl::parse("https://registry.example/v2/").unwrap(),
         pins_next_page: false,
+        redirect_ends: None,
     };
     let outcome = classify(&Route::Ping, &Ok(response));
     assert_eq!(
