@@ -2,6 +2,7 @@
 
 use crate::access::Access;
 use crate::access::secret::Secret;
+use crate::oci::name::Name;
 use crate::platform::{Platform, Timeouts};
 use crate::policy::Policy;
 use crate::policy::candidates::Candidates;
@@ -151,6 +152,20 @@ impl Config {
             }
             None => Ok(None),
         }
+    }
+
+    /// Returns the key of what is cached of a repository. What accounts may read that serve all of
+    /// it is found with the same accounts only, and as long as they do.
+    pub fn repository_key(&self, candidates: &Candidates, name: &Name) -> String {
+        let mut key = candidates.repository_key(name);
+        if self.accounts.serves == Serves::All {
+            let origins = candidates.iter().map(Upstream::origin);
+            for account in origins.flat_map(|origin| self.accounts.at(origin)) {
+                key.push('\n');
+                key.push_str(&account.cache_key());
+            }
+        }
+        key
     }
 
     /// Returns the upstream that the mirror's own host name stands for. An entry without a port is

@@ -209,7 +209,13 @@ impl<P: Platform> Mirror<P> {
                 if context.config.manifest_cache && parsed.query.is_empty() =>
             {
                 response::caching::take_condition(&mut upstream_request.headers);
-                ManifestKey::new(candidates, name, reference, &upstream_request.headers)
+                ManifestKey::new(
+                    context.config,
+                    candidates,
+                    name,
+                    reference,
+                    &upstream_request.headers,
+                )
             }
             _ => None,
         };
