@@ -143,10 +143,8 @@ impl<P: Platform> Asker<'_, P> {
                 Attempted::Limited(_) | Attempted::Refused => answer,
             };
         }
-        if !self.is_proven(&key).await && is_manifest {
-            self.check(&key).await?;
-        }
-        if !self.is_proven(&key).await {
+        let is_proven = self.is_proven(&key).await || is_manifest && self.check(&key).await?;
+        if !is_proven {
             return self.send_as_anonymous(self.request, &key).await;
         }
         match self.send_as_accounts().await {
@@ -163,7 +161,7 @@ impl<P: Platform> Asker<'_, P> {
     }
 
     /// Asks by `HEAD`, as the anonymous user, whether that user may read a manifest.
-    async fn check(&self, key: &str) -> Result<(), UpstreamError> {
+    async fn check(&self, key: &str) -> Result<bool, UpstreamError> {
         let accept = self.request.headers.get_all(ACCEPT).iter();
         let accept = accept.map(|value| (ACCEPT, value.clone()));
         let head = UpstreamRequest {
@@ -174,7 +172,7 @@ impl<P: Platform> Asker<'_, P> {
         let check = async || match self.send_as_anonymous(&head, key).await {
             // It would fail again, after as long a time.
             Err(UpstreamError::Transport(error)) => Err(error.into()),
-            _ => Ok(()),
+            answer => Ok(shows_manifest(head.route, &answer)),
         };
         let public_access = &self.auth.public_access;
         public_access.check(self.context, key, check).await
@@ -184,10 +182,10 @@ impl<P: Platform> Asker<'_, P> {
     async fn send_as_anonymous(&self, request: &UpstreamRequest<'_>, key: &str) -> Sent<P::Body> {
         let answer = self.send_as(request, None).await;
         let public_access = &self.auth.public_access;
-        if is_refused(&answer) {
-            public_access.take_back(self.context, key).await;
-        } else if shows_manifest(request.route, &answer) {
+        if shows_manifest(request.route, &answer) {
             public_access.prove(self.context, self.upstream, key);
+        } else if is_refused(&answer) {
+            public_access.take_back(self.context, key).await;
         }
         answer
     }

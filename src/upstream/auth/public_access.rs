@@ -13,8 +13,8 @@ use std::time::Duration;
 
 /// How long it is known of a repository that the anonymous user may read it, after it last could.
 const PROOF_TTL: Duration = Duration::from_secs(24 * 60 * 60);
-/// How long the store is not told that it still can.
-const WRITE_INTERVAL: Duration = Duration::from_secs(60 * 60);
+/// Seconds. How long the store is not told that it still can.
+const WRITE_INTERVAL: u32 = 60 * 60;
 const PROOFS: BucketLayout = BucketLayout {
     buckets: 32,
     entries: 32,
@@ -23,8 +23,8 @@ const PROOFS: BucketLayout = BucketLayout {
 /// The repositories that the anonymous user could read within the last day.
 pub struct PublicAccess<P: Platform> {
     /// When the proof was last written to the store, in seconds since the Unix epoch.
-    proofs: Cache<P, u64>,
-    checks: SingleFlight<P, Result<(), UpstreamError>>,
+    proofs: Cache<P, u32>,
+    checks: SingleFlight<P, Result<bool, UpstreamError>>,
 }
 
 impl<P: Platform> Default for PublicAccess<P> {
@@ -51,21 +51,21 @@ impl<P: Platform> PublicAccess<P> {
         &self,
         context: &Context<'_, P>,
         key: &str,
-        check: impl AsyncFn() -> Result<(), UpstreamError>,
-    ) -> Result<(), UpstreamError> {
+        check: impl AsyncFn() -> Result<bool, UpstreamError>,
+    ) -> Result<bool, UpstreamError> {
         self.checks.run(context.platform, key, check).await
     }
 
     /// Remembers that the anonymous user has just read from a repository.
     pub fn prove(&self, context: &Context<'_, P>, upstream: &Upstream, key: &str) {
         let (now, owner) = (context.platform.now(), upstream.owner());
-        let written_at = self.proofs.get_memory(key, now);
-        let is_written = |at: &u64| now.saturating_sub(Duration::from_secs(*at)) < WRITE_INTERVAL;
-        match written_at.filter(|at| is_written(at)) {
+        let seconds = u32::try_from(now.as_secs()).unwrap_or(u32::MAX);
+        let is_written = |at: &u32| seconds.saturating_sub(*at) < WRITE_INTERVAL;
+        match self.proofs.get_memory(key, now).filter(|at| is_written(at)) {
             Some(at) => self.proofs.put_memory(key, at, now, PROOF_TTL, owner),
             None => self
                 .proofs
-                .put(context.store, key, now.as_secs(), PROOF_TTL, owner),
+                .put(context.store, key, seconds, PROOF_TTL, owner),
         }
     }
 
