@@ -185,7 +185,9 @@ impl<P: Platform> Asker<'_, P> {
         if shows_manifest(request.route, &answer) {
             public_access.prove(self.context, self.upstream, key);
         } else if is_refused(&answer) {
-            public_access.take_back(self.context, key).await;
+            public_access
+                .take_back(self.context, self.upstream, key)
+                .await;
         }
         answer
     }

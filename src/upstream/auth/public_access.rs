@@ -15,6 +15,9 @@ use std::time::Duration;
 const PROOF_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 /// Seconds. How long the store is not told that it still can.
 const WRITE_INTERVAL: u32 = 60 * 60;
+/// Stands where a proof was. An entry that is only removed would be found in the store again, which
+/// is written to after the answer.
+const TAKEN_BACK: u32 = 0;
 const PROOFS: BucketLayout = BucketLayout {
     buckets: 32,
     entries: 32,
@@ -22,7 +25,8 @@ const PROOFS: BucketLayout = BucketLayout {
 
 /// The repositories that the anonymous user could read within the last day.
 pub struct PublicAccess<P: Platform> {
-    /// When the proof was last written to the store, in seconds since the Unix epoch.
+    /// When the proof was last written to the store, in seconds since the Unix epoch;
+    /// [`TAKEN_BACK`] where it counts no more.
     proofs: Cache<P, u32>,
     checks: SingleFlight<P, Result<bool, UpstreamError>>,
 }
@@ -43,7 +47,8 @@ pub fn proof_key(upstream: &Upstream, name: &Name) -> String {
 
 impl<P: Platform> PublicAccess<P> {
     pub async fn is_proven(&self, context: &Context<'_, P>, key: &str) -> bool {
-        self.proofs.get(context.store, key).await.is_some()
+        let proof = self.proofs.get(context.store, key).await;
+        proof.is_some_and(|written_at| *written_at != TAKEN_BACK)
     }
 
     /// Runs `check` once for all requests that need it at the same time.
@@ -60,7 +65,7 @@ impl<P: Platform> PublicAccess<P> {
     pub fn prove(&self, context: &Context<'_, P>, upstream: &Upstream, key: &str) {
         let (now, owner) = (context.platform.now(), upstream.owner());
         let seconds = u32::try_from(now.as_secs()).unwrap_or(u32::MAX);
-        let is_written = |at: &u32| seconds.saturating_sub(*at) < WRITE_INTERVAL;
+        let is_written = |at: &std::rc::Rc<u32>| seconds.saturating_sub(**at) < WRITE_INTERVAL;
         match self.proofs.get_memory(key, now).filter(|at| is_written(at)) {
             Some(at) => self.proofs.put_memory(key, at, now, PROOF_TTL, owner),
             None => self
@@ -69,11 +74,13 @@ impl<P: Platform> PublicAccess<P> {
         }
     }
 
-    /// Forgets a repository that the anonymous user has just been refused.
-    pub async fn take_back(&self, context: &Context<'_, P>, key: &str) {
+    /// Takes the proof of a repository back that the anonymous user has just been refused.
+    pub async fn take_back(&self, context: &Context<'_, P>, upstream: &Upstream, key: &str) {
         // Not for each refusal: anybody can ask for what is private.
         if self.is_proven(context, key).await {
-            self.proofs.remove(context.store, key);
+            let owner = upstream.owner();
+            self.proofs
+                .put(context.store, key, TAKEN_BACK, PROOF_TTL, owner);
         }
     }
 }
