@@ -47,7 +47,6 @@ fn attacked(is_closed: bool, changed: Override, more: &[(&str, &str)]) -> Mirror
 
 #[tokio::test]
 async fn a_password_goes_to_its_own_token_server_only() {
-    let elsewhere = "https://evil.example/v2/team/public/manifests/1";
     let attacks: [(&str, Override); 11] = [
         ("a foreign realm", |request| {
             let realm = "https://evil.example/token";
@@ -89,11 +88,13 @@ async fn a_password_goes_to_its_own_token_server_only() {
             let url = "http://plain.docker.io/v2/team/public/manifests/1";
             (is_registry(request) && has_authorization(request)).then(|| redirect(url))
         }),
-        ("a registry that asks for the password itself", |request| {
-            let is_bare = is_registry(request) && !has_authorization(request);
-            let basic = [("www-authenticate", "Basic realm=\"docker\"")];
-            (is_bare && request.uri().path() == "/nowhere").then(|| answer(401, &basic, ""))
-        }),
+        (
+            "a registry that redirects to where a password is asked for",
+            |request| {
+                is_registry(request)
+                    .then(|| redirect("https://evil.example/v2/team/public/manifests/basic"))
+            },
+        ),
     ];
     for (attack, changed) in attacks {
         for is_closed in [false, true] {
@@ -108,8 +109,8 @@ async fn a_password_goes_to_its_own_token_server_only() {
                 };
                 // What the evil host says, where it is asked.
                 let evil = |request: &Request<()>| {
-                    let host = request.uri().host().unwrap();
-                    host.ends_with("evil.example").then(manifest)
+                    let is_evil = request.uri().host().unwrap().ends_with("evil.example");
+                    is_evil.then(|| answer_of_evil(request))
                 };
                 let hub = Hub::default();
                 platform.respond(move |request| {
@@ -127,9 +128,23 @@ async fn a_password_goes_to_its_own_token_server_only() {
                 }
                 let requests = platform.requests();
                 assert_eq!(leaks(&requests), [""; 0], "{attack} {is_closed} {plain}");
-                assert!(!requests.is_empty(), "{attack} {elsewhere}");
+                assert!(!requests.is_empty(), "{attack}");
             }
         }
+    }
+}
+
+/// A host that asks for whatever it may be given, and answers all.
+fn answer_of_evil(request: &Request<()>) -> Answer {
+    let bearer = r#"Bearer realm="https://evil.example/token",service="registry.docker.io""#;
+    match request.uri().path() {
+        "/t" | "/token" => token("evil"),
+        _ if has_authorization(request) => manifest(),
+        // With a realm in its own domain, or for the password itself.
+        path if path.ends_with("/basic") => {
+            answer(401, &[("www-authenticate", "Basic realm=\"docker\"")], "")
+        }
+        _ => answer(401, &[("www-authenticate", bearer)], ""),
     }
 }
 
@@ -200,26 +215,29 @@ async fn a_registry_that_relays_anothers_challenge_gets_no_token_of_the_account(
     }
 }
 
-/// On a closed mirror: whoever owns a registry has repositories asked for that are not the
-/// client's to name.
+/// On a closed mirror: whoever owns a registry, or a repository, has others asked for that are not
+/// the client's to name.
 #[tokio::test]
 async fn a_redirect_to_the_registry_of_an_account_is_asked_as_the_anonymous_user() {
     let changed: Override = |request| {
-        is_at(request, "evil.example")
-            .then(|| redirect("https://registry-1.docker.io/v2/team/private/manifests/1"))
+        let is_evil = is_at(request, "evil.example")
+            || request.uri().path() == PUBLIC && has_authorization(request);
+        is_evil.then(|| redirect("https://registry-1.docker.io/v2/team/private/manifests/1"))
     };
     let allowed = [("allowed_repositories", "team/public,evil.example/*")];
     let mirror = attacked(true, changed, &allowed);
-    let path = format!("/{SECRET}/v2/a/b/manifests/1?upstream=evil.example");
-    let received = send(&mirror, get(&path)).await;
-    assert_eq!(received.status(), 403);
-    assert!(!received.text().contains("team/private"));
-    let lines = asked(&mirror.platform);
-    assert!(
-        !lines
-            .iter()
-            .any(|line| line.contains("alice") || line.contains("password"))
-    );
+    for path in ["/v2/a/b/manifests/1?upstream=evil.example", PUBLIC] {
+        let received = send(&mirror, get(&format!("/{SECRET}{path}"))).await;
+        let lines = asked(&mirror.platform);
+        assert_eq!(received.status(), 403, "{path} {lines:?}");
+        assert!(!received.text().contains("team/private"));
+        let is_private = |line: &String| line.contains("alice") && line.contains("private");
+        assert!(
+            lines.contains(&format!("GET anonymous {PRIVATE}")),
+            "{lines:?}"
+        );
+        assert!(!lines.iter().any(is_private), "{lines:?}");
+    }
 }
 
 #[tokio::test]
