@@ -3,7 +3,9 @@
 
 use std::sync::{Arc, Mutex};
 
+use crate::support::docker_registry::DockerRegistry;
 use crate::support::mirror::{Mirror, Options};
+use crate::support::skip;
 use test_support::hub::{Hub, Service, basic};
 use test_support::image::{Image, OCI};
 use test_support::server::{ReceivedRequest, Reply, Server};
@@ -246,6 +248,46 @@ async fn a_registry_that_asks_for_the_password_itself_gets_it() {
     let mirror = registry.options(&["alice"]).start().await;
     mirror.get_manifest(PUBLIC).await.expect(200);
     registry.assert_is_closed(&mirror, "").await;
+}
+
+#[tokio::test]
+async fn debians_registry_is_pulled_from_with_its_password() {
+    const HASH: &str = "$2y$05$CCCCCCCCCCCCCCCCCCCCC.ZPdpmKH0fSAm0VWrTg5ZUQrunQTin16";
+    let started = DockerRegistry::start_with_password("alice", PASSWORD, HASH).await;
+    let Some(registry) = started else {
+        return skip("docker-registry is not installed");
+    };
+    let image = Image::oci();
+    registry.push("team/private", "1", &image).await;
+    let address = registry.address();
+    let credentials = format!("{address}=alice:correct%20horse/battery");
+    let options = || {
+        let options = Options::default().upstream(address);
+        options.variable("upstream_credentials", &credentials)
+    };
+    let closed = options()
+        .variable("credentials_serve", "all")
+        .variable("secret", SECRET);
+    let mirror = closed.start().await;
+    let response = mirror
+        .get_manifest(&format!("/{SECRET}{PRIVATE}"))
+        .await
+        .expect(200);
+    assert_eq!(response.body, image.index.bytes);
+    for layer in &image.native().layers {
+        let target = format!("/{SECRET}/v2/team/private/blobs/{}", layer.digest);
+        let response = mirror.get(&target).send().await.expect(200);
+        assert_eq!(response.body, layer.bytes);
+    }
+    let tags = format!("/{SECRET}/v2/team/private/tags/list");
+    let tags = mirror.get(&tags).send().await.expect(200);
+    assert_eq!(tags.json()["tags"], serde_json::json!(["1"]));
+    // It has nothing for the anonymous user.
+    let mirror = options().start().await;
+    mirror
+        .get_manifest(PRIVATE)
+        .await
+        .expect_error(403, "DENIED");
 }
 
 /// A server that asks for a token of its own, or of `relayed`, and takes whatever it is sent.
