@@ -488,7 +488,7 @@ async fn a_wrong_password_costs_the_limits_and_is_told_in_the_log() {
     assert_eq!(
         log[0],
         "app=hammal account=alice state=refused upstream=registry-1.docker.io error=\"the \
-         upstream's token server does not admit the operator's account\""
+         upstream does not admit the operator's account\""
     );
     // It is not tried with each request: registries lock accounts.
     send(&mirror, get(PUBLIC)).await;

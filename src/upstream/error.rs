@@ -189,6 +189,10 @@ impl fmt::Display for UpstreamError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             UpstreamError::Transport(error) => write!(f, "the upstream failed: {error}"),
+            // It may ask for the password itself.
+            UpstreamError::Token(error @ TokenError::WrongPassword) => {
+                write!(f, "the upstream {error}")
+            }
             UpstreamError::Token(error) => write!(f, "the upstream's token server {error}"),
             UpstreamError::Denied => f.write_str(
                 "the upstream does not show this to anonymous users: it is private, or does not \
