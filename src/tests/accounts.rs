@@ -142,7 +142,9 @@ impl Hub {
         match kind {
             Some("/manifests/") if is_there => answer(200, &all, &content),
             Some("/blobs/") if is_there => {
-                let location = format!("https://cdn.example/{name}?signature=x");
+                // As CloudFront signs it, so that it is remembered.
+                let query = "Expires=9999999&Signature=a&Key-Pair-Id=K";
+                let location = format!("https://cdn.example/{name}?{query}");
                 answer(307, &[("location", &location)], "")
             }
             Some("/tags/") => answer(200, &[("content-type", "application/json")], "{}"),

@@ -476,6 +476,11 @@ async fn an_anonymous_refusal_takes_the_proof_back_at_once() {
     for path in [PUBLIC, &by_digest] {
         assert_eq!(send(&mirror, get(path)).await.status(), 200);
     }
+    for cache in [None, Some("hammal; hit")] {
+        let received = send(&mirror, get(&blob)).await;
+        assert_eq!(received.status(), 307);
+        assert!(cache.is_none() || received.header("cache-status") == cache);
+    }
     hub.make_private("team/public");
     // The tag is asked for each time, by the anonymous user.
     assert_eq!(send(&mirror, get(PUBLIC)).await.status(), 403);
@@ -487,6 +492,7 @@ async fn an_anonymous_refusal_takes_the_proof_back_at_once() {
                 let received = send(&mirror, get(path)).await;
                 assert!(received.status() >= 400, "{path} {outage:?}");
                 assert!(!received.text().contains("team/public"));
+                assert_eq!(received.header("location"), None, "{path} {outage:?}");
             }
         }
         hub.fail(None);

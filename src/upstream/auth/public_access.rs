@@ -19,8 +19,8 @@ const WRITE_INTERVAL: u32 = 60 * 60;
 /// is written to after the answer.
 const TAKEN_BACK: u32 = 0;
 const PROOFS: BucketLayout = BucketLayout {
-    buckets: 32,
-    entries: 32,
+    buckets: 16,
+    entries: 64,
 };
 
 /// The repositories that the anonymous user could read within the last day.
