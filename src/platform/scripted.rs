@@ -199,9 +199,10 @@ impl Platform for Scripted {
     #[allow(clippy::panic, reason = "a test has to fail here")]
     async fn send(&self, request: Request<()>, _timeouts: &Timeouts) -> Answer {
         let description = format!("{} {}", request.method(), request.uri());
-        let respond = self.0.responder.borrow();
-        let response = respond.as_ref().map(|respond| respond(&request));
-        drop(respond);
+        let response = {
+            let respond = self.0.responder.borrow();
+            respond.as_ref().map(|respond| respond(&request))
+        };
         self.0.sent.borrow_mut().push(request);
         // Other requests go on meanwhile, as they do during a real exchange.
         yield_now().await;

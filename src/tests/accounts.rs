@@ -22,11 +22,13 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 #[derive(Clone, Default)]
 struct Hub(Rc<State>);
 
+type Headers = Vec<(&'static str, &'static str)>;
+
 #[derive(Default)]
 struct State {
     private: RefCell<HashSet<String>>,
     /// Headers of the registry's answers to a `GET` of each user, and a status in place of 200.
-    answers: RefCell<HashMap<&'static str, (u16, Vec<(&'static str, &'static str)>)>>,
+    answers: RefCell<HashMap<&'static str, (u16, Headers)>>,
     /// Accounts that the token server does not know any more.
     revoked: RefCell<HashSet<&'static str>>,
     /// What happens in place of everything else.
@@ -532,7 +534,7 @@ async fn a_registry_that_asks_for_a_password_itself_gets_it() {
     );
     for mirror in [mirror, Mirror::new(platform.clone())] {
         assert_eq!(send(&mirror, get(&path)).await.status(), 200);
-        assert_eq!(platform.sent(), [with_password.clone()]);
+        assert_eq!(platform.sent(), [&*with_password]);
     }
 }
 
