@@ -211,13 +211,8 @@ impl<P: Platform> Mirror<P> {
                 if context.config.manifest_cache && parsed.query.is_empty() =>
             {
                 response::caching::take_condition(&mut upstream_request.headers);
-                ManifestKey::new(
-                    context.config,
-                    candidates,
-                    name,
-                    reference,
-                    &upstream_request.headers,
-                )
+                let (config, headers) = (context.config, &upstream_request.headers);
+                ManifestKey::new(config, candidates, name, reference, headers)
             }
             _ => None,
         };
