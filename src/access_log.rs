@@ -48,6 +48,10 @@ impl fmt::Display for Line<'_> {
             write!(f, " upstream={}", upstream.permitted().authority())?;
         }
         let stats = self.stats;
+        let account = stats.account.borrow();
+        if !account.is_empty() {
+            write!(f, " account={account}")?;
+        }
         write!(
             f,
             " status={} upstream_requests={} token_requests={} token_source={} cache={} \

@@ -2,11 +2,13 @@
 
 use crate::access::Access;
 use crate::access::secret::Secret;
+use crate::oci::name::Name;
 use crate::platform::{Platform, Timeouts};
 use crate::policy::Policy;
 use crate::policy::candidates::Candidates;
 use crate::policy::pattern::{HostPattern, RepositoryPattern};
 use crate::policy::permitted::{Denied, Upstream};
+use crate::registry::account::{Accounts, Serves};
 use crate::registry::address::RegistryAddress;
 use crate::registry::docker_hub::DOCKER_HUB;
 use crate::registry::origin::{Authority, HttpUrl, InvalidAddress, Scheme};
@@ -16,13 +18,15 @@ use std::fmt;
 use std::time::Duration;
 
 /// The variables of `spin.toml`: name and default.
-pub const VARIABLES: [(&str, &str); 22] = [
+pub const VARIABLES: [(&str, &str); 24] = [
     ("upstream", DOCKER_HUB),
     ("host_upstreams", ""),
     ("plain_http_upstreams", ""),
     ("allowed_upstreams", "*"),
     ("denied_upstreams", ""),
     ("token_services", "auth.docker.io,ghcr.io"),
+    ("upstream_credentials", ""),
+    ("credentials_serve", "public"),
     ("allowed_repositories", "*"),
     ("denied_repositories", ""),
     ("store", "on"),
@@ -52,6 +56,8 @@ pub struct Config {
     /// The registries that are asked instead under some of the mirror's own host names.
     pub host_upstreams: Vec<(Authority, Upstream)>,
     pub policy: Policy,
+    /// The operator's accounts at registries.
+    pub accounts: Accounts,
     pub access: Access,
     /// Whether the mirror is ready only where the host refuses to connect to private networks.
     pub needs_closed_networks: bool,
@@ -148,6 +154,20 @@ impl Config {
         }
     }
 
+    /// Returns the key of what is cached of a repository. What accounts may read that serve all of
+    /// it is found with the same accounts only, and as long as they do.
+    pub fn repository_key(&self, candidates: &Candidates, name: &Name) -> String {
+        let mut key = candidates.repository_key(name);
+        if self.accounts.serves == Serves::All {
+            let origins = candidates.iter().map(Upstream::origin);
+            for account in origins.flat_map(|origin| self.accounts.at(origin)) {
+                key.push('\n');
+                key.push_str(&account.cache_key());
+            }
+        }
+        key
+    }
+
     /// Returns the upstream that the mirror's own host name stands for. An entry without a port is
     /// for every port.
     pub fn upstream_for_host(&self, host: &Authority) -> Option<&Upstream> {
@@ -194,6 +214,7 @@ impl Config {
             .map(|upstream| upstream.origin().clone())
             .collect();
         let access = variables.access()?;
+        let accounts = variables.accounts(&policy, &access)?;
         let blob_delivery = variables.choice(
             "blob_delivery",
             "redirect or stream",
@@ -209,6 +230,7 @@ impl Config {
             })?,
             host_upstreams,
             policy,
+            accounts,
             needs_closed_networks: variables.choice(
                 "private_networks",
                 "any or closed",
@@ -277,6 +299,34 @@ impl<'a, F: Fn(&'static str) -> &'a str> Variables<F> {
             )?,
             trusted_proxies: self.number("trusted_proxies", "a small number")?,
         })
+    }
+
+    /// With an open mirror an account serves what is public, or else everybody would read what is
+    /// the operator's.
+    fn accounts(&self, policy: &Policy, access: &Access) -> Result<Accounts, ConfigError> {
+        let may_ask = |accounts: &Accounts| {
+            let mut registries = accounts.iter().map(|account| account.registry());
+            registries.all(|registry| policy.permit_registry(registry).is_ok())
+        };
+        let accounts = Accounts::parse((self.0)("upstream_credentials")).ok();
+        let mut accounts = accounts.filter(may_ask).ok_or(ConfigError {
+            variable: "upstream_credentials",
+            expected: "a comma-separated list of HOST=USER:PASSWORD or NAME@HOST=USER:PASSWORD, \
+                       each name once, of registries that this mirror may ask",
+        })?;
+        let expected = "public, or all on a mirror that is closed by secret";
+        accounts.serves = self.choice(
+            "credentials_serve",
+            expected,
+            &[("public", Serves::Public), ("all", Serves::All)],
+        )?;
+        if accounts.serves == Serves::All && access.secret.is_none() {
+            return Err(ConfigError {
+                variable: "credentials_serve",
+                expected,
+            });
+        }
+        Ok(accounts)
     }
 
     fn list<T, E>(
@@ -403,6 +453,12 @@ mod tests {
             ("allowed_upstreams", "https://ghcr.io"),
             ("denied_upstreams", "*.*"),
             ("token_services", "a b"),
+            ("upstream_credentials", "docker.io"),
+            ("upstream_credentials", "docker.io=alice:a b"),
+            ("upstream_credentials", "registry.lan:5000=alice:secret"),
+            ("upstream_credentials", "127.0.0.1=alice:secret"),
+            ("credentials_serve", "private"),
+            ("credentials_serve", "all"),
             ("allowed_repositories", "Library/*"),
             ("denied_repositories", "ghcr.io/?"),
             ("upstream", ","),
@@ -480,6 +536,42 @@ mod tests {
                     .starts_with("http://")
             );
         }
+    }
+
+    #[test]
+    fn accounts_serve_all_only_where_the_mirror_is_closed() {
+        let account = ("upstream_credentials", "docker.io=alice:secret");
+        let serves = |changes: &[_]| parse(changes).map(|config| config.accounts.serves);
+        assert_eq!(serves(&[account]), Ok(Serves::Public));
+        let all = ("credentials_serve", "all");
+        assert!(serves(&[account, all]).is_err());
+        let closed = ("secret", "0123456789abcdef");
+        assert_eq!(serves(&[account, all, closed]), Ok(Serves::All));
+    }
+
+    #[test]
+    fn accounts_are_of_registries_that_may_be_asked() {
+        let account = ("upstream_credentials", "ghcr.io=alice:secret");
+        for (variable, value, is_asked) in [
+            ("allowed_upstreams", "ghcr.io", true),
+            ("allowed_upstreams", "quay.io", false),
+            ("denied_upstreams", "ghcr.io", false),
+        ] {
+            let parsed = parse(&[account, (variable, value)]);
+            assert_eq!(parsed.is_ok(), is_asked, "{variable}={value}");
+        }
+    }
+
+    #[test]
+    fn no_password_is_printed_with_the_settings() {
+        let config = parse(&[("upstream_credentials", "docker.io=alice:hunter2")]).unwrap();
+        let error = parse(&[("upstream_credentials", "docker.io=alice:hunter2 ")]).map(drop);
+        let wrong = parse(&[("upstream_credentials", "docker.io=alice-hunter2")]).unwrap_err();
+        let printed = format!("{config:?} {error:?} {wrong:?} {wrong}");
+        assert!(
+            !printed.contains("hunter2") && !printed.contains("alice"),
+            "{printed}"
+        );
     }
 
     proptest! {

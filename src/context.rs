@@ -39,6 +39,8 @@ pub struct RequestStats {
     /// and it is another.
     pub foreign_realms: RefCell<Vec<Origin>>,
     pub token_source: Cell<Option<TokenSource>>,
+    /// The name of the account that the upstream was asked with last; empty for the anonymous user.
+    pub account: RefCell<String>,
     pub cache_status: Cell<Option<CacheStatus>>,
     /// The upstreams that were asked, in this order.
     pub attempts: RefCell<Vec<Upstream>>,

@@ -14,6 +14,7 @@ use crate::platform::Platform;
 use crate::policy::candidates::Candidates;
 use crate::policy::permitted::Upstream;
 use crate::probe;
+use crate::registry::account::Serves;
 use crate::request::cdn_loop::CdnLoop;
 use crate::request::external_url::ExternalUrl;
 use crate::request::request_id::RequestId;
@@ -179,7 +180,8 @@ impl<P: Platform> Mirror<P> {
                 let answer = self.answer(&proxy, request).await;
                 let answer =
                     answer.map_err(|error| RegistryError::from_upstream(&parsed.route, &error))?;
-                response::caching::add_headers(answer, parsed, request.headers())
+                let is_private = config.accounts.serves == Serves::All;
+                response::caching::add_headers(answer, parsed, request.headers(), is_private)
             }
         };
         response::add_standard_headers(response.headers_mut(), &parsed.selector);
@@ -209,7 +211,8 @@ impl<P: Platform> Mirror<P> {
                 if context.config.manifest_cache && parsed.query.is_empty() =>
             {
                 response::caching::take_condition(&mut upstream_request.headers);
-                ManifestKey::new(candidates, name, reference, &upstream_request.headers)
+                let (config, headers) = (context.config, &upstream_request.headers);
+                ManifestKey::new(config, candidates, name, reference, headers)
             }
             _ => None,
         };

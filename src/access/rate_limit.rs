@@ -6,7 +6,6 @@ use crate::cache::bucket::{BucketLayout, Owner};
 use crate::cache::store::Store;
 use crate::platform::Platform;
 use http::{HeaderMap, HeaderName};
-use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
@@ -28,10 +27,7 @@ const MAX_UNWRITTEN: u32 = 16;
 /// shortly, so counts are handed on through the store: by each instance with its first request of a
 /// client, then with every eighth part of the limit, or every 16th request. Counts of instances
 /// that run at the same time are not added up: the limit is approximate.
-pub struct RateLimiter<P: Platform>(Cache<P, Count>);
-
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-struct Count(u32);
+pub struct RateLimiter<P: Platform>(Cache<P, u32>);
 
 impl<P: Platform> Default for RateLimiter<P> {
     fn default() -> Self {
@@ -61,7 +57,7 @@ impl<P: Platform> RateLimiter<P> {
         let remaining = Duration::from_secs(WINDOW.saturating_sub(elapsed));
         let key = format!("{client}\n{window}");
         let is_first_of_instance = self.0.get_memory(&key, now).is_none();
-        let before = self.0.get(store, &key).await.map_or(0, |count| count.0);
+        let before = self.0.get(store, &key).await.map_or(0, |count| *count);
         if before >= limit {
             return Err(remaining);
         }
@@ -72,9 +68,9 @@ impl<P: Platform> RateLimiter<P> {
             .clamp(1, MAX_UNWRITTEN);
         let owner = Owner::Clients;
         if is_first_of_instance || count == limit || count.checked_rem(step) == Some(0) {
-            self.0.put(store, &key, Count(count), remaining, owner);
+            self.0.put(store, &key, count, remaining, owner);
         } else {
-            self.0.put_memory(&key, Count(count), now, remaining, owner);
+            self.0.put_memory(&key, count, now, remaining, owner);
         }
         Ok(())
     }

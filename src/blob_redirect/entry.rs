@@ -65,7 +65,8 @@ impl RedirectKey {
         if !request.query.is_empty() || !headers.all(|it| [ACCEPT, RANGE, IF_RANGE].contains(it)) {
             return None;
         }
-        let repository = proxy.candidates.repository_key(name);
+        let config = proxy.context.config;
+        let repository = config.repository_key(proxy.candidates, name);
         let method = request.method.as_str();
         let trusted_proxies = proxy.context.config.access.trusted_proxies;
         let client = client_address(client_headers, trusted_proxies).map(|address| {
@@ -107,6 +108,9 @@ pub struct RedirectEntry {
     /// When it can't be handed out any more.
     ends_at: u64,
     persisted_at: u64,
+    /// Where it came with an account, the key of the proof that everybody may have it: it is served
+    /// as long as there is one.
+    proof: Option<String>,
     /// The clients that were sent there lately, and when.
     clients: Vec<(u64, u64)>,
 }
@@ -119,6 +123,7 @@ impl RedirectEntry {
         location: &HeaderValue,
         end: Duration,
         now: Duration,
+        proof: Option<String>,
     ) -> Option<RedirectEntry> {
         let location = location.to_str().ok()?;
         let ends_at = end
@@ -132,6 +137,7 @@ impl RedirectEntry {
             fetched_at: now.as_secs(),
             ends_at: ends_at.as_secs(),
             persisted_at: now.as_secs(),
+            proof,
             clients: key
                 .client
                 .map(|client| (client, now.as_secs()))
@@ -143,6 +149,11 @@ impl RedirectEntry {
     /// Whether this stands for an answer that is not remembered.
     pub fn is_empty(&self) -> bool {
         self.location.is_empty()
+    }
+
+    /// Returns the key of the proof that it needs.
+    pub fn proof(&self) -> impl Iterator<Item = &str> {
+        self.proof.as_deref().into_iter()
     }
 
     /// Returns the `Location` for a client, judged as that of a fresh redirect is: the store may

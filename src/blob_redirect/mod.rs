@@ -70,6 +70,7 @@ impl<P: Platform> BlobRedirects<P> {
         let known = known.and_then(|entry| Some((entry.location(proxy)?, entry)));
         if let Some((location, entry)) = &known
             && !entry.is_reported(&key, now)
+            && upstreams.is_public(context, entry.proof()).await
         {
             self.record_client(proxy, &key, entry);
             return Ok(respond(proxy, location.clone(), CacheStatus::Hit));
@@ -80,7 +81,9 @@ impl<P: Platform> BlobRedirects<P> {
         };
         match (classify_error(request.route, &error).verdict, known) {
             (Verdict::Negative, Some(_)) => self.cache.remove(context.store, &key.text),
-            (Verdict::TryNext | Verdict::Unavailable, Some((location, _))) => {
+            (Verdict::TryNext | Verdict::Unavailable, Some((location, entry)))
+                if upstreams.is_public(context, entry.proof()).await =>
+            {
                 return Ok(respond(proxy, location, CacheStatus::StaleIfError));
             }
             _ => {}
@@ -153,13 +156,13 @@ impl<P: Platform> BlobRedirects<P> {
         key: &RedirectKey,
     ) -> Result<(Response<Body<P::Body>>, Option<Rc<RedirectEntry>>), UpstreamError> {
         let context = proxy.context;
-        let upstream = upstreams.send(proxy, request).await?;
-        let now = context.platform.now();
+        let mut upstream = upstreams.send(proxy, request).await?;
+        let (now, proof) = (context.platform.now(), upstream.proof.take());
         let location = upstream.headers.get(LOCATION);
         let is_redirect = location.is_some();
         let entry = location
             .zip(upstream.redirect_ends)
-            .and_then(|(location, end)| RedirectEntry::new(key, location, end, now))
+            .and_then(|(location, end)| RedirectEntry::new(key, location, end, now, proof))
             .map(Rc::new);
         let mut response = response::from_upstream(context, proxy.request, upstream);
         if is_redirect {

@@ -118,12 +118,13 @@ impl<P: Platform> ManifestCache<P> {
     /// Returns what the upstream has now, by the headers of its answer to a `HEAD`; `None` where
     /// they don't tell, or it is not cached. `has_content` says whether there was a cached manifest
     /// before: then the tag moves only once the new manifest is cached too, since the old one may
-    /// have to be served until then.
+    /// have to be served until then. `proof` is that of the answer.
     pub async fn on_revalidated(
         &self,
         context: &Context<'_, P>,
         key: &ManifestKey,
         headers: &HeaderMap,
+        proof: Option<String>,
         has_content: bool,
     ) -> Option<CachedManifest> {
         let digest = content_digest(headers)?;
@@ -140,7 +141,7 @@ impl<P: Platform> ManifestCache<P> {
                     None => self.manifest(context, key, &digest).await?.text.len(),
                 };
                 let tag = TagEntry::new(digest, media_type, length, context.platform.now());
-                let tag = Rc::new(tag);
+                let tag = Rc::new(TagEntry { proof, ..tag });
                 let cached = self.tagged(context, key, Rc::clone(&tag)).await;
                 if cached.has_content() || !has_content {
                     self.update_tag(context, key, tag);
@@ -184,13 +185,15 @@ impl<P: Platform> ManifestCache<P> {
         }
     }
 
-    /// Reads the manifest that an upstream sent, checks it against its digest, and caches it.
-    /// Returns the response with the manifest in memory.
+    /// Reads the manifest that an upstream sent, checks it against its digest, and caches it, with
+    /// the key of the proof that everybody may have it. Returns the response with the manifest in
+    /// memory.
     pub async fn verify_and_store(
         &self,
         context: &Context<'_, P>,
         key: &ManifestKey,
         response: Response<Body<P::Body>>,
+        proof: Option<String>,
     ) -> Result<Response<Body<P::Body>>, UpstreamError> {
         let (mut head, body) = response.into_parts();
         let body = match body {
@@ -209,9 +212,17 @@ impl<P: Platform> ManifestCache<P> {
             None => None,
         };
         match (&key.reference, &digest, verified) {
-            (_, Some(digest), Some(Ok(()))) => {
-                let media_type = header(&head.headers, CONTENT_TYPE).unwrap_or_default();
-                self.store(context, key, digest, media_type, &body, computed.is_some());
+            (_, Some(digest), Some(Ok(()))) if body.len() <= MAX_CACHED_MANIFEST => {
+                if let Ok(text) = std::str::from_utf8(&body) {
+                    let media_type = header(&head.headers, CONTENT_TYPE).unwrap_or_default();
+                    let manifest = ManifestEntry {
+                        media_type: media_type.to_owned(),
+                        text: text.to_owned(),
+                        validated_at: context.platform.now().as_secs(),
+                        proof,
+                    };
+                    self.store(context, key, digest, manifest, computed.is_some());
+                }
             }
             (Reference::Digest(_), _, Some(Err(Mismatch::OtherContent)))
                 if !is_signed(&head.headers) =>
@@ -232,32 +243,22 @@ impl<P: Platform> ManifestCache<P> {
         context: &Context<'_, P>,
         key: &ManifestKey,
         digest: &Digest,
-        media_type: &str,
-        body: &[u8],
+        manifest: ManifestEntry,
         is_computed: bool,
     ) {
-        let Ok(text) = std::str::from_utf8(body) else {
-            return;
-        };
-        if body.len() > MAX_CACHED_MANIFEST {
-            return;
-        }
-        let now = context.platform.now();
-        let manifest = ManifestEntry {
-            media_type: media_type.to_owned(),
-            text: text.to_owned(),
-            validated_at: now.as_secs(),
-        };
-        let (content_key, ttl) = (key.content_key(digest), retention(context));
-        self.manifests
-            .put(context.store, &content_key, manifest, ttl, key.owner);
         if matches!(key.reference, Reference::Tag(_)) {
+            let (media_type, length) = (manifest.media_type.clone(), manifest.text.len());
+            let now = context.platform.now();
             let tag = TagEntry {
                 is_computed,
-                ..TagEntry::new(digest.clone(), media_type.to_owned(), body.len(), now)
+                proof: manifest.proof.clone(),
+                ..TagEntry::new(digest.clone(), media_type, length, now)
             };
             self.update_tag(context, key, Rc::new(tag));
         }
+        let (content_key, ttl) = (key.content_key(digest), retention(context));
+        self.manifests
+            .put(context.store, &content_key, manifest, ttl, key.owner);
     }
 
     /// Puts a tag into memory; into the store too if it moved, or was not written for

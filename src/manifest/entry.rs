@@ -2,6 +2,7 @@
 
 use crate::cache::bucket::Owner;
 use crate::cache::status::{CACHE_STATUS, CacheStatus};
+use crate::config::Config;
 use crate::context::Context;
 use crate::oci::digest::Digest;
 use crate::oci::name::Name;
@@ -36,6 +37,7 @@ impl ManifestKey {
     /// Returns `None` for a request with conditions or a range: those are for the upstream to
     /// judge. `headers` are the client's headers that go upstream.
     pub fn new(
+        config: &Config,
         candidates: &Candidates,
         name: &Name,
         reference: &Reference,
@@ -45,7 +47,7 @@ impl ManifestKey {
             return None;
         }
         Some(ManifestKey {
-            repository: candidates.repository_key(name),
+            repository: config.repository_key(candidates, name),
             reference: reference.clone(),
             accept: Accept::from_headers(headers),
             owner: candidates.owner(),
@@ -72,6 +74,9 @@ pub struct ManifestEntry {
     pub text: String,
     /// When the upstream last had it, in seconds since the Unix epoch.
     pub validated_at: u64,
+    /// Where it came with an account, the key of the proof that everybody may have it: it is served
+    /// as long as there is one.
+    pub proof: Option<String>,
 }
 
 /// The manifest that a tag points to.
@@ -88,6 +93,8 @@ pub struct TagEntry {
     pub validated_at: u64,
     /// When it was last written to the store, in seconds since the Unix epoch.
     pub persisted_at: u64,
+    /// As of a manifest.
+    pub proof: Option<String>,
 }
 
 impl ManifestEntry {
@@ -106,6 +113,7 @@ impl TagEntry {
             is_computed: false,
             validated_at: now.as_secs(),
             persisted_at: now.as_secs(),
+            proof: None,
         }
     }
 
@@ -130,6 +138,14 @@ pub struct CachedManifest {
 }
 
 impl CachedManifest {
+    /// Returns the keys of all proofs that it needs.
+    pub fn proofs(&self) -> impl Iterator<Item = &str> {
+        let tag = self.tag.as_ref().and_then(|tag| tag.proof.as_deref());
+        let manifest = self.manifest.as_ref();
+        tag.into_iter()
+            .chain(manifest.and_then(|manifest| manifest.proof.as_deref()))
+    }
+
     /// Whether a `GET` can be answered with it.
     pub fn has_content(&self) -> bool {
         self.manifest.is_some()

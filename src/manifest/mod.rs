@@ -80,19 +80,24 @@ impl<P: Platform> Manifests<P> {
         let (context, head_only) = (proxy.context, proxy.request.head_only);
         let cached = self.cache.get(context, key).await;
         if let Some(cached) = cached.as_ref().filter(|cached| cached.is_fresh(context))
+            && upstreams.is_public(context, cached.proofs()).await
             && let Some(response) = cached.respond(context, head_only, CacheStatus::Hit)
         {
             return Ok(response);
         }
-        let stale = |status| {
+        let stale = async |status| {
             let cached = cached
                 .as_ref()
                 .filter(|cached| cached.usable_if_error(context))?;
+            // Again each time: the upstream may just have taken the proof back.
+            if !upstreams.is_public(context, cached.proofs()).await {
+                return None;
+            }
             cached.respond(context, head_only, status)
         };
         if cached.is_some()
             && upstreams.health.all_down(context, proxy.candidates).await
-            && let Some(response) = stale(CacheStatus::Stale)
+            && let Some(response) = stale(CacheStatus::Stale).await
         {
             return Ok(response);
         }
@@ -108,7 +113,7 @@ impl<P: Platform> Manifests<P> {
         };
         let outcome = classify_error(request.route, &error);
         if outcome.allows_stale() {
-            return stale(CacheStatus::StaleIfError).ok_or(error);
+            return stale(CacheStatus::StaleIfError).await.ok_or(error);
         }
         // The answer to a `HEAD` proves nothing: see `needs_get`.
         if let Some(cached) = &cached
@@ -137,12 +142,13 @@ impl<P: Platform> Manifests<P> {
                 ..manifest.request.clone()
             };
             match manifest.upstreams.send(proxy, &head).await {
-                Ok(upstream) => {
+                Ok(mut upstream) => {
+                    let proof = upstream.proof.take();
                     let response = response::from_upstream(context, proxy.request, upstream);
                     let headers = response.headers();
-                    let cached = self
-                        .cache
-                        .on_revalidated(context, key, headers, has_content);
+                    let cached =
+                        self.cache
+                            .on_revalidated(context, key, headers, proof, has_content);
                     let cached = cached.await;
                     self.rate_limits.record(context, headers);
                     if head_only && tells_all(&response) {
@@ -238,7 +244,7 @@ impl<P: Platform> Manifests<P> {
                 ..*proxy
             };
             let upstream = upstreams.send(&proxy_of_remaining, request).await;
-            let upstream = upstream.map_err(|error| match failed.take() {
+            let mut upstream = upstream.map_err(|error| match failed.take() {
                 // As in `Upstreams::send`: it does not speak for one that the operator put before
                 // it.
                 Some((before, failure))
@@ -248,9 +254,14 @@ impl<P: Platform> Manifests<P> {
                 }
                 _ => error,
             })?;
+            let proof = upstream.proof.take();
             let response = response::from_upstream(context, proxy.request, upstream);
             self.rate_limits.record(context, response.headers());
-            let error = match self.cache.verify_and_store(context, key, response).await {
+            let verified = self
+                .cache
+                .verify_and_store(context, key, response, proof)
+                .await;
+            let error = match verified {
                 Ok(response) => return Ok(response),
                 Err(error) => error,
             };

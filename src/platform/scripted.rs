@@ -14,6 +14,9 @@ use std::time::Duration;
 /// The result of a request.
 pub type Answer = Result<Response<Vec<u8>>, TransportError>;
 
+/// Answers a request.
+pub type Responder = Box<dyn Fn(&Request<()>) -> Answer>;
+
 /// A scripted platform. Its clones share one state.
 #[derive(Clone, Default)]
 pub struct Scripted(Rc<State>);
@@ -21,6 +24,8 @@ pub struct Scripted(Rc<State>);
 #[derive(Default)]
 struct State {
     answers: RefCell<VecDeque<Answer>>,
+    /// Answers what the script does not.
+    responder: RefCell<Option<Responder>>,
     /// What a request gets when the script is at its end; a panic where there is nothing.
     last_answer: Cell<Option<TransportError>>,
     sent: RefCell<Vec<Request<()>>>,
@@ -65,6 +70,11 @@ impl Scripted {
 
     pub fn add_answers(&self, answers: impl IntoIterator<Item = Answer>) {
         self.0.answers.borrow_mut().extend(answers);
+    }
+
+    /// Lets `respond` answer requests when the script is at its end.
+    pub fn respond(&self, respond: impl Fn(&Request<()>) -> Answer + 'static) {
+        self.0.responder.replace(Some(Box::new(respond)));
     }
 
     /// Lets requests fail when the script is at its end, which is a panic otherwise.
@@ -189,11 +199,15 @@ impl Platform for Scripted {
     #[allow(clippy::panic, reason = "a test has to fail here")]
     async fn send(&self, request: Request<()>, _timeouts: &Timeouts) -> Answer {
         let description = format!("{} {}", request.method(), request.uri());
+        let response = {
+            let respond = self.0.responder.borrow();
+            respond.as_ref().map(|respond| respond(&request))
+        };
         self.0.sent.borrow_mut().push(request);
         // Other requests go on meanwhile, as they do during a real exchange.
         yield_now().await;
         self.advance(self.0.exchange_duration.get());
-        let answer = self.0.answers.borrow_mut().pop_front();
+        let answer = self.0.answers.borrow_mut().pop_front().or(response);
         match (answer, self.0.last_answer.get()) {
             (Some(answer), _) => answer,
             (None, Some(error)) => Err(error),

@@ -87,6 +87,23 @@ impl Policy {
         }
     }
 
+    /// May the operator's account at `upstream` be used at this realm, which [`permit_realm`] has
+    /// let pass: a password goes to hosts of the registry's own domain, and to those that
+    /// `token_services` names; in clear text only where it goes to the registry so.
+    ///
+    /// [`permit_realm`]: Policy::permit_realm
+    pub fn permit_credentials(&self, realm: &Origin, upstream: &Origin) -> Result<(), Denied> {
+        let mut named = self.token_services.iter().filter(|one| !one.is_all());
+        let mut is_named = || named.any(|one| one.matches(realm, PortRule::SchemeDefault));
+        if realm.scheme == Scheme::Http && upstream.scheme == Scheme::Https {
+            Err(Denied::PlainHttp)
+        } else if share_domain(realm, upstream) || is_named() {
+            Ok(())
+        } else {
+            Err(Denied::ClosedRealm)
+        }
+    }
+
     /// Permits a host for content of `upstream`.
     pub fn permit_content_host(
         &self,

@@ -224,3 +224,74 @@ fn the_operator_closes_repositories() {
         assert_eq!(answer.is_ok(), permitted, "{upstream} {name}");
     }
 }
+
+#[test]
+fn passwords_go_to_the_registrys_own_domain_and_to_named_token_servers() {
+    for (token_services, realm, upstream, answer) in [
+        ("*", "auth.docker.io", "registry-1.docker.io", Ok(())),
+        ("*", "harbor.example.com", "harbor.example.com", Ok(())),
+        ("*", "gitlab.com", "registry.gitlab.com", Ok(())),
+        ("*", "harbor.example.com:8443", "harbor.example.com", Ok(())),
+        ("*", "ghcr.io", "lscr.io", Err(Denied::ClosedRealm)),
+        ("ghcr.io", "ghcr.io", "lscr.io", Ok(())),
+        ("*.example.org", "a.example.org", "example.com", Ok(())),
+        (
+            "ghcr.io",
+            "ghcr.io:8443",
+            "lscr.io",
+            Err(Denied::ClosedRealm),
+        ),
+        (
+            "*",
+            "docker.io.evil.example",
+            "registry-1.docker.io",
+            Err(Denied::ClosedRealm),
+        ),
+        (
+            "*",
+            "evil-docker.io",
+            "registry-1.docker.io",
+            Err(Denied::ClosedRealm),
+        ),
+        (
+            "*",
+            "http://auth.example.com",
+            "a.example.com",
+            Err(Denied::PlainHttp),
+        ),
+        (
+            "auth.example.com:80",
+            "http://auth.example.com",
+            "a.example.com",
+            Err(Denied::PlainHttp),
+        ),
+        (
+            "*",
+            "http://lan.example:5001",
+            "http://lan.example:5000",
+            Ok(()),
+        ),
+        (
+            "*",
+            "http://10.0.0.2:5001",
+            "http://10.0.0.1:5000",
+            Err(Denied::ClosedRealm),
+        ),
+        (
+            "10.0.0.2:5001",
+            "http://10.0.0.2:5001",
+            "http://10.0.0.1:5000",
+            Ok(()),
+        ),
+    ] {
+        let policy = Policy {
+            token_services: vec![HostPattern::parse(token_services).unwrap()],
+            ..listing(&[])
+        };
+        let permitted = policy.permit_credentials(&origin(realm), &origin(upstream));
+        assert_eq!(
+            permitted, answer,
+            "{realm} for {upstream} with {token_services}"
+        );
+    }
+}

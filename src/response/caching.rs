@@ -10,9 +10,11 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 /// A year, the most that RFC 9111 recommends to promise.
-const IMMUTABLE: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
+const IMMUTABLE: &str = "public, max-age=31536000, immutable";
+const PRIVATE_IMMUTABLE: &str = "private, max-age=31536000, immutable";
 /// May be stored, and has to be revalidated each time.
-const REVALIDATE: HeaderValue = HeaderValue::from_static("no-cache");
+const REVALIDATE: &str = "no-cache";
+const PRIVATE_REVALIDATE: &str = "private, no-cache";
 /// A redirect's URL expires, and an error may pass.
 pub const NOT_STORED: HeaderValue = HeaderValue::from_static("no-store");
 
@@ -28,11 +30,13 @@ pub fn take_condition(headers: &mut HeaderMap) {
 }
 
 /// Adds `Cache-Control` and, to a manifest, `ETag` and `Vary`. Answers a condition of the client
-/// that the manifest meets with 304.
+/// that the manifest meets with 304. `is_private` says that it is not for everybody: no cache that
+/// others use may have it.
 pub fn add_headers<B>(
     mut response: Response<Body<B>>,
     request: &RegistryRequest,
     client_headers: &HeaderMap,
+    is_private: bool,
 ) -> Response<Body<B>> {
     let status = response.status();
     let headers = response.headers_mut();
@@ -41,10 +45,14 @@ pub fn add_headers<B>(
         return response;
     }
     headers.remove(EXPIRES);
-    if request.route.digest().is_some() {
-        headers.insert(CACHE_CONTROL, IMMUTABLE);
-    } else {
-        headers.insert(CACHE_CONTROL, REVALIDATE);
+    let caching = match (request.route.digest().is_some(), is_private) {
+        (true, false) => IMMUTABLE,
+        (true, true) => PRIVATE_IMMUTABLE,
+        (false, false) => REVALIDATE,
+        (false, true) => PRIVATE_REVALIDATE,
+    };
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static(caching));
+    if request.route.digest().is_none() {
         // A tag stands for an index or for the manifest of one platform, as the client accepts.
         if request.route.is_manifest() {
             headers.insert(VARY, HeaderValue::from_static("accept"));

@@ -48,6 +48,7 @@ pub fn from_upstream<P: Platform>(
         url,
         pins_next_page,
         redirect_ends: _,
+        proof: _,
     } = upstream;
     if request.route == Route::Ping && status == StatusCode::OK {
         return ping_response(request.head_only);

@@ -5,7 +5,7 @@ use super::auth::Auth;
 use super::client::{self, OutboundRequest, SendError};
 use super::error::{RedirectError, UpstreamError};
 use super::redirect::{self, MAX_REDIRECTS};
-use super::{RawResponse, UpstreamRequest, exchange};
+use super::{RawResponse, UpstreamRequest, accounts};
 use crate::context::Context;
 use crate::platform::Platform;
 use crate::policy::permitted::Upstream;
@@ -19,7 +19,7 @@ pub async fn stream<P: Platform>(
     upstream: &Upstream,
     request: &UpstreamRequest<'_>,
 ) -> Result<RawResponse<P::Body>, UpstreamError> {
-    let response = exchange::send(context, auth, upstream, request).await?;
+    let response = accounts::send(context, auth, upstream, request).await?;
     if !redirect::is_redirect(response.response.status()) {
         return Ok(response);
     }
@@ -28,7 +28,7 @@ pub async fn stream<P: Platform>(
         Err(UpstreamError::SeveralRanges) => return Err(UpstreamError::SeveralRanges),
         Err(_) => {}
     }
-    let response = exchange::send(context, auth, upstream, request).await?;
+    let response = accounts::send(context, auth, upstream, request).await?;
     if !redirect::is_redirect(response.response.status()) {
         return Ok(response);
     }
@@ -65,6 +65,7 @@ async fn fetch<P: Platform>(
             response: ask(context, outbound).await?,
             url: target,
             redirected: true,
+            proof: None,
         };
         match response.response.status() {
             StatusCode::OK

@@ -81,8 +81,10 @@ pub enum TokenError {
     /// The realm is a host that may not be contacted.
     Forbidden(Denied),
     Transport(TransportError),
-    /// The token server does not admit the anonymous user.
+    /// The token server does not admit the anonymous user, or the account.
     Refused,
+    /// The user or the password of the operator's account is wrong.
+    WrongPassword,
     /// 429
     TooManyRequests {
         retry_after: Option<HeaderValue>,
@@ -154,7 +156,7 @@ impl TokenError {
     pub fn may_be_of_an_old_realm(&self) -> bool {
         !matches!(
             self,
-            TokenError::Refused | TokenError::TooManyRequests { .. }
+            TokenError::Refused | TokenError::WrongPassword | TokenError::TooManyRequests { .. }
         )
     }
 }
@@ -187,6 +189,10 @@ impl fmt::Display for UpstreamError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             UpstreamError::Transport(error) => write!(f, "the upstream failed: {error}"),
+            // It may ask for the password itself.
+            UpstreamError::Token(error @ TokenError::WrongPassword) => {
+                write!(f, "the upstream {error}")
+            }
             UpstreamError::Token(error) => write!(f, "the upstream's token server {error}"),
             UpstreamError::Denied => f.write_str(
                 "the upstream does not show this to anonymous users: it is private, or does not \
@@ -255,6 +261,7 @@ impl fmt::Display for TokenError {
             TokenError::Forbidden(_) => f.write_str("is not asked"),
             TokenError::Transport(error) => write!(f, "failed: {error}"),
             TokenError::Refused => f.write_str("does not admit anonymous users"),
+            TokenError::WrongPassword => f.write_str("does not admit the operator's account"),
             TokenError::TooManyRequests { .. } => f.write_str("answered with status 429"),
             TokenError::Status(status) => write!(f, "answered with status {}", status.as_u16()),
             TokenError::AskedBefore => f.write_str("was asked for this request already"),

@@ -1,7 +1,7 @@
 //! A request to one upstream, with what it takes: its token, and redirects that clients don't
 //! follow.
 
-use super::auth::challenge::Challenge;
+use super::auth::requirement::AuthRequirement;
 use super::auth::{Auth, Credential, TokenTarget};
 use super::client::{self, OutboundRequest};
 use super::error::{RedirectError, UpstreamError};
@@ -10,6 +10,7 @@ use super::{RawResponse, UpstreamRequest};
 use crate::context::Context;
 use crate::platform::Platform;
 use crate::policy::permitted::Upstream;
+use crate::registry::account::Account;
 use crate::request::route::Route;
 use http::{HeaderMap, Method, Response, StatusCode};
 
@@ -21,16 +22,20 @@ const MAX_ATTEMPTS: usize = 5;
 
 /// Sends a request to an upstream. A redirect of a blob to a delivery network is an answer. Every
 /// other redirect is followed here: clients expect manifests, tags and referrers where they asked
-/// for them.
+/// for them. An account is the upstream's own: another registry, or another repository, that it
+/// redirects to is asked as the anonymous user.
 pub async fn send<P: Platform>(
     context: &Context<'_, P>,
     auth: &Auth<P>,
     upstream: &Upstream,
     request: &UpstreamRequest<'_>,
+    mut account: Option<&Account>,
 ) -> Result<RawResponse<P::Body>, UpstreamError> {
     let mut hop = Hop::first(upstream, request.route, request.query);
+    let name = hop.name.clone();
     for redirects in 0..=MAX_REDIRECTS {
-        let mut response = send_authorized(context, auth, request, &hop).await?;
+        account = account.filter(|_| hop.upstream == *upstream && hop.name == name);
+        let mut response = send_authorized(context, auth, request, &hop, account).await?;
         // A manifest in a bucket: see `refuses_head`. A registry's own answer stays as it is.
         let is_signed_url = redirects > 0 && hop.name.is_none();
         if is_signed_url
@@ -41,7 +46,7 @@ pub async fn send<P: Platform>(
                 method: Method::GET,
                 ..request.clone()
             };
-            response = send_authorized(context, auth, &get, &hop).await?;
+            response = send_authorized(context, auth, &get, &hop, account).await?;
         }
         if request.refuses_several_ranges(response.status()) {
             return Err(UpstreamError::SeveralRanges);
@@ -52,6 +57,7 @@ pub async fn send<P: Platform>(
                     response,
                     url: hop.url(),
                     redirected: redirects > 0,
+                    proof: None,
                 });
             }
             Some(location) => hop = hop.follow(context, location)?,
@@ -60,17 +66,21 @@ pub async fn send<P: Platform>(
     Err(RedirectError::TooMany(MAX_REDIRECTS).into())
 }
 
-/// Asks one registry, and answers its challenge as the anonymous user.
+/// Asks one registry, and answers its challenge as the anonymous user, or with an account.
 async fn send_authorized<P: Platform>(
     context: &Context<'_, P>,
     auth: &Auth<P>,
     request: &UpstreamRequest<'_>,
     hop: &Hop,
+    account: Option<&Account>,
 ) -> Result<Response<P::Body>, UpstreamError> {
     let target = TokenTarget {
         upstream: &hop.upstream,
         name: hop.name.as_ref(),
+        account,
     };
+    let name = account.map(Account::name).unwrap_or_default();
+    name.clone_into(&mut context.stats.account.borrow_mut());
     let mut credential = match request.route {
         // The challenge of a catalog says nothing about repositories, nor theirs about it.
         Route::Catalog => Credential::None { refused: None },
@@ -111,7 +121,10 @@ async fn send_authorized<P: Platform>(
             method = Method::GET;
             continue;
         }
-        let challenge = match (Challenge::find(response.headers()), has_token) {
+        let required = |headers: &HeaderMap| {
+            AuthRequirement::from_headers(headers, target.name, account.is_some())
+        };
+        let required = match (required(response.headers()), has_token) {
             // gcr.io may leave the challenge out here, and has it at /v2/.
             (None, false) => {
                 let ping = Attempt {
@@ -121,12 +134,12 @@ async fn send_authorized<P: Platform>(
                     credential: &credential,
                 };
                 let response = ping.send(context, &hop.upstream).await?;
-                Challenge::find(response.headers())
+                required(response.headers())
             }
-            (challenge, _) => challenge,
+            (found, _) => found,
         };
         credential = auth
-            .on_unauthorized(context, &target, credential, challenge)
+            .on_unauthorized(context, &target, credential, required)
             .await?
             .ok_or(UpstreamError::Denied)?;
     }

@@ -5,7 +5,7 @@ use super::error::UpstreamError;
 use super::health::{Health, Scope};
 use super::manifest_body::{self, UpstreamBody};
 use super::outcome::{Verdict, classify, concerns_manifests, needs_get};
-use super::{UpstreamRequest, UpstreamResponse, blob, exchange};
+use super::{UpstreamRequest, UpstreamResponse, accounts, blob};
 use crate::config::BlobDelivery;
 use crate::context::Context;
 use crate::platform::Platform;
@@ -46,6 +46,20 @@ struct Attempt<B> {
 }
 
 impl<P: Platform> Upstreams<P> {
+    /// Whether everybody may have what needs these proofs.
+    pub async fn is_public<'a>(
+        &self,
+        context: &Context<'_, P>,
+        proofs: impl Iterator<Item = &'a str>,
+    ) -> bool {
+        for key in proofs {
+            if !self.auth.public_access.is_proven(context, key).await {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Asks the candidates until one has an answer. Where none has, the client gets the error that
     /// matters most, and of two that matter alike the last.
     pub async fn send(
@@ -83,7 +97,7 @@ impl<P: Platform> Upstreams<P> {
             BlobDelivery::Stream if request.route.is_blob() => {
                 blob::stream(context, &self.auth, upstream, request).await?
             }
-            _ => exchange::send(context, &self.auth, upstream, request).await?,
+            _ => accounts::send(context, &self.auth, upstream, request).await?,
         };
         let response = manifest_body::identify(context, request, response).await?;
         response.accept(context, request).await

@@ -32,6 +32,7 @@ pub async fn identify<P: Platform>(
         response,
         url,
         redirected,
+        proof,
     } = response;
     let (mut head, body) = response.into_parts();
     let is_unknown = request.route.is_manifest()
@@ -52,6 +53,7 @@ pub async fn identify<P: Platform>(
         response: Response::from_parts(head, body),
         url,
         redirected,
+        proof,
     })
 }
 

@@ -1,10 +1,13 @@
 //! Requests to upstream registries, and their responses.
 //!
-//! [`failover`] asks the candidates one after the other. [`exchange`] asks one of them, with the
-//! token that [`auth`] has, and follows redirects ([`redirect`]); [`blob`] follows those of blobs
-//! that are streamed, and [`signed_url`] tells how long the others last. [`client`] sends one request. [`outcome`] decides what an answer means.
+//! [`failover`] asks the candidates one after the other. [`accounts`] chooses who asks one of them:
+//! the anonymous user, or an account of the operator's. [`exchange`] asks, with the token that
+//! [`auth`] has, and follows redirects ([`redirect`]); [`blob`] follows those of blobs that are
+//! streamed, and [`signed_url`] tells how long the others last. [`client`] sends one request.
+//! [`outcome`] decides what an answer means.
 //! [`manifest_body`] reads manifests.
 
+pub mod accounts;
 pub mod auth;
 pub mod blob;
 pub mod client;
@@ -145,6 +148,9 @@ pub struct RawResponse<B> {
     pub url: HttpUrl,
     /// Whether a redirect was followed.
     pub redirected: bool,
+    /// What shows that everybody may have it; `None` where no account was needed: see
+    /// [`accounts`].
+    pub proof: Option<String>,
 }
 
 /// A response that may go back to the client: content of a registry, a blob's redirect, or 304.
@@ -164,6 +170,8 @@ pub struct UpstreamResponse<B> {
     /// Of a redirect for the client: when its URL stops being good, by this mirror's clock, if the
     /// URL tells.
     pub redirect_ends: Option<Duration>,
+    /// The key of the proof that everybody may have it, where it came with an account.
+    pub proof: Option<String>,
 }
 
 impl<B> RawResponse<UpstreamBody<B>> {
@@ -214,6 +222,7 @@ impl<B> RawResponse<UpstreamBody<B>> {
             url: self.url,
             pins_next_page: self.redirected,
             redirect_ends,
+            proof: self.proof,
         })
     }
 }

@@ -133,7 +133,9 @@ fn assess(route: &Route, error: &UpstreamError) -> (Verdict, ClientError) {
         E::Transport(error) | E::Token(TokenError::Transport(error)) => {
             unavailable(Verdict::Unavailable, status_of(*error))
         }
-        E::Denied | E::Token(TokenError::Refused) => (Verdict::Negative, denied()),
+        E::Denied | E::Token(TokenError::Refused | TokenError::WrongPassword) => {
+            (Verdict::Negative, denied())
+        }
         E::Token(TokenError::TooManyRequests { .. }) => (Verdict::Unavailable, too_many_requests()),
         // It is about what was asked for: the rest of the upstream may work.
         E::Token(TokenError::Status(status)) if status.is_client_error() => {

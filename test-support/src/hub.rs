@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::ca::Ca;
 use crate::image::{Content, Image};
-use crate::registry::State;
+use crate::registry::{Account, State};
 pub use crate::registry::{Params, Service};
 use crate::server::{ReceivedRequest, Reply, Server, any_port};
 
@@ -160,6 +160,27 @@ impl Hub {
             .insert(name.into());
     }
 
+    /// Adds a user who may pull from these private repositories too.
+    pub fn add_account(&self, user: &'static str, password: &str, may_pull: &[&str]) {
+        let account = Account {
+            user,
+            authorization: basic(user, password),
+            may_pull: may_pull.iter().map(|name| name.to_string()).collect(),
+        };
+        self.state.accounts.lock().expect("accounts").push(account);
+    }
+
+    /// From now on no account is known.
+    pub fn remove_accounts(&self) {
+        self.state.accounts.lock().expect("accounts").clear();
+    }
+
+    /// From now on the registry asks for the passwords of private repositories itself, and serves
+    /// the others without a challenge.
+    pub fn ask_for_passwords(&self) {
+        *self.state.asks_for_passwords.lock().expect("the challenge") = true;
+    }
+
     /// Makes every token that was issued so far invalid.
     pub fn revoke_tokens(&self) {
         self.state.valid.lock().expect("tokens").clear();
@@ -211,4 +232,22 @@ impl Hub {
         self.state.received.lock().expect("requests").clear();
         lines
     }
+}
+
+/// The `Authorization` header of a user: RFC 7617.
+pub fn basic(user: &str, password: &str) -> String {
+    let bits = format!("{user}:{password}")
+        .bytes()
+        .flat_map(|byte| (0..8).rev().map(move |bit| usize::from(byte >> bit & 1)))
+        .collect::<Vec<_>>();
+    let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let digit = |six: &[usize]| {
+        let value = (0..6).fold(0, |value, bit| value << 1 | six.get(bit).unwrap_or(&0));
+        char::from(alphabet[value])
+    };
+    let mut text = bits.chunks(6).map(digit).collect::<String>();
+    while text.len() % 4 != 0 {
+        text.push('=');
+    }
+    format!("Basic {text}")
 }

@@ -38,6 +38,9 @@ pub struct State {
     pub valid: Mutex<HashMap<String, String>>,
     pub issued: Mutex<usize>,
     pub private: Mutex<HashSet<String>>,
+    pub accounts: Mutex<Vec<Account>>,
+    /// Whether the registry asks for passwords itself, as Nexus does.
+    pub asks_for_passwords: Mutex<bool>,
     pub direct: Mutex<bool>,
     pub script: Mutex<Option<Script>>,
     pub delay: Mutex<Option<(Service, Duration)>>,
@@ -46,6 +49,15 @@ pub struct State {
     /// URLs of the token server and the CDN.
     pub realm: OnceLock<String>,
     pub cdn: OnceLock<String>,
+}
+
+/// A user of the registry.
+pub struct Account {
+    pub user: &'static str,
+    /// The `Authorization` header with the user and the password.
+    pub authorization: String,
+    /// The private repositories that it may pull from.
+    pub may_pull: HashSet<String>,
 }
 
 #[derive(Clone, Default)]
@@ -170,8 +182,33 @@ impl State {
         }
     }
 
+    /// Whether an account with this `Authorization` may pull from a private repository.
+    fn is_allowed(&self, authorization: Option<&str>, name: &str) -> bool {
+        let accounts = self.accounts.lock().expect("accounts");
+        accounts.iter().any(|account| {
+            Some(&*account.authorization) == authorization && account.may_pull.contains(name)
+        })
+    }
+
+    /// Returns a 401 with a Basic challenge, unless the repository is public or the request has the
+    /// password of an account that may pull from it.
+    fn ask_for_password(&self, received: &ReceivedRequest, scope: Option<&str>) -> Option<Reply> {
+        let name = scope.and_then(|scope| scope.split(':').nth(1));
+        let private = self.private.lock().expect("private names");
+        let name = name.filter(|name| private.contains(*name))?;
+        let headers = [(
+            "www-authenticate",
+            "BASIC realm=\"Sonatype Nexus Repository Manager\"",
+        )];
+        let is_allowed = self.is_allowed(received.header("authorization"), name);
+        (!is_allowed).then(|| Reply::new(401, &headers, ""))
+    }
+
     /// Returns a 401, unless the request has a token for `scope`.
     fn refuse(&self, received: &ReceivedRequest, scope: Option<&str>) -> Option<Reply> {
+        if *self.asks_for_passwords.lock().expect("the challenge") {
+            return self.ask_for_password(received, scope);
+        }
         let valid = self.valid.lock().expect("tokens");
         let token = received
             .header("authorization")
@@ -220,16 +257,27 @@ impl State {
             .into_iter()
             .filter(|(name, _)| name == "scope")
             .map(|(_, scope)| scope);
+        let authorization = received.header("authorization");
+        let user = match authorization {
+            None => Some("anonymous"),
+            Some(header) => {
+                let accounts = self.accounts.lock().expect("accounts");
+                let account = accounts.iter().find(|one| one.authorization == header);
+                account.map(|account| account.user)
+            }
+        };
+        let Some(user) = user else {
+            return error(401, "UNAUTHORIZED");
+        };
         let private = self.private.lock().expect("private names");
         let granted = asked
             .flat_map(|scope| scope.split(' ').map(str::to_string).collect::<Vec<_>>())
             .filter(|scope| {
-                !scope
-                    .split(':')
-                    .nth(1)
-                    .is_some_and(|name| private.contains(name))
+                !scope.split(':').nth(1).is_some_and(|name| {
+                    private.contains(name) && !self.is_allowed(authorization, name)
+                })
             });
-        // Anonymous users are granted nothing but pull.
+        // The mirror is granted nothing but pull.
         let granted = granted.map(|scope| match scope.rsplit_once(':') {
             Some((resource, actions)) if actions.split(',').any(|action| action == "pull") => {
                 format!("{resource}:pull")
@@ -239,7 +287,7 @@ impl State {
         let granted = granted.collect::<Vec<_>>().join(" ");
         let mut issued = self.issued.lock().expect("tokens");
         *issued += 1;
-        let token = format!("anonymous-token-{issued}");
+        let token = format!("{user}-token-{issued}");
         self.valid
             .lock()
             .expect("tokens")

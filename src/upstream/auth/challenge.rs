@@ -24,11 +24,7 @@ impl Challenge {
     /// several, Basic ones among them. What is malformed in a header is skipped, with the rest of
     /// it.
     pub fn find(headers: &HeaderMap) -> Option<Challenge> {
-        let headers = headers.get_all(WWW_AUTHENTICATE).iter();
-        headers
-            .filter(|header| header.len() <= MAX_HEADER)
-            .flat_map(|header| grammar::parse(header.as_bytes()))
-            .find_map(|challenge| Challenge::from_raw(&challenge))
+        raw_challenges(headers).find_map(|challenge| Challenge::from_raw(&challenge))
     }
 
     fn from_raw(raw: &RawChallenge) -> Option<Challenge> {
@@ -45,6 +41,18 @@ impl Challenge {
             scopes: Scope::parse_list(raw.parameter("scope").unwrap_or_default()).ok()?,
         })
     }
+}
+
+/// Whether a registry asks for a user and a password itself (Nexus, Artifactory).
+pub fn offers_basic(headers: &HeaderMap) -> bool {
+    raw_challenges(headers).any(|challenge| challenge.scheme.eq_ignore_ascii_case("basic"))
+}
+
+fn raw_challenges(headers: &HeaderMap) -> impl Iterator<Item = RawChallenge> {
+    let headers = headers.get_all(WWW_AUTHENTICATE).iter();
+    headers
+        .filter(|header| header.len() <= MAX_HEADER)
+        .flat_map(|header| grammar::parse(header.as_bytes()))
 }
 
 #[cfg(test)]
@@ -141,6 +149,22 @@ mod tests {
             ),
         ] {
             assert_eq!(described(headers).as_deref(), Some(expected), "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn finds_a_basic_challenge_among_others() {
+        for (header, offers) in [
+            (r#"Basic realm="Sonatype Nexus Repository Manager""#, true),
+            (r#"Bearer realm="https://a.io/t", BASIC realm="x""#, true),
+            (
+                r#"Bearer realm="https://a.io/t",service="Basic realm=x""#,
+                false,
+            ),
+            ("", false),
+        ] {
+            let map = HeaderMap::from_iter([(WWW_AUTHENTICATE, header.parse().unwrap())]);
+            assert_eq!(offers_basic(&map), offers, "{header}");
         }
     }
 

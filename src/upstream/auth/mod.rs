@@ -1,5 +1,5 @@
-//! Anonymous authorisation (distribution's token authentication): what each upstream requires, and
-//! the tokens for it.
+//! Authorisation (distribution's token authentication): what each upstream requires, and the tokens
+//! for it, of the anonymous user or of an account of the operator's.
 //!
 //! What an upstream requires is cached, so that from the second request on the token is fetched
 //! before the upstream is asked, and goes along with the first request. What is cached may be
@@ -7,15 +7,18 @@
 
 pub mod challenge;
 pub mod grammar;
+pub mod public_access;
 pub mod requirement;
 pub mod scope;
 pub mod token;
 pub mod token_server;
 
-use self::challenge::Challenge;
+use self::public_access::PublicAccess;
 use self::requirement::{AuthRequirement, TokenServer, own_scopes};
 use self::scope::Scope;
 use self::token::Token;
+use self::token_server::TokenRequest;
+use super::accounts::AccountsAtRest;
 use super::error::TokenError;
 use crate::cache::Cache;
 use crate::cache::bucket::BucketLayout;
@@ -24,6 +27,7 @@ use crate::context::{Context, TokenSource};
 use crate::oci::name::Name;
 use crate::platform::Platform;
 use crate::policy::permitted::Upstream;
+use crate::registry::account::Account;
 use http::{HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 use std::rc::Rc;
@@ -42,8 +46,10 @@ const TOKENS: BucketLayout = BucketLayout {
     entries: 8,
 };
 
-/// Requirements and tokens of upstreams.
+/// Requirements and tokens of upstreams, and what is known of the operator's accounts there.
 pub struct Auth<P: Platform> {
+    pub public_access: PublicAccess<P>,
+    pub accounts_at_rest: AccountsAtRest,
     requirements: Cache<P, AuthRequirement>,
     tokens: Cache<P, CachedToken>,
     fetches: SingleFlight<P, Result<(Token, TokenSource), TokenError>>,
@@ -75,11 +81,13 @@ fn comes_from_store() -> bool {
     true
 }
 
-/// The upstream, and the repository if any, that a token is for.
+/// The upstream, and the repository if any, that a token is for, and whose it is.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenTarget<'a> {
     pub upstream: &'a Upstream,
     pub name: Option<&'a Name>,
+    /// `None` for the anonymous user.
+    pub account: Option<&'a Account>,
 }
 
 impl TokenTarget<'_> {
@@ -87,6 +95,18 @@ impl TokenTarget<'_> {
     fn repository_key(&self) -> Option<String> {
         let name = self.name?;
         Some([self.upstream.as_str(), "\n", name.as_str()].concat())
+    }
+
+    /// Returns the key that a token is cached under. A token goes only to the upstream, and for the
+    /// scopes and the account, that it was granted for. No scope has a blank, as an account has.
+    fn token_key(&self, scopes: &[Scope]) -> String {
+        let account = self.account.map(Account::cache_key);
+        let scopes = scopes.iter().map(Scope::as_str);
+        let parts = scopes.chain(account.as_deref());
+        let parts = parts.flat_map(|part| ["\n", part]);
+        std::iter::once(self.upstream.as_str())
+            .chain(parts)
+            .collect()
     }
 }
 
@@ -103,6 +123,8 @@ pub enum Credential {
         requirement: Rc<AuthRequirement>,
         cached: bool,
     },
+    /// The user and password of an account.
+    Password(HeaderValue),
 }
 
 /// The next step after a 401.
@@ -124,6 +146,7 @@ impl Credential {
     pub fn authorization(&self) -> Option<HeaderValue> {
         match self {
             Credential::Token { token, .. } => Some(token.header()),
+            Credential::Password(header) => Some(header.clone()),
             Credential::None { .. } => None,
         }
     }
@@ -132,6 +155,8 @@ impl Credential {
 impl<P: Platform> Default for Auth<P> {
     fn default() -> Self {
         Auth {
+            public_access: PublicAccess::default(),
+            accounts_at_rest: AccountsAtRest::default(),
             requirements: Cache::new("d", REQUIREMENTS),
             tokens: Cache::new("t", TOKENS),
             fetches: SingleFlight::default(),
@@ -188,7 +213,7 @@ impl<P: Platform> Auth<P> {
         context: &Context<'_, P>,
         target: &TokenTarget<'_>,
     ) -> Option<Credential> {
-        let key = cache_key(target.upstream, &own_scopes(target.name));
+        let key = target.token_key(&own_scopes(target.name));
         let (cached, source) = match self.tokens.get_memory(&key, context.platform.now()) {
             Some(cached) => (cached, TokenSource::Memory),
             None => {
@@ -225,7 +250,7 @@ impl<P: Platform> Auth<P> {
                 self.requirements
                     .put_memory(upstream, nothing, now, REQUIREMENT_TTL, owner);
             }
-            Credential::None { .. } => {}
+            Credential::None { .. } | Credential::Password(_) => {}
             Credential::Token { .. } => {
                 let is_accepted = status.is_success()
                     || status.is_redirection()
@@ -317,22 +342,26 @@ impl<P: Platform> Auth<P> {
         else {
             return None;
         };
-        let key = cache_key(target.upstream, &requirement.scopes(target.name));
+        let key = target.token_key(&requirement.scopes(target.name));
         let cached = self.tokens.get_memory(&key, context.platform.now())?;
         (cached.token == *token).then_some((key, cached))
     }
 
-    /// Returns the credential for the next request after a 401 to `credential`; `None` where the
-    /// upstream does not admit the anonymous user.
+    /// Returns the credential for the next request after a 401 to `credential`, whose challenge is
+    /// `required`; `None` where the upstream does not admit the user.
     pub async fn on_unauthorized(
         &self,
         context: &Context<'_, P>,
         target: &TokenTarget<'_>,
         credential: Credential,
-        challenge: Option<Challenge>,
+        required: Option<AuthRequirement>,
     ) -> Result<Option<Credential>, TokenError> {
-        let required =
-            challenge.map(|challenge| AuthRequirement::from_challenge(challenge, target.name));
+        if matches!(
+            (&credential, &required),
+            (Credential::Password(_), Some(AuthRequirement::Basic))
+        ) {
+            return Err(TokenError::WrongPassword);
+        }
         match Step::on_unauthorized(credential, required, target.name) {
             Step::GiveUp => Ok(None),
             Step::RetryWithoutToken { refused } => Ok(Some(Credential::None {
@@ -390,11 +419,15 @@ impl<P: Platform> Auth<P> {
         refused: Option<Token>,
         is_cached: bool,
     ) -> Result<Credential, TokenError> {
-        let AuthRequirement::Bearer(server) = &*requirement else {
-            return Ok(Credential::None { refused });
+        let server = match (&*requirement, target.account) {
+            (AuthRequirement::Bearer(server), _) => server,
+            (AuthRequirement::Basic, Some(account)) => {
+                return Ok(Credential::Password(account.authorization()));
+            }
+            _ => return Ok(Credential::None { refused }),
         };
         let scopes = server.scopes(target.name);
-        let key = cache_key(target.upstream, &scopes);
+        let key = target.token_key(&scopes);
         let now = context.platform.now();
         let is_usable = |cached: &Rc<CachedToken>| {
             Some(&cached.token) != refused.as_ref() && cached.server.is_same(server)
@@ -412,7 +445,13 @@ impl<P: Platform> Auth<P> {
                         stored => stored.or_else(|| old.clone()),
                     };
                     let (upstream, owner) = (target.upstream.origin(), target.upstream.owner());
-                    let response = token_server::fetch(context, upstream, server, &scopes).await;
+                    let request = TokenRequest {
+                        upstream,
+                        server,
+                        scopes: &scopes,
+                        account: target.account,
+                    };
+                    let response = token_server::fetch(context, request).await;
                     let response = match (response, old) {
                         (Ok(response), _) => response,
                         (Err(_), Some(old)) => return Ok((old.token.clone(), TokenSource::Store)),
@@ -463,6 +502,12 @@ impl Step {
         name: Option<&Name>,
     ) -> Step {
         match (credential, required) {
+            // The registry asks for a token now, and not for a password.
+            (Credential::Password(_), Some(required)) => Step::Fetch {
+                requirement: Rc::new(required),
+                refused: None,
+            },
+            (Credential::Password(_), None) => Step::GiveUp,
             (Credential::None { refused }, Some(required)) => Step::Fetch {
                 requirement: Rc::new(required),
                 refused,
@@ -499,11 +544,4 @@ impl Step {
             (Credential::Token { .. }, _) => Step::GiveUp,
         }
     }
-}
-
-/// Returns the key that a token is cached under. A token goes only to the upstream, and for the
-/// scopes, that it was granted for.
-fn cache_key(upstream: &Upstream, scopes: &[Scope]) -> String {
-    let scopes = scopes.iter().flat_map(|scope| ["\n", scope.as_str()]);
-    std::iter::once(upstream.as_str()).chain(scopes).collect()
 }

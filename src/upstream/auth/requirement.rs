@@ -1,9 +1,10 @@
-//! What an upstream requires of an anonymous request.
+//! What an upstream requires of a request.
 
-use super::challenge::Challenge;
+use super::challenge::{self, Challenge};
 use super::scope::Scope;
 use crate::oci::name::Name;
 use crate::registry::origin::HttpUrl;
+use http::HeaderMap;
 use serde::{Deserialize, Serialize};
 
 /// What an upstream requires.
@@ -13,6 +14,8 @@ pub enum AuthRequirement {
     Nothing,
     /// A token of this server.
     Bearer(TokenServer),
+    /// A user and a password; the anonymous user has none.
+    Basic,
 }
 
 /// The server that grants tokens for an upstream, and the scopes to ask for.
@@ -30,8 +33,22 @@ pub struct TokenServer {
 }
 
 impl AuthRequirement {
+    /// Reads the challenges of a 401 to a request for the repository `name`: the one that asks for
+    /// a token, or else for a password, if there is an account.
+    pub fn from_headers(
+        headers: &HeaderMap,
+        name: Option<&Name>,
+        has_account: bool,
+    ) -> Option<AuthRequirement> {
+        match Challenge::find(headers) {
+            Some(challenge) => Some(AuthRequirement::from_challenge(challenge, name)),
+            None if has_account && challenge::offers_basic(headers) => Some(AuthRequirement::Basic),
+            None => None,
+        }
+    }
+
     /// Reads a challenge to a request for the repository `name`.
-    pub fn from_challenge(challenge: Challenge, name: Option<&Name>) -> AuthRequirement {
+    fn from_challenge(challenge: Challenge, name: Option<&Name>) -> AuthRequirement {
         let Challenge {
             realm,
             service,
@@ -50,7 +67,8 @@ impl AuthRequirement {
     pub fn is_same_server(&self, other: &AuthRequirement) -> bool {
         match (self, other) {
             (AuthRequirement::Bearer(one), AuthRequirement::Bearer(other)) => one.is_same(other),
-            (AuthRequirement::Nothing, AuthRequirement::Nothing) => true,
+            (AuthRequirement::Nothing, AuthRequirement::Nothing)
+            | (AuthRequirement::Basic, AuthRequirement::Basic) => true,
             _ => false,
         }
     }
@@ -68,6 +86,7 @@ impl AuthRequirement {
                 ..server.clone()
             }),
             AuthRequirement::Nothing => AuthRequirement::Nothing,
+            AuthRequirement::Basic => AuthRequirement::Basic,
         }
     }
 
@@ -84,7 +103,7 @@ impl AuthRequirement {
     pub fn scopes(&self, name: Option<&Name>) -> Vec<Scope> {
         match self {
             AuthRequirement::Bearer(server) => server.scopes(name),
-            AuthRequirement::Nothing => Vec::new(),
+            AuthRequirement::Nothing | AuthRequirement::Basic => Vec::new(),
         }
     }
 }

@@ -1,10 +1,12 @@
-//! Token servers: fetching an anonymous token (distribution's token authentication specification).
+//! Token servers: fetching a token (distribution's token authentication specification).
 
 use super::requirement::TokenServer;
 use super::scope::Scope;
 use super::token::{MAX_RESPONSE, TokenResponse};
 use crate::context::Context;
 use crate::platform::{Platform, ReadBodyError, TransportError};
+use crate::policy::permitted::Denied;
+use crate::registry::account::Account;
 use crate::registry::origin::{HttpUrl, Origin};
 use crate::upstream::client::{self, OutboundRequest, SendError};
 use crate::upstream::error::{RedirectError, TokenError};
@@ -13,27 +15,36 @@ use http::header::RETRY_AFTER;
 use http::{HeaderMap, Method, Response, StatusCode};
 use url::form_urlencoded;
 
-/// Fetches a token of `upstream`, within `exchange_timeout`.
+/// A request for a token.
+#[derive(Clone, Copy)]
+pub struct TokenRequest<'a> {
+    pub upstream: &'a Origin,
+    pub server: &'a TokenServer,
+    pub scopes: &'a [Scope],
+    /// Whose token it is; `None` for the anonymous user's.
+    pub account: Option<&'a Account>,
+}
+
+/// Fetches a token, within `exchange_timeout`.
 pub async fn fetch<P: Platform>(
     context: &Context<'_, P>,
-    upstream: &Origin,
-    server: &TokenServer,
-    scopes: &[Scope],
+    request: TokenRequest<'_>,
 ) -> Result<TokenResponse, TokenError> {
-    let exchange = exchange(context, upstream, server, scopes);
+    let exchange = exchange(context, request);
     let fetched = context.within_exchange_timeout(exchange).await;
     fetched.unwrap_or(Err(TokenError::Transport(TransportError::TimedOut)))
 }
 
 async fn exchange<P: Platform>(
     context: &Context<'_, P>,
-    upstream: &Origin,
-    server: &TokenServer,
-    scopes: &[Scope],
+    request: TokenRequest<'_>,
 ) -> Result<TokenResponse, TokenError> {
-    let response = follow(context, upstream, server, scopes).await?;
+    let response = follow(context, request).await?;
     match response.status() {
         StatusCode::OK => {}
+        StatusCode::UNAUTHORIZED if request.account.is_some() => {
+            return Err(TokenError::WrongPassword);
+        }
         // quay.io answers 400 to a name that it can't have, and 405 to a repository that is not one
         // of images.
         StatusCode::UNAUTHORIZED
@@ -59,20 +70,25 @@ async fn exchange<P: Platform>(
 }
 
 /// Asks a realm, and follows its redirects as clients do. The policy is asked for each target as
-/// for a realm that the challenge names, and there is no credential that could go along.
+/// for a realm that the challenge names. An account goes to the realm's own host only.
 ///
 /// What a registry that only a client named says of another host may be meant to harm that host: it
 /// is asked once for a client's request, however the registry redirects, and with no other query
 /// than the protocol's.
 async fn follow<P: Platform>(
     context: &Context<'_, P>,
-    upstream: &Origin,
-    server: &TokenServer,
-    scopes: &[Scope],
+    request: TokenRequest<'_>,
 ) -> Result<Response<P::Body>, TokenError> {
+    let TokenRequest {
+        upstream,
+        server,
+        scopes,
+        account,
+    } = request;
     let policy = &context.config.policy;
-    let is_foreign =
-        |url: &HttpUrl| url.origin.host != upstream.host && !policy.is_operators(upstream);
+    let is_operators =
+        policy.is_operators(upstream) || context.config.accounts.has_any_at(upstream);
+    let is_foreign = |url: &HttpUrl| url.origin.host != upstream.host && !is_operators;
     let service = server.service.as_deref();
     let mut url = server.realm.clone();
     if !is_foreign(&url) {
@@ -86,6 +102,16 @@ async fn follow<P: Platform>(
         let host = policy
             .permit_realm(url.origin.clone(), upstream)
             .map_err(TokenError::Forbidden)?;
+        if account.is_some() {
+            if url.origin != server.realm.origin {
+                return Err(TokenError::Redirect(RedirectError::Forbidden(
+                    Denied::ClosedRealm,
+                )));
+            }
+            policy
+                .permit_credentials(&url.origin, upstream)
+                .map_err(TokenError::Forbidden)?;
+        }
         if is_foreign(&url) {
             let mut asked = context.stats.foreign_realms.borrow_mut();
             if asked.contains(&url.origin) {
@@ -98,7 +124,7 @@ async fn follow<P: Platform>(
             method: Method::GET,
             path_and_query: &url.path_and_query,
             headers: &HeaderMap::new(),
-            authorization: None,
+            authorization: account.map(Account::authorization),
             counter: &context.stats.token_requests,
         };
         let sent = client::send(context, outbound).await;

@@ -114,7 +114,10 @@ fn errors(answer: &str) -> Vec<UpstreamError> {
         "token server: no answer in time" => {
             vec![E::Token(TokenError::Transport(TransportError::TimedOut))]
         }
-        "token server: status 400, 401, 403 or 405" => vec![E::Token(TokenError::Refused)],
+        "token server: status 400, 401, 403 or 405" => vec![
+            E::Token(TokenError::Refused),
+            E::Token(TokenError::WrongPassword),
+        ],
         "token server: status 429" => {
             vec![E::Token(TokenError::TooManyRequests { retry_after: None })]
         }
@@ -244,6 +247,7 @@ fn an_answer_for_the_client_is_final() {
         url: crate::registry::origin::HttpUrl::parse("https://registry.example/v2/").unwrap(),
         pins_next_page: false,
         redirect_ends: None,
+        proof: None,
     };
     let outcome = classify(&Route::Ping, &Ok(response));
     assert_eq!(

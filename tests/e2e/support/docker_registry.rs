@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use super::client::{Request, Response};
 use super::process::Process;
 use super::token_server::{ISSUER, SERVICE, TokenServer};
+use test_support::hub::basic;
 use test_support::image::{Content, Image};
 use test_support::process::find;
 use test_support::server::{ReceivedRequest, Reply, Server};
@@ -18,6 +19,8 @@ pub struct DockerRegistry {
     front: Server,
     received: Arc<Mutex<Vec<ReceivedRequest>>>,
     backend: SocketAddr,
+    /// The `Authorization` that it asks everybody for, and not for a token.
+    password: Option<String>,
     _process: Process,
     _files: TempDir,
 }
@@ -25,6 +28,17 @@ pub struct DockerRegistry {
 impl DockerRegistry {
     /// Returns `None` where it is not installed.
     pub async fn start() -> Option<Self> {
+        Self::launch(None).await
+    }
+
+    /// The same, but it asks everybody for the password of `user` itself. `hash` is that of the
+    /// password, by bcrypt.
+    pub async fn start_with_password(user: &str, password: &str, hash: &str) -> Option<Self> {
+        let line = format!("{user}:{hash}\n");
+        Self::launch(Some((basic(user, password), line))).await
+    }
+
+    async fn launch(user: Option<(String, String)>) -> Option<Self> {
         let program = find("docker-registry")?;
         let tokens = TokenServer::start().await;
         let files = tempfile::tempdir().expect("a temporary directory");
@@ -33,12 +47,23 @@ impl DockerRegistry {
         let config = files.path().join("config.yml");
         let realm = format!("http://{}/token", tokens.address());
         let storage = files.path().join("storage");
+        let (password, users) = user.unzip();
+        let auth = match users {
+            None => serde_json::json!({
+                "token": { "realm": realm, "service": SERVICE, "issuer": ISSUER, "rootcertbundle": certificate },
+            }),
+            Some(users) => {
+                let path = files.path().join("htpasswd");
+                std::fs::write(&path, users).expect("the users");
+                serde_json::json!({ "htpasswd": { "realm": "registry", "path": path } })
+            }
+        };
         let yaml = serde_json::json!({
             "version": "0.1",
             "log": { "level": "info" },
             "storage": { "filesystem": { "rootdirectory": storage } },
             "http": { "addr": "127.0.0.1:0" },
-            "auth": { "token": { "realm": realm, "service": SERVICE, "issuer": ISSUER, "rootcertbundle": certificate } },
+            "auth": auth,
         });
         std::fs::write(&config, yaml.to_string()).expect("the configuration");
         let mut process = Process::spawn(Command::new(program).arg("serve").arg(&config));
@@ -62,6 +87,7 @@ impl DockerRegistry {
             front,
             received,
             backend,
+            password,
             _process: process,
             _files: files,
         })
@@ -78,9 +104,10 @@ impl DockerRegistry {
 
     /// Pushes all content of `image` to the registry itself, as `docker push` does.
     pub async fn push(&self, name: &str, tag: &str, image: &Image) {
-        let bearer = format!("Bearer {}", self.tokens.push_token(name));
+        let bearer = || format!("Bearer {}", self.tokens.push_token(name));
+        let authorization = self.password.clone().unwrap_or_else(bearer);
         let request = |method, target: &str| {
-            Request::new(self.backend, method, target).header("authorization", &bearer)
+            Request::new(self.backend, method, target).header("authorization", &authorization)
         };
         for blob in image.blobs() {
             let upload = request("POST", &format!("/v2/{name}/blobs/uploads/"))

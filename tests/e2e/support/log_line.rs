@@ -12,6 +12,7 @@ mod key {
     pub const REPOSITORY: &str = "repository";
     pub const REFERENCE: &str = "reference";
     pub const UPSTREAM: &str = "upstream";
+    pub const ACCOUNT: &str = "account";
     pub const STATUS: &str = "status";
     pub const UPSTREAM_REQUESTS: &str = "upstream_requests";
     pub const TOKEN_REQUESTS: &str = "token_requests";
@@ -31,6 +32,7 @@ pub struct LogLine {
     pub repository: Option<String>,
     pub reference: Option<String>,
     pub upstream: Option<String>,
+    pub account: Option<String>,
     pub status: u16,
     pub upstream_requests: usize,
     pub token_requests: usize,
@@ -58,6 +60,7 @@ impl LogLine {
             optional(key::REFERENCE),
             optional(key::UPSTREAM),
         );
+        let account = optional(key::ACCOUNT);
         let (code, error) = (optional(key::CODE), optional(key::ERROR));
         let request_id = optional(key::REQUEST_ID);
         let cause = optional(key::CAUSE);
@@ -69,6 +72,7 @@ impl LogLine {
             repository,
             reference,
             upstream,
+            account,
             status: number(&required(key::STATUS)),
             upstream_requests: number(&required(key::UPSTREAM_REQUESTS)),
             token_requests: number(&required(key::TOKEN_REQUESTS)),
@@ -149,6 +153,7 @@ fn the_fields_of_a_log_line_are_read_by_their_keys() {
         (key::DURATION_MS, "7"),
         (key::REQUEST_ID, "a1"),
         (key::REPOSITORY, "team/app"),
+        (key::ACCOUNT, "hub"),
     ];
     let pairs = pairs.map(|(key, value)| format!("{key}={value}"));
     let line = format!("[host] {START}GET {}", pairs.join(" "));
@@ -158,6 +163,7 @@ fn the_fields_of_a_log_line_are_read_by_their_keys() {
         repository: Some("team/app".into()),
         reference: None,
         upstream: None,
+        account: Some("hub".into()),
         status: 502,
         upstream_requests: 2,
         token_requests: 1,

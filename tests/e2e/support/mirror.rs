@@ -153,6 +153,14 @@ impl Mirror {
         self.run().await;
     }
 
+    /// The same with another value of a variable.
+    pub async fn restart_with(&mut self, name: &str, value: impl ToString) {
+        self.options
+            .variables
+            .insert(name.into(), value.to_string());
+        self.restart().await;
+    }
+
     pub fn address(&self) -> SocketAddr {
         self.running.as_ref().expect("the mirror runs").address
     }

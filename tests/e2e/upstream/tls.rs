@@ -1,14 +1,15 @@
 //! Upstreams over HTTPS, with names from the mirror's own `/etc/hosts`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use crate::support::client::Request;
 use crate::support::mirror::{Options, can_name_hosts};
 use crate::support::skip;
 use test_support::ca::Ca;
-use test_support::hub::{Addresses, Hub, Service};
+use test_support::hub::{Addresses, Hub, Service, basic};
 use test_support::image::{Image, digest};
-use test_support::server::{Server, any_port};
+use test_support::server::{Reply, Server, any_port};
 
 const LOOPBACK: [&str; 3] = ["127.0.0.1", "127.0.0.2", "127.0.0.3"];
 const DOCKER_HUB: [&str; 3] = [
@@ -122,10 +123,11 @@ async fn a_certificate_for_another_name_is_refused() {
     assert!(hub.requests().is_empty(), "{:?}", hub.requests());
 }
 
-/// Three loopback addresses that only this process uses, and on which port 443 is free.
-fn own_addresses() -> Option<[SocketAddr; 3]> {
+/// Three loopback addresses, from the number `first` on, that only this process uses, and on which
+/// port 443 is free.
+fn own_addresses(first: u8) -> Option<[SocketAddr; 3]> {
     let [.., high, low] = std::process::id().to_be_bytes();
-    let addresses = [1, 2, 3]
+    let addresses = [first, first + 1, first + 2]
         .map(|last| SocketAddr::new(Ipv4Addr::new(127, 100 + high % 100, low, last).into(), 443));
     let free = addresses
         .iter()
@@ -135,7 +137,7 @@ fn own_addresses() -> Option<[SocketAddr; 3]> {
 
 #[tokio::test]
 async fn docker_hub_is_the_default_upstream_under_all_its_names() {
-    let Some(listen) = own_addresses() else {
+    let Some(listen) = own_addresses(1) else {
         return skip("names and port 443 of Docker Hub need root");
     };
     let ca = Ca::generate();
@@ -204,6 +206,93 @@ async fn docker_hub_is_the_default_upstream_under_all_its_names() {
 
     let tags = mirror.get("/v2/alpine/tags/list").send().await.expect(200);
     assert_eq!(tags.json()["tags"], serde_json::json!(["latest"]));
+}
+
+#[tokio::test]
+async fn the_password_of_an_account_goes_over_https_only() {
+    let Some(listen) = own_addresses(4) else {
+        return skip("names and port 443 of Docker Hub need root");
+    };
+    let (ca, names) = (Ca::generate(), DOCKER_HUB);
+    let hub = Hub::start_tls(&ca, &Addresses { listen, names }).await;
+    let image = Image::oci();
+    hub.push("team/public", "1", &image);
+    hub.push("team/private", "1", &image);
+    hub.make_private("team/private");
+    hub.add_account("alice", "secret", &["team/private"]);
+    // What is at the same names in clear text.
+    let in_clear_text = async |at: SocketAddr| {
+        let answer = Arc::new(|_| Reply::new(200, &[], r#"{"token":"t"}"#));
+        Server::start(SocketAddr::new(at.ip(), 80), None, answer).await
+    };
+    let clear = [
+        in_clear_text(listen[0]).await,
+        in_clear_text(listen[1]).await,
+    ];
+    let named = names.iter().zip(listen);
+    let options = named.fold(Options::default(), |options, (name, at)| {
+        options.host(name, at.ip())
+    });
+    let options = options.variable("upstream_credentials", "hub@docker.io=alice:secret");
+    let options = options.variable("manifest_cache", "off");
+    let mirror = options.trust(&ca, &names).start().await;
+
+    let (public, private) = (
+        "/v2/team/public/manifests/1",
+        "/v2/team/private/manifests/1",
+    );
+    for alias in [
+        "",
+        "?upstream=docker.io",
+        "?upstream=registry-1.docker.io:443",
+        "?upstream=https://registry-1.docker.io/",
+        "?upstream=REGISTRY-1.Docker.IO",
+        "?ns=docker.io",
+    ] {
+        mirror
+            .get_manifest(&format!("{public}{alias}"))
+            .await
+            .expect(200);
+        mirror
+            .get_manifest(&format!("{private}{alias}"))
+            .await
+            .expect(403);
+    }
+    let sent = |service| {
+        let received = hub.received(service).into_iter();
+        let sent = received.filter_map(|it| it.header("authorization").map(str::to_owned));
+        sent.collect::<Vec<_>>()
+    };
+    let password = basic("alice", "secret");
+    assert_eq!(sent(Service::Tokens), [password]);
+    let by_account = sent(Service::Registry);
+    let by_account = by_account
+        .iter()
+        .filter(|it| it.starts_with("Bearer alice"));
+    assert_eq!(by_account.count(), 6);
+
+    hub.revoke_tokens();
+    hub.challenge(|params| {
+        let realm = params.realm.replace("https:", "http:");
+        vec![format!(
+            r#"Bearer realm="{realm}",scope="{}""#,
+            params.scope
+        )]
+    });
+    mirror.get_manifest(public).await.expect(502);
+    hub.script(|service, received| {
+        let location = format!("http://registry-1.docker.io{}", received.target);
+        (service == Service::Registry).then(|| Reply::new(307, &[("location", &*location)], ""))
+    });
+    mirror.get_manifest(public).await.expect(502);
+    for server in &clear {
+        assert_eq!(server.connections(), 0);
+    }
+    let registry = sent(Service::Registry);
+    assert!(
+        !registry.iter().any(|it| it.starts_with("Basic")),
+        "{registry:?}"
+    );
 }
 
 #[tokio::test]
