@@ -152,7 +152,8 @@ impl Connection {
         let written = write!(
             self.request,
             "{method} {path} HTTP/1.1\r\nhost: {target}\r\nuser-agent: containerd/2.1.0\r\n\
-             accept: application/vnd.oci.image.manifest.v1+json, */*\r\n\r\n"
+             accept: application/vnd.oci.image.manifest.v1+json, \
+             application/vnd.oci.image.index.v1+json, */*\r\n\r\n"
         );
         written.expect("a request");
         let sent = self.stream.write_all(self.request.as_bytes()).await;

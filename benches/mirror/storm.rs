@@ -30,6 +30,8 @@ struct Storm {
     cpu: f64,
     /// Bytes.
     peak: f64,
+    /// Clients that did not get all of it.
+    failed: usize,
 }
 
 pub async fn measure(systems: &[System], upstreams: &[&CountingRegistry], scale: &Scale) {
@@ -42,7 +44,7 @@ pub async fn measure(systems: &[System], upstreams: &[&CountingRegistry], scale:
     );
     let mut table = Table::new(&[
         &what, "cold s", "upstream", "tokens", "cpu s", "warm s", "upstream", "tokens", "cpu s",
-        "peak MiB",
+        "peak MiB", "failed",
     ]);
     for system in systems {
         let (mut cold, mut warm) = (Vec::new(), Vec::new());
@@ -79,6 +81,8 @@ pub async fn measure(systems: &[System], upstreams: &[&CountingRegistry], scale:
             .map(|storm| storm.peak)
             .fold(0.0, f64::max);
         cells.push(format!("{:.0}", peak / 1048576.0));
+        let failed = cold.iter().chain(&warm).map(|storm| storm.failed);
+        cells.push(failed.sum::<usize>().to_string());
         table.row(cells);
     }
     table.print();
@@ -102,7 +106,10 @@ async fn storm(system: &System, name: &str, image: &Arc<Image>, network: u8) -> 
             Arc::clone(image),
         ));
     }
-    clients.join_all().await;
+    let mut failed = 0;
+    while let Some(pulled) = clients.join_next().await {
+        failed += usize::from(!pulled.unwrap_or_default());
+    }
     let took = start.elapsed().as_secs_f64();
     let after = system.counters(&tree);
     Storm {
@@ -111,10 +118,12 @@ async fn storm(system: &System, name: &str, image: &Arc<Image>, network: u8) -> 
         tokens: (after.tokens - before.tokens) as f64,
         cpu: (after.cpu - before.cpu).as_secs_f64(),
         peak: watch.peak().await as f64,
+        failed,
     }
 }
 
-async fn pull(source: Ipv4Addr, target: SocketAddr, name: String, image: Arc<Image>) {
+/// Returns whether the client got all of the image.
+async fn pull(source: Ipv4Addr, target: SocketAddr, name: String, image: Arc<Image>) -> bool {
     let path = |resource: &str, reference: &str| format!("/v2/{name}/{resource}/{reference}");
     let platform = image.native();
     let mut connection = Connection::open_from(source, target).await;
@@ -131,11 +140,9 @@ async fn pull(source: Ipv4Addr, target: SocketAddr, name: String, image: Arc<Ima
         let head = connection
             .exchange(method, &path("manifests", reference))
             .await;
-        assert_eq!(
-            (head.status, head.body),
-            (200, length as u64),
-            "{reference}"
-        );
+        if (head.status, head.body) != (200, length as u64) {
+            return false;
+        }
     }
     let blobs: Vec<_> = platform
         .blobs()
@@ -149,11 +156,18 @@ async fn pull(source: Ipv4Addr, target: SocketAddr, name: String, image: Arc<Ima
             for (path, length) in part {
                 let head = connection.exchange("GET", &path).await;
                 let head = follow(source, head).await;
-                assert_eq!((head.status, head.body), (200, length), "{path}");
+                if (head.status, head.body) != (200, length) {
+                    return false;
+                }
             }
+            true
         });
     }
-    downloads.join_all().await;
+    let mut is_complete = true;
+    while let Some(downloaded) = downloads.join_next().await {
+        is_complete &= downloaded.unwrap_or_default();
+    }
+    is_complete
 }
 
 /// Follows a redirect, on a connection of its own as a client does.
