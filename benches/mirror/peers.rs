@@ -43,7 +43,9 @@ use tokio::signal::unix::{SignalKind, signal};
 const STREAMING: &str = "mirror, stream";
 const MIB: u64 = 1024 * 1024;
 
-/// The systems. The first ones answer a blob with a redirect, all but the last a manifest.
+/// The systems. The mirror and the caches made for registries have an upstream that asks for tokens,
+/// as Docker Hub does; docker-registry pings one that does not before each of its requests. The first
+/// ones answer a blob with a redirect, all but the last a manifest.
 struct Peers {
     systems: Vec<System>,
     redirecting: usize,
@@ -154,7 +156,7 @@ impl Peers {
                 add(
                     &mut systems,
                     &mut missing,
-                    docker_registry(&program, anonymous).await,
+                    docker_registry(&program, authenticated).await,
                 )
                 .await
             }
@@ -165,7 +167,7 @@ impl Peers {
                 add(
                     &mut systems,
                     &mut missing,
-                    start_nora(&program, anonymous).await,
+                    start_nora(&program, authenticated).await,
                 )
                 .await
             }

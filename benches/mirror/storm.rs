@@ -18,6 +18,8 @@ const LAYERS: usize = 10;
 const DOWNLOADS: usize = 3;
 /// How long the upstream takes for a response: one in another city.
 const DELAY: Duration = Duration::from_millis(50);
+/// A client that has not got its image by then counts as failed.
+const TIMEOUT: Duration = Duration::from_secs(20);
 /// The mirror writes to its store after the response.
 const WRITE_DELAY: Duration = Duration::from_millis(500);
 
@@ -107,9 +109,11 @@ async fn storm(system: &System, name: &str, image: &Arc<Image>, network: u8) -> 
         ));
     }
     let mut failed = 0;
-    while let Some(pulled) = clients.join_next().await {
+    let deadline = tokio::time::Instant::now() + TIMEOUT;
+    while let Ok(Some(pulled)) = tokio::time::timeout_at(deadline, clients.join_next()).await {
         failed += usize::from(!pulled.unwrap_or_default());
     }
+    failed += clients.len();
     let took = start.elapsed().as_secs_f64();
     let after = system.counters(&tree);
     Storm {
@@ -153,9 +157,10 @@ async fn pull(source: Ipv4Addr, target: SocketAddr, name: String, image: Arc<Ima
         let part = part.to_vec();
         downloads.spawn(async move {
             let mut connection = Connection::open_from(source, target).await;
+            let mut cdn = None;
             for (path, length) in part {
                 let head = connection.exchange("GET", &path).await;
-                let head = follow(source, head).await;
+                let head = follow(source, head, &mut cdn).await;
                 if (head.status, head.body) != (200, length) {
                     return false;
                 }
@@ -170,8 +175,8 @@ async fn pull(source: Ipv4Addr, target: SocketAddr, name: String, image: Arc<Ima
     is_complete
 }
 
-/// Follows a redirect, on a connection of its own as a client does.
-async fn follow(source: Ipv4Addr, head: Head) -> Head {
+/// Follows a redirect to the CDN, on a connection that the next ones use too.
+async fn follow(source: Ipv4Addr, head: Head, cdn: &mut Option<Connection>) -> Head {
     if head.status != 307 {
         return head;
     }
@@ -181,6 +186,9 @@ async fn follow(source: Ipv4Addr, head: Head) -> Head {
         .and_then(|rest| rest.split_once('/'))
         .expect("a URL of the upstream's CDN");
     let host = host.parse().expect("an address");
-    let mut connection = Connection::open_from(source, host).await;
+    let connection = match cdn {
+        Some(connection) => connection,
+        None => cdn.insert(Connection::open_from(source, host).await),
+    };
     connection.exchange("GET", &format!("/{path}")).await
 }
