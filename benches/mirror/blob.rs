@@ -12,12 +12,12 @@ use test_support::counting_registry::BLOB;
 
 const MIB: f64 = 1048576.0;
 
-struct Streamed {
+pub struct Streamed {
     /// Bytes per second.
-    rate: f64,
+    pub rate: f64,
     /// Bytes.
-    growth: f64,
-    cpu: Duration,
+    pub growth: f64,
+    pub cpu: Duration,
 }
 
 pub async fn measure(systems: &[System], scale: &Scale, targets: &mut Targets) {
@@ -27,7 +27,7 @@ pub async fn measure(systems: &[System], scale: &Scale, targets: &mut Targets) {
         eprint!("\r{what}: round {} of {}", round + 1, scale.rounds);
         for turn in 0..systems.len() {
             let at = position(turn, round, systems.len());
-            streamed[at].push(stream(&systems[at], scale.blob).await);
+            streamed[at].push(stream(&systems[at], BLOB, scale.blob).await);
         }
     }
     eprintln!();
@@ -95,7 +95,7 @@ pub async fn measure(systems: &[System], scale: &Scale, targets: &mut Targets) {
     );
 }
 
-async fn stream(system: &System, size: u64) -> Streamed {
+pub async fn stream(system: &System, path: &str, size: u64) -> Streamed {
     // Starts the instance and opens the upstream connection.
     warm(1, Until::Requests(50)).run(system.address).await;
     let tree = system.tree();
@@ -103,7 +103,7 @@ async fn stream(system: &System, size: u64) -> Streamed {
     let watch = tree.watch();
     let mut connection = Connection::open(system.address).await;
     let start = Instant::now();
-    let bytes = connection.get(BLOB, StatusCode::OK).await;
+    let bytes = connection.get(path, StatusCode::OK).await;
     let took = start.elapsed();
     assert_eq!(bytes, size, "the blob is complete");
     Streamed {

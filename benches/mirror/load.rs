@@ -2,12 +2,12 @@
 
 use hyper::StatusCode;
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
 /// How long a load may take beyond its own time.
@@ -116,7 +116,14 @@ pub struct Connection {
 
 impl Connection {
     pub async fn open(target: SocketAddr) -> Self {
-        let stream = TcpStream::connect(target).await.expect("a connection");
+        Self::open_from(Ipv4Addr::UNSPECIFIED, target).await
+    }
+
+    /// Opens one from this address of the machine: all of 127.0.0.0/8 are.
+    pub async fn open_from(source: Ipv4Addr, target: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind((source, 0).into()).expect("an address");
+        let stream = socket.connect(target).await.expect("a connection");
         stream.set_nodelay(true).expect("a socket");
         Self {
             target,
@@ -129,23 +136,38 @@ impl Connection {
     /// Reads a response to its end, which must have the status, and returns the length of its body.
     pub async fn get(&mut self, path: &str, status: StatusCode) -> u64 {
         let target = self.target;
+        let head = self.exchange("GET", path).await;
+        let location = head.location;
+        assert_eq!(
+            head.status, status,
+            "GET http://{target}{path} (location: {location:?})"
+        );
+        head.body
+    }
+
+    /// Reads a response to its end.
+    pub async fn exchange(&mut self, method: &str, path: &str) -> Head {
+        let target = self.target;
         self.request.clear();
         let written = write!(
             self.request,
-            "GET {path} HTTP/1.1\r\nhost: {target}\r\nuser-agent: containerd/2.1.0\r\n\
-             accept: application/vnd.oci.image.manifest.v1+json, */*\r\n\r\n"
+            "{method} {path} HTTP/1.1\r\nhost: {target}\r\nuser-agent: containerd/2.1.0\r\n\
+             accept: application/vnd.oci.image.manifest.v1+json, \
+             application/vnd.oci.image.index.v1+json, */*\r\n\r\n"
         );
         written.expect("a request");
         let sent = self.stream.write_all(self.request.as_bytes()).await;
         sent.unwrap_or_else(|error| panic!("GET http://{target}{path}: {error}"));
         self.response.clear();
-        let head = loop {
+        let mut head = loop {
             self.read(path).await;
             if let Some(head) = Head::parse(&self.response) {
                 break head;
             }
         };
-        assert_eq!(head.status, status, "GET http://{target}{path}");
+        if method == "HEAD" {
+            head.body = 0;
+        }
         let mut bytes = (self.response.len() - head.length) as u64;
         while bytes < head.body {
             self.response.clear();
@@ -153,9 +175,9 @@ impl Connection {
         }
         assert_eq!(
             bytes, head.body,
-            "GET http://{target}{path}: more bytes than Content-Length says"
+            "{method} http://{target}{path}: more bytes than Content-Length says"
         );
-        bytes
+        head
     }
 
     async fn read(&mut self, path: &str) -> u64 {
@@ -168,11 +190,12 @@ impl Connection {
 }
 
 /// The parts of a response head that matter.
-struct Head {
+pub struct Head {
     /// Bytes of the head itself, and of the body after it.
     length: usize,
-    body: u64,
-    status: u16,
+    pub body: u64,
+    pub status: u16,
+    pub location: Option<String>,
 }
 
 impl Head {
@@ -184,15 +207,18 @@ impl Head {
             httparse::Status::Complete(length) => length,
             httparse::Status::Partial => return None,
         };
-        let body = response
-            .headers
-            .iter()
-            .find(|header| header.name.eq_ignore_ascii_case("content-length"));
-        let body = body.and_then(|header| str::from_utf8(header.value).ok()?.parse().ok());
+        let value = |name: &str| {
+            let mut headers = response.headers.iter();
+            let header = headers.find(|header| header.name.eq_ignore_ascii_case(name))?;
+            str::from_utf8(header.value).ok()
+        };
+        let body = value("content-length").and_then(|length| length.parse().ok());
+        let location = value("location").map(str::to_owned);
         Some(Self {
             length,
             body: body.expect("a Content-Length"),
             status: response.code.expect("a status"),
+            location,
         })
     }
 }

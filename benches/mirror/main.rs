@@ -7,6 +7,7 @@
 //! | `measurements` | rounds, medians and ratios |
 //! | `requests`, `blob`, `footprint`, `cold_start` | the cases |
 //! | `table`, `targets` | the output |
+//! | `peers`, `storm` | the benchmark beside other programs, of the same parts: `--bench peers` |
 
 mod arguments;
 mod blob;

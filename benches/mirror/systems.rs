@@ -53,15 +53,9 @@ impl System {
         ca: Option<&Ca>,
     ) -> Vec<Self> {
         let host = build::host(arguments);
-        let mut systems = vec![Self {
-            name: DIRECT.into(),
-            address: anonymous.plain,
-            is_mirror: false,
-            process: None,
-            upstream: Arc::clone(&anonymous.counts),
-        }];
+        let mut systems = vec![Self::direct(anonymous)];
         match find("nginx") {
-            Some(nginx) => systems.push(start_nginx(&nginx, anonymous).await),
+            Some(nginx) => systems.push(start_nginx("nginx", &nginx, anonymous, false).await),
             None => eprintln!("nginx is not installed: measured without it"),
         }
         let forwarder = repository()
@@ -112,6 +106,33 @@ impl System {
         systems
     }
 
+    /// The upstream itself.
+    pub fn direct(upstream: &CountingRegistry) -> Self {
+        Self {
+            name: DIRECT.into(),
+            address: upstream.plain,
+            is_mirror: false,
+            process: None,
+            upstream: Arc::clone(&upstream.counts),
+        }
+    }
+
+    /// A process that listens at `address`.
+    pub fn of_process(
+        name: &str,
+        address: SocketAddr,
+        process: Process,
+        upstream: &CountingRegistry,
+    ) -> Self {
+        Self {
+            name: name.to_owned(),
+            address,
+            is_mirror: false,
+            process: Some(process),
+            upstream: Arc::clone(&upstream.counts),
+        }
+    }
+
     /// The file of its key-value store.
     pub fn store(&self) -> Option<PathBuf> {
         let folder = self.process.as_ref()?.folder();
@@ -136,16 +157,16 @@ impl System {
 }
 
 /// How to run a component.
-struct Component<'a> {
-    host: &'a Path,
-    ca: Option<&'a Ca>,
-    id: &'a str,
+pub struct Component<'a> {
+    pub host: &'a Path,
+    pub ca: Option<&'a Ca>,
+    pub id: &'a str,
     /// Whether the host counts for Prometheus.
-    metrics: bool,
+    pub metrics: bool,
 }
 
 impl Component<'_> {
-    async fn start(
+    pub async fn start(
         &self,
         name: &str,
         manifest: &Path,
@@ -187,21 +208,22 @@ impl Component<'_> {
                 announcement::address(&process.stdout())
             })
             .await;
-        System {
-            name: name.to_owned(),
-            address,
-            is_mirror: false,
-            process: Some(process),
-            upstream: Arc::clone(&upstream.counts),
-        }
+        System::of_process(name, address, process, upstream)
     }
 }
 
-async fn start_nginx(nginx: &Path, upstream: &CountingRegistry) -> System {
+/// `caches`: it keeps what it has fetched for ten minutes, without asking again.
+pub async fn start_nginx(
+    name: &str,
+    nginx: &Path,
+    upstream: &CountingRegistry,
+    caches: bool,
+) -> System {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let address = free_address();
     let config = folder.path().join("nginx.conf");
-    fs::write(&config, nginx_config(folder.path(), address, upstream)).expect("a configuration");
+    let text = nginx_config(folder.path(), address, upstream, caches);
+    fs::write(&config, text).expect("a configuration");
     let mut command = Command::new(nginx);
     command.arg("-e").arg(folder.path().join("error.log"));
     command.arg("-p").arg(folder.path()).arg("-c").arg(&config);
@@ -209,21 +231,28 @@ async fn start_nginx(nginx: &Path, upstream: &CountingRegistry) -> System {
     process
         .wait_for("nginx", |_| std::net::TcpStream::connect(address).ok())
         .await;
-    System {
-        name: "nginx".to_owned(),
-        address,
-        is_mirror: false,
-        process: Some(process),
-        upstream: Arc::clone(&upstream.counts),
-    }
+    System::of_process(name, address, process, upstream)
 }
 
-/// A reverse proxy with persistent connections on both sides, without cache and log.
-fn nginx_config(folder: &Path, listen: SocketAddr, upstream: &CountingRegistry) -> String {
+/// A reverse proxy with persistent connections on both sides, and without a log.
+fn nginx_config(
+    folder: &Path,
+    listen: SocketAddr,
+    upstream: &CountingRegistry,
+    caches: bool,
+) -> String {
     let CountingRegistry {
         scheme, address, ..
     } = upstream;
     let folder = folder.display();
+    let (zone, cache) = if caches {
+        (
+            format!("proxy_cache_path {folder}/cache keys_zone=cache:16m max_size=4g;"),
+            "proxy_cache cache; proxy_cache_valid 200 307 10m; proxy_cache_lock on;",
+        )
+    } else {
+        (String::new(), "")
+    };
     format!(
         "daemon off;
         worker_processes 1;
@@ -236,6 +265,7 @@ fn nginx_config(folder: &Path, listen: SocketAddr, upstream: &CountingRegistry) 
             fastcgi_temp_path {folder}/fastcgi;
             scgi_temp_path {folder}/scgi;
             uwsgi_temp_path {folder}/uwsgi;
+            {zone}
             upstream registry {{ server {address}; keepalive 64; keepalive_requests 100000000; }}
             server {{
                 listen {listen};
@@ -245,6 +275,7 @@ fn nginx_config(folder: &Path, listen: SocketAddr, upstream: &CountingRegistry) 
                     proxy_http_version 1.1;
                     proxy_set_header Connection \"\";
                     proxy_max_temp_file_size 0;
+                    {cache}
                 }}
             }}
         }}
@@ -252,7 +283,7 @@ fn nginx_config(folder: &Path, listen: SocketAddr, upstream: &CountingRegistry) 
     )
 }
 
-fn free_address() -> SocketAddr {
+pub fn free_address() -> SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("an address")
 }

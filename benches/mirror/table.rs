@@ -1,4 +1,4 @@
-//! Tables of text.
+//! Tables, as Markdown that a person can read too.
 
 pub struct Table {
     rows: Vec<Vec<String>>,
@@ -26,17 +26,19 @@ impl Table {
         };
         println!();
         for (number, row) in self.rows.iter().enumerate() {
-            let mut line = String::new();
+            let (mut line, mut rule) = ("|".to_owned(), "|".to_owned());
             for (column, cell) in row.iter().enumerate() {
                 let width = width(column);
-                line += &match column {
-                    0 => format!("{cell:width$}"),
-                    _ => format!("  {cell:>width$}"),
+                let (cell, dashes) = match column {
+                    0 => (format!("{cell:width$}"), format!("{:-<width$} ", "")),
+                    _ => (format!("{cell:>width$}"), format!("{:->width$}:", "")),
                 };
+                line += &format!(" {cell} |");
+                rule += &format!(" {dashes}|");
             }
-            println!("{}", line.trim_end());
+            println!("{line}");
             if number == 0 {
-                println!("{}", "-".repeat(line.chars().count()));
+                println!("{rule}");
             }
         }
     }

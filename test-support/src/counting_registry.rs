@@ -7,18 +7,19 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, header};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 
 use crate::ca::Ca;
-use crate::image::{MANIFEST, digest};
+use crate::image::{Content, Image, MANIFEST, digest};
 use crate::server::{Server, any_port};
 
 /// Paths of a manifest, of a blob that is redirected to a CDN, by a URL that does not tell how long
@@ -47,6 +48,8 @@ pub fn missing(number: u64) -> String {
     format!("/v2/{MISSING}/name-{number}/manifests/latest")
 }
 
+/// The path of the CDN, which is the registry's own server.
+const CDN: &str = "/cdn/";
 const MISSING: &str = "missing";
 /// Of layers that are never requested.
 const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -72,6 +75,7 @@ pub struct CountingRegistry {
     pub scheme: &'static str,
     pub address: SocketAddr,
     pub counts: Arc<Counts>,
+    registry: Arc<Registry>,
     servers: Vec<Server>,
 }
 
@@ -85,6 +89,10 @@ struct Registry {
     /// The manifest's, which clients and mirrors verify.
     digest: String,
     token: Bytes,
+    /// By name; the tag of each is `latest`.
+    images: Mutex<HashMap<String, Image>>,
+    /// How long the registry takes for a response, in milliseconds; its CDN takes no time.
+    delay: AtomicU64,
     counts: Arc<Counts>,
 }
 
@@ -106,6 +114,8 @@ impl CountingRegistry {
                 "t".repeat(TOKEN_LENGTH)
             )
             .into(),
+            images: Mutex::default(),
+            delay: AtomicU64::default(),
             counts: Arc::clone(&counts),
         });
         let served = Arc::clone(&registry);
@@ -141,8 +151,21 @@ impl CountingRegistry {
             scheme,
             address,
             counts,
+            registry,
             servers,
         }
+    }
+
+    /// Adds an image, whose blobs are redirected to the CDN by URLs that tell how long they are good.
+    pub fn push(&self, name: &str, image: Image) {
+        let mut images = self.registry.images.lock().expect("images");
+        images.insert(name.to_owned(), image);
+    }
+
+    /// From now on each response takes so long, as one from another city does.
+    pub fn delay(&self, time: Duration) {
+        let milliseconds = u64::try_from(time.as_millis()).expect("a short time");
+        self.registry.delay.store(milliseconds, Ordering::Relaxed);
     }
 
     pub fn url(&self) -> String {
@@ -163,7 +186,14 @@ where
 {
     let service = service_fn(move |request| {
         let response = registry.respond(&request);
-        async move { Ok::<_, Infallible>(response) }
+        let is_cdn = request.uri().path().starts_with(CDN);
+        let delay = Duration::from_millis(registry.delay.load(Ordering::Relaxed));
+        async move {
+            if !delay.is_zero() && !is_cdn {
+                tokio::time::sleep(delay).await;
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     // An error means that the client has closed the connection.
     let _ = Builder::new(TokioExecutor::new())
@@ -182,6 +212,9 @@ impl Registry {
                 self.token.clone(),
             );
         }
+        if let Some(digest) = path.strip_prefix(CDN) {
+            return self.blob(digest);
+        }
         self.counts.requests.fetch_add(1, Ordering::Relaxed);
         let Some(path) = path.strip_prefix("/v2/") else {
             return response(404, &[], "");
@@ -189,26 +222,22 @@ impl Registry {
         if self.requires_token && !request.headers().contains_key(header::AUTHORIZATION) {
             return self.challenge(path);
         }
-        match path
+        let parts = path
             .rsplit_once("/manifests/")
-            .or(path.rsplit_once("/blobs/"))
+            .or(path.rsplit_once("/blobs/"));
+        if let Some((name, reference)) = parts
+            && let Some(image) = self.images.lock().expect("images").get(name)
         {
+            return self.image(image, reference);
+        }
+        match parts {
             None => response(200, &[("content-type", "application/json")], "{}"),
             Some((name, _)) if name.starts_with(MISSING) => {
                 let unknown = r#"{"errors":[{"code":"NAME_UNKNOWN","message":"repository name not known to registry"}]}"#;
                 response(404, &[("content-type", "application/json")], unknown)
             }
             Some((name @ ("bench/redirect" | "bench/signed"), digest)) => {
-                let end = match name {
-                    "bench/signed" => format!("verify={}-", unix_time() + REDIRECT_LIFE),
-                    _ => "signature=".to_owned(),
-                };
-                let location = format!("{}/cdn/{digest}?{end}{}", self.url(), "s".repeat(300));
-                response(
-                    307,
-                    &[("location", &location)],
-                    "<a href=\"there\">Temporary Redirect</a>.",
-                )
+                self.redirect(digest, name == "bench/signed")
             }
             Some(("bench/blob", digest)) => {
                 let zeros = Zeros {
@@ -236,6 +265,52 @@ impl Registry {
                 ];
                 response(200, &headers, self.manifest.clone())
             }
+        }
+    }
+
+    fn redirect(&self, digest: &str, tells_end: bool) -> RegistryResponse {
+        let end = if tells_end {
+            format!("verify={}-", unix_time() + REDIRECT_LIFE)
+        } else {
+            "signature=".to_owned()
+        };
+        let location = format!("{}{CDN}{digest}?{end}{}", self.url(), "s".repeat(300));
+        response(
+            307,
+            &[("location", &location)],
+            "<a href=\"there\">Temporary Redirect</a>.",
+        )
+    }
+
+    fn image(&self, image: &Image, reference: &str) -> RegistryResponse {
+        let mut manifests = image.manifests();
+        let is_wanted = |one: &&Content| one.digest == reference;
+        let manifest = match reference {
+            "latest" => Some(&image.index),
+            _ => manifests.find(is_wanted),
+        };
+        match manifest {
+            Some(manifest) => {
+                let headers = [
+                    ("content-type", manifest.media_type),
+                    ("docker-content-digest", &*manifest.digest),
+                ];
+                response(200, &headers, manifest.bytes.clone())
+            }
+            None => self.redirect(reference, true),
+        }
+    }
+
+    /// What the CDN answers.
+    fn blob(&self, digest: &str) -> RegistryResponse {
+        let images = self.images.lock().expect("images");
+        let mut blobs = images.values().flat_map(Image::blobs);
+        match blobs.find(|blob| blob.digest == digest) {
+            Some(blob) => {
+                let headers = [("content-type", "application/octet-stream")];
+                response(200, &headers, blob.bytes.clone())
+            }
+            None => response(404, &[], ""),
         }
     }
 

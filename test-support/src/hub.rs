@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::ca::Ca;
 use crate::image::{Content, Image};
@@ -189,6 +189,13 @@ impl Hub {
     /// From now on the registry serves blobs itself, without a redirect to the CDN.
     pub fn serve_blobs_directly(&self) {
         *self.state.direct.lock().expect("direct") = true;
+    }
+
+    /// From now on redirects to the CDN are good for this long from now.
+    pub fn sign_blob_urls_for(&self, life: Duration) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let end = now.expect("a time after 1970") + life;
+        *self.state.blob_urls_end.lock().expect("the end") = Some(end.as_secs());
     }
 
     /// The `Location` of the redirect for a blob.

@@ -77,7 +77,7 @@ impl Image {
         Self::with_layers(family, seed, 3)
     }
 
-    /// The same with one to six layers.
+    /// The same with one to ten layers.
     pub fn with_layers(family: Family, seed: &str, layers: usize) -> Self {
         let here = if cfg!(target_arch = "aarch64") {
             "arm64"
@@ -128,7 +128,10 @@ impl Image {
 
 impl Platform {
     fn new(family: Family, seed: &str, architecture: &str, layers: usize) -> Self {
-        let names = ["base", "middle", "top", "fourth", "fifth", "sixth"];
+        let names = [
+            "base", "middle", "top", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth",
+            "tenth",
+        ];
         let tars = names[..layers]
             .iter()
             .map(|name| layer(name, &format!("{seed} {architecture}")));

@@ -10,8 +10,11 @@ use crate::answers::{COMMON, content as serve_content, error, paged, split};
 use crate::image::{Content, INDEX};
 use crate::server::{ReceivedRequest, Reply};
 
-/// A query as Docker Hub's CDN signs it, with characters that must not be encoded anew.
-const SIGNATURE: &str = "expires=1700000000&signature=a%2Fb%3D~-_.&version=3";
+/// The end of a signed URL of the CDN unless a test sets another: 2023, so none is remembered.
+const ENDED: u64 = 1_700_000_000;
+/// The rest of its query as Docker Hub's CDN signs it, with characters that must not be encoded
+/// anew.
+const SIGNATURE: &str = "signature=a%2Fb%3D~-_.&version=3";
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Service {
@@ -42,6 +45,8 @@ pub struct State {
     /// Whether the registry asks for passwords itself, as Nexus does.
     pub asks_for_passwords: Mutex<bool>,
     pub direct: Mutex<bool>,
+    /// When the URLs of the CDN end, in seconds since the Unix epoch.
+    pub blob_urls_end: Mutex<Option<u64>>,
     pub script: Mutex<Option<Script>>,
     pub delay: Mutex<Option<(Service, Duration)>>,
     pub challenge: Mutex<Option<Challenge>>,
@@ -333,6 +338,9 @@ impl State {
     pub fn blob_url(&self, digest: &str) -> String {
         let cdn = self.cdn.get().expect("a CDN");
         let hex = digest.trim_start_matches("sha256:");
-        format!("{cdn}/registry-v2/docker/registry/v2/blobs/sha256/{hex}/data?{SIGNATURE}")
+        let end = self.blob_urls_end.lock().expect("the end").unwrap_or(ENDED);
+        format!(
+            "{cdn}/registry-v2/docker/registry/v2/blobs/sha256/{hex}/data?expires={end}&{SIGNATURE}"
+        )
     }
 }

@@ -3,5 +3,5 @@
 mod https;
 mod metrics;
 mod proxies;
-mod redis;
+pub mod redis;
 mod service;

@@ -16,14 +16,15 @@ use test_support::hub::{Hub, Service};
 use test_support::image::Image;
 
 /// A server on a socket in a folder of its own.
-struct Redis {
+pub struct Redis {
     programs: Programs,
     folder: TempDir,
     process: Process,
 }
 
 impl Redis {
-    async fn start() -> Option<Self> {
+    /// Returns `None` where it is not installed, or Spin runs the mirror.
+    pub async fn start() -> Option<Self> {
         if is_spin() {
             skip("Spin's client for Redis waits for minutes");
             return None;
@@ -66,7 +67,8 @@ impl Redis {
         kill_process(process, signal).expect("a signal");
     }
 
-    fn options(&self, hub: &Hub) -> Options {
+    /// Returns the options of a mirror with its store there.
+    pub fn options(&self, hub: &Hub) -> Options {
         let socket = self.folder.path().join("redis.sock");
         Options::default()
             .upstream(hub.address())

@@ -1,7 +1,9 @@
-//! Many clients for a while: with a registry that fails at random, and beside an attacker.
+//! Many clients for a while: with a registry that fails at random, beside an attacker, and all for
+//! one image.
 
 mod attack;
 mod faults;
+mod storm;
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, Ordering};
