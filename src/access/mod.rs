@@ -18,6 +18,11 @@ pub struct Access {
 }
 
 impl Access {
+    /// Whether the mirror is closed: who has neither the secret nor an account gets nothing.
+    pub fn is_closed(&self) -> bool {
+        self.secret.is_some()
+    }
+
     /// Takes the secret off a path. Returns the prefix (`/SECRET`, or nothing) and the path behind
     /// it; `None` where the secret is missing.
     pub fn strip_secret<'a>(&self, path: &'a str) -> Option<(&'a str, &'a str)> {
