@@ -17,6 +17,8 @@ pub struct Line<'a> {
     pub method: &'a Method,
     /// `None` where the request was refused before it was parsed.
     pub route: Option<&'a Route>,
+    /// The account that the client has logged in to.
+    pub client: Option<&'a str>,
     /// The upstream that was asked last, or else the first that would have been.
     pub upstream: Option<&'a Upstream>,
     pub status: StatusCode,
@@ -43,6 +45,9 @@ impl fmt::Display for Line<'_> {
                 }
                 Resource::Tags => {}
             }
+        }
+        if let Some(client) = self.client {
+            write!(f, " client={client}")?;
         }
         if let Some(upstream) = self.upstream {
             write!(f, " upstream={}", upstream.permitted().authority())?;

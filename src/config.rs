@@ -1,6 +1,7 @@
 //! The operator's settings: the variables of `spin.toml`, parsed.
 
 use crate::access::Access;
+use crate::access::account::{self, Account};
 use crate::access::secret::Secret;
 use crate::platform::{Platform, Timeouts};
 use crate::policy::Policy;
@@ -16,7 +17,7 @@ use std::fmt;
 use std::time::Duration;
 
 /// The variables of `spin.toml`: name and default.
-pub const VARIABLES: [(&str, &str); 22] = [
+pub const VARIABLES: [(&str, &str); 23] = [
     ("upstream", DOCKER_HUB),
     ("host_upstreams", ""),
     ("plain_http_upstreams", ""),
@@ -31,6 +32,7 @@ pub const VARIABLES: [(&str, &str); 22] = [
     ("max_stale", "86400"),
     ("blob_delivery", "redirect"),
     ("secret", ""),
+    ("clients", ""),
     ("client_limit", "0"),
     ("trusted_proxies", "0"),
     ("page", "on"),
@@ -271,6 +273,7 @@ impl<'a, F: Fn(&'static str) -> &'a str> Variables<F> {
     fn access(&self) -> Result<Access, ConfigError> {
         Ok(Access {
             secret: self.secret("secret")?,
+            clients: self.clients("clients")?,
             client_limit: self.number(
                 "client_limit",
                 "a number of requests per minute, or 0 for no limit",
@@ -342,6 +345,18 @@ impl<'a, F: Fn(&'static str) -> &'a str> Variables<F> {
         }
     }
 
+    fn clients(&self, variable: &'static str) -> Result<Vec<Account>, ConfigError> {
+        let expected = "a comma-separated list of NAME:SHA256, no name twice: 1 to 64 letters, \
+                        digits, '.', '_' and '-', and the SHA-256 of a token as 64 hexadecimal \
+                        digits";
+        let accounts = self.list(variable, expected, Account::parse)?;
+        if account::have_different_names(&accounts) {
+            Ok(accounts)
+        } else {
+            Err(ConfigError { variable, expected })
+        }
+    }
+
     fn secret(&self, variable: &'static str) -> Result<Option<Secret>, ConfigError> {
         match (self.0)(variable) {
             "" => Ok(None),
@@ -357,6 +372,8 @@ impl<'a, F: Fn(&'static str) -> &'a str> Variables<F> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    const ALICE: &str = "alice:0000000000000000000000000000000000000000000000000000000000000000";
 
     fn parse(changes: &[(&str, &'static str)]) -> Result<Config, ConfigError> {
         Config::parse(|name| {
@@ -419,6 +436,13 @@ mod tests {
             ("blob_delivery", "auto"),
             ("secret", "short"),
             ("secret", "with a / and more than 16"),
+            ("clients", "alice"),
+            ("clients", ALICE.split_at(69).0),
+            (
+                "clients",
+                "alice:0000000000000000000000000000000000000000000000000000000000000000, \
+                 alice:1111111111111111111111111111111111111111111111111111111111111111",
+            ),
             ("client_limit", "many"),
             ("trusted_proxies", "-1"),
             ("page", "yes"),
@@ -435,6 +459,14 @@ mod tests {
                 "{value}"
             );
         }
+    }
+
+    #[test]
+    fn nobody_needs_an_account_unless_there_is_one() {
+        let closed = |value| parse(&[("clients", value)]).unwrap().access.is_closed();
+        assert!(!closed("") && !closed(" , ") && closed(ALICE));
+        let config = parse(&[("clients", ALICE)]).unwrap();
+        assert_eq!(config.blob_delivery, BlobDelivery::Redirect);
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub struct Mirror<P: Platform> {
 #[derive(Debug, Default)]
 struct RequestRecord {
     request: Option<RegistryRequest>,
+    /// The account that the client has logged in to.
+    client: Option<String>,
     /// The first candidate.
     upstream: Option<Upstream>,
     /// Whether pages of other origins may read the answer.
@@ -89,6 +91,7 @@ impl<P: Platform> Mirror<P> {
         let line = Line {
             method: request.method(),
             route: record.request.as_ref().map(|request| &request.route),
+            client: record.client.as_deref(),
             upstream: attempts.last().or(record.upstream.as_ref()),
             status: response.status(),
             stats: &record.stats,
@@ -113,23 +116,30 @@ impl<P: Platform> Mirror<P> {
             return probe::respond(probe, request, &self.store, health, || self.config()).await;
         }
         let config = self.config().await?;
-        let (path_prefix, path) = config
-            .access
-            .strip_secret(path)
+        let (access, headers) = (&config.access, request.headers());
+        let entrance = access
+            .enter(path, headers)
             .ok_or(InvalidRequest::NotFound)?;
-        let external_url = ExternalUrl::from_request(request, path_prefix);
-        record.is_shared = cors::is_shared(&config.access, request.headers());
+        let external_url = ExternalUrl::from_request(request, entrance.path_prefix);
+        record.is_shared = cors::is_shared(access, headers);
         let is_preflight = record.is_shared && request.method() == Method::OPTIONS;
         let method = Some(request.method()).filter(|_| !is_preflight);
-        let parsed = RegistryRequest::parse(method.unwrap_or(&Method::GET), path, query)?;
-        let parsed = record.request.insert(parsed);
+        let parsed = RegistryRequest::parse(method.unwrap_or(&Method::GET), entrance.path, query);
+        let is_page = parsed.as_ref().is_ok_and(|parsed| parsed.route.is_page());
+        if access.secret.is_some() || !is_page {
+            self.rate_limiter
+                .check_login(&self.store, access, &entrance, headers)
+                .await?;
+        }
+        record.client = entrance.client().map(str::to_owned);
+        let parsed = record.request.insert(parsed?);
         record.is_shared &= parsed.route.is_registry();
         match (is_preflight, record.is_shared) {
             (true, true) => return Ok(cors::preflight()),
             (true, false) => return Err(InvalidRequest::Method.into()),
             _ => {}
         }
-        if let Some(page) = page::respond(&config, parsed, request.headers(), &external_url)? {
+        if let Some(page) = page::respond(&config, parsed, headers, &external_url)? {
             return Ok(page);
         }
 
@@ -154,12 +164,12 @@ impl<P: Platform> Mirror<P> {
             platform: &self.platform,
             store: &self.store,
             config: &config,
-            cdn_loop: CdnLoop::from_headers(request.headers())?,
+            cdn_loop: CdnLoop::from_headers(headers)?,
             external_url: &external_url,
             stats: &record.stats,
         };
         self.rate_limiter
-            .check(&self.store, &config.access, request.headers())
+            .check(&self.store, access, &entrance, headers)
             .await
             .map_err(RegistryError::over_client_limit)?;
 
@@ -179,7 +189,7 @@ impl<P: Platform> Mirror<P> {
                 let answer = self.answer(&proxy, request).await;
                 let answer =
                     answer.map_err(|error| RegistryError::from_upstream(&parsed.route, &error))?;
-                response::caching::add_headers(answer, parsed, request.headers())
+                response::caching::add_headers(answer, parsed, headers, access)
             }
         };
         response::add_standard_headers(response.headers_mut(), &parsed.selector);

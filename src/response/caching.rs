@@ -1,6 +1,7 @@
 //! Headers that let a cache in front of the mirror be right by itself (RFC 9111): content by its
 //! digest never changes, everything else has to be asked for again.
 
+use crate::access::Access;
 use crate::request::RegistryRequest;
 use crate::response::body::Body;
 use crate::upstream::CONTENT_DIGEST;
@@ -11,6 +12,8 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 /// A year, the most that RFC 9111 recommends to promise.
 const IMMUTABLE: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
+/// The same for one client's own cache: what a login opened is not for others.
+const PRIVATE: HeaderValue = HeaderValue::from_static("private, max-age=31536000, immutable");
 /// May be stored, and has to be revalidated each time.
 const REVALIDATE: HeaderValue = HeaderValue::from_static("no-cache");
 /// A redirect's URL expires, and an error may pass.
@@ -33,6 +36,7 @@ pub fn add_headers<B>(
     mut response: Response<Body<B>>,
     request: &RegistryRequest,
     client_headers: &HeaderMap,
+    access: &Access,
 ) -> Response<Body<B>> {
     let status = response.status();
     let headers = response.headers_mut();
@@ -42,7 +46,8 @@ pub fn add_headers<B>(
     }
     headers.remove(EXPIRES);
     if request.route.digest().is_some() {
-        headers.insert(CACHE_CONTROL, IMMUTABLE);
+        let is_for_all = access.clients.is_empty();
+        headers.insert(CACHE_CONTROL, if is_for_all { IMMUTABLE } else { PRIVATE });
     } else {
         headers.insert(CACHE_CONTROL, REVALIDATE);
         // A tag stands for an index or for the manifest of one platform, as the client accepts.

@@ -2,6 +2,7 @@
 //! order, and what the client gets.
 
 mod access;
+mod accounts;
 mod auth;
 mod blob_redirects;
 mod blobs;

@@ -2,11 +2,12 @@
 //! client.
 
 use super::error::RedirectError;
-use super::{MAX_HEADER, signed_url, timestamp};
+use super::{MAX_HEADER, RawResponse, signed_url, timestamp};
 use crate::context::Context;
 use crate::oci::name::Name;
 use crate::platform::Platform;
 use crate::policy::Policy;
+use crate::policy::domain::is_subdomain;
 use crate::policy::permitted::{Denied, Upstream};
 use crate::registry::docker_hub;
 use crate::registry::origin::{Authority, HttpUrl, Origin};
@@ -14,6 +15,7 @@ use crate::request::route::Route;
 use http::header::{DATE, LOCATION};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Uri};
 use std::time::Duration;
+use url::Host;
 
 /// A longer chain of redirects is not followed.
 pub const MAX_REDIRECTS: usize = 5;
@@ -191,6 +193,29 @@ pub fn client_location<P: Platform>(
 ) -> Option<HeaderValue> {
     let own = context.external_url.authority();
     permitted_location(&context.config.policy, own.as_ref(), from, location)
+}
+
+/// Whether a client would take its login at this mirror along where a blob redirects to: Go's HTTP
+/// library sends `Authorization` again to the same host at any port, and to names below it.
+pub fn takes_login_along<P: Platform, B>(
+    context: &Context<'_, P>,
+    response: &RawResponse<B>,
+) -> bool {
+    if context.config.access.clients.is_empty() || !is_redirect(response.response.status()) {
+        return false;
+    }
+    let target =
+        location(response.response.headers()).and_then(|location| response.url.join(location).ok());
+    let own = context.external_url.authority();
+    match (
+        target.map(|target| target.origin.host),
+        own.map(|own| own.host),
+    ) {
+        (Some(Host::Domain(name)), Some(Host::Domain(own))) => {
+            name == own || is_subdomain(&name, &own)
+        }
+        (target, own) => target == own,
+    }
 }
 
 fn permitted_location(
