@@ -13,7 +13,7 @@ use crate::limits::admission::{Admission, Turn};
 use crate::limits::client::Client;
 use crate::limits::connections::{Connection, Connections, IDLE_TIMEOUT, STALL_TIMEOUT};
 use crate::limits::delivery::ClientBody;
-use crate::limits::rate::ClientRate;
+use crate::limits::rate::{OverLimit, Rates};
 use crate::limits::{Limits, Settings};
 use crate::metrics;
 use crate::outbound::INCOMING_MARKER;
@@ -75,7 +75,7 @@ pub struct Server {
     settings: Settings,
     connections: Arc<Connections>,
     admission: Arc<Admission>,
-    rate: ClientRate,
+    rates: Rates,
     tls: Option<Tls>,
     http: Builder<TokioExecutor>,
 }
@@ -117,7 +117,7 @@ impl Server {
             route,
             connections: Connections::new(&limits, settings.trusted_proxies > 0),
             admission: Admission::new(&limits),
-            rate: ClientRate::new(settings.client_limit),
+            rates: Rates::new(settings.client_limit),
             limits,
             settings,
             tls: options.tls,
@@ -229,10 +229,18 @@ impl Server {
             Err(error) => return text_response(StatusCode::BAD_REQUEST, &format!("{error:#}\n")),
         }
         let quiet = self.settings.quiet;
-        if self.settings.counts(parts.uri.path())
-            && let Err(wait) = self.rate.check(client)
+        let path = parts.uri.path();
+        match self
+            .rates
+            .check(&self.settings, client, path, &parts.headers)
         {
-            return refusal::over_client_limit(&parts.method, quiet, wait);
+            Ok(()) => {}
+            Err(OverLimit::Requests(wait)) => {
+                return refusal::over_client_limit(&parts.method, quiet, wait);
+            }
+            Err(OverLimit::WrongLogins(wait)) => {
+                return refusal::too_many_wrong_logins(&parts.method, quiet, wait);
+            }
         }
         let named = self.settings.own_upstreams.named_by_client(&parts.uri);
         let queued = metrics::request_queued();

@@ -17,7 +17,9 @@ const FILES: [PageFile; 6] = [
 #[test]
 fn all_of_it_is_under_80_kilobytes() {
     let url = external_url("mirror.test", "https", "");
-    let page = home::page(&HeaderMap::new(), &url, "lang=zh", false).content.len();
+    let page = home::page(&HeaderMap::new(), &url, "lang=zh", false)
+        .content
+        .len();
     let script = speed::script(&url).content.len();
     let files: usize = FILES.map(|file| embedded(file).content.len()).iter().sum();
     let whole = page + script + files;

@@ -16,14 +16,18 @@ const BUSY_RETRY: Duration = Duration::from_secs(5);
 /// The client exceeds `client_limit`; it may come back after `wait`.
 pub fn over_client_limit(method: &Method, quiet: bool, wait: Duration) -> Response<WasiBody> {
     let message = "this mirror's limit of requests per minute is reached";
-    error(
-        method,
-        quiet,
-        StatusCode::TOO_MANY_REQUESTS,
-        "TOOMANYREQUESTS",
-        message,
-        wait,
-    )
+    over_limit(method, quiet, message, wait)
+}
+
+/// Too many wrong logins came from the client's address.
+pub fn too_many_wrong_logins(method: &Method, quiet: bool, wait: Duration) -> Response<WasiBody> {
+    let message = "too many wrong logins from this address; try again in a minute";
+    over_limit(method, quiet, message, wait)
+}
+
+fn over_limit(method: &Method, quiet: bool, message: &str, wait: Duration) -> Response<WasiBody> {
+    let (status, code) = (StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS");
+    error(method, quiet, status, code, message, wait)
 }
 
 /// The request waited for too long, or too many wait.
