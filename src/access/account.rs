@@ -50,10 +50,14 @@ impl Account {
 }
 
 /// Whether no two accounts have the same name.
-pub fn have_different_names(accounts: &[Account]) -> bool {
-    let mut names: Vec<&str> = accounts.iter().map(|account| &*account.name).collect();
-    names.sort_unstable();
-    names.windows(2).all(|pair| pair.first() != pair.last())
+pub fn have_different_names(mut accounts: &[Account]) -> bool {
+    while let Some((last, others)) = accounts.split_last() {
+        if others.iter().any(|other| other.name == last.name) {
+            return false;
+        }
+        accounts = others;
+    }
+    true
 }
 
 impl<'a> Login<'a> {

@@ -9,6 +9,7 @@ use crate::platform::Platform;
 use http::{HeaderMap, HeaderName};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
 use std::time::Duration;
 
 /// The header in which Spin tells the address of the client. A client's own copies of it come
@@ -85,21 +86,28 @@ impl<P: Platform> RateLimiter<P> {
             Some(Login::Wrong) => Some(LoginError::Wrong),
         };
         if let Some(address) = client_address(headers, access.trusted_proxies) {
-            self.count(
-                store,
-                &format!("!{address}"),
-                MAX_WRONG_LOGINS,
-                error.is_some(),
-            )
-            .await
-            .map_err(LoginError::TooMany)?;
+            let (client, counts) = (format!("!{address}"), error.is_some());
+            self.count(store, &client, MAX_WRONG_LOGINS, counts)
+                .await
+                .map_err(LoginError::TooMany)?;
         }
         error.map_or(Ok(()), Err)
     }
 
     /// Counts one more of `client` in this minute, or only looks where it does not count. Returns
     /// how long to wait where there were as many as the limit before.
-    async fn count(
+    fn count<'a>(
+        &'a self,
+        store: &'a Store<P>,
+        client: &'a str,
+        limit: u32,
+        counts: bool,
+    ) -> Pin<Box<dyn Future<Output = Result<(), Duration>> + 'a>> {
+        // On the heap, or it would be compiled into both of its callers.
+        Box::pin(self.count_one(store, client, limit, counts))
+    }
+
+    async fn count_one(
         &self,
         store: &Store<P>,
         client: &str,

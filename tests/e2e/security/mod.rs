@@ -1,5 +1,6 @@
 //! What the mirror refuses, limits, and keeps to itself.
 
+mod accounts;
 mod attacks;
 mod hostile_registry;
 mod limits;

@@ -11,6 +11,7 @@ mod key {
     pub const ENDPOINT: &str = "endpoint";
     pub const REPOSITORY: &str = "repository";
     pub const REFERENCE: &str = "reference";
+    pub const CLIENT: &str = "client";
     pub const UPSTREAM: &str = "upstream";
     pub const STATUS: &str = "status";
     pub const UPSTREAM_REQUESTS: &str = "upstream_requests";
@@ -30,6 +31,7 @@ pub struct LogLine {
     pub endpoint: String,
     pub repository: Option<String>,
     pub reference: Option<String>,
+    pub client: Option<String>,
     pub upstream: Option<String>,
     pub status: u16,
     pub upstream_requests: usize,
@@ -59,6 +61,7 @@ impl LogLine {
             optional(key::UPSTREAM),
         );
         let (code, error) = (optional(key::CODE), optional(key::ERROR));
+        let client = optional(key::CLIENT);
         let request_id = optional(key::REQUEST_ID);
         let cause = optional(key::CAUSE);
         let mut required =
@@ -68,6 +71,7 @@ impl LogLine {
             endpoint: required(key::ENDPOINT),
             repository,
             reference,
+            client,
             upstream,
             status: number(&required(key::STATUS)),
             upstream_requests: number(&required(key::UPSTREAM_REQUESTS)),
@@ -149,6 +153,7 @@ fn the_fields_of_a_log_line_are_read_by_their_keys() {
         (key::DURATION_MS, "7"),
         (key::REQUEST_ID, "a1"),
         (key::REPOSITORY, "team/app"),
+        (key::CLIENT, "ci"),
     ];
     let pairs = pairs.map(|(key, value)| format!("{key}={value}"));
     let line = format!("[host] {START}GET {}", pairs.join(" "));
@@ -157,6 +162,7 @@ fn the_fields_of_a_log_line_are_read_by_their_keys() {
         endpoint: "manifest".into(),
         repository: Some("team/app".into()),
         reference: None,
+        client: Some("ci".into()),
         upstream: None,
         status: 502,
         upstream_requests: 2,
