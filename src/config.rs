@@ -3,6 +3,7 @@
 use crate::access::Access;
 use crate::access::account::{self, Account};
 use crate::access::secret::Secret;
+use crate::platform::log_line::{self, LogFormat};
 use crate::platform::{Platform, Timeouts};
 use crate::policy::Policy;
 use crate::policy::candidates::Candidates;
@@ -17,7 +18,7 @@ use std::fmt;
 use std::time::Duration;
 
 /// The variables of `spin.toml`: name and default.
-pub const VARIABLES: [(&str, &str); 23] = [
+pub const VARIABLES: [(&str, &str); 25] = [
     ("upstream", DOCKER_HUB),
     ("host_upstreams", ""),
     ("plain_http_upstreams", ""),
@@ -36,6 +37,8 @@ pub const VARIABLES: [(&str, &str); 23] = [
     ("client_limit", "0"),
     ("trusted_proxies", "0"),
     ("page", "on"),
+    (log_line::VARIABLE, "logfmt"),
+    ("server_timing", "off"),
     ("private_networks", "any"),
     ("connect_timeout", "5"),
     ("first_byte_timeout", "15"),
@@ -70,6 +73,9 @@ pub struct Config {
     /// in it.
     pub blob_delivery: BlobDelivery,
     pub page: PageMode,
+    pub log_format: LogFormat,
+    /// Whether answers tell where their time went.
+    pub server_timing: bool,
     pub timeouts: Timeouts,
 }
 
@@ -226,6 +232,12 @@ impl Config {
             },
             access,
             page: variables.page("page")?,
+            log_format: variables.choice(
+                log_line::VARIABLE,
+                "logfmt or json",
+                &log_line::FORMATS,
+            )?,
+            server_timing: variables.switch("server_timing")?,
             timeouts: Timeouts {
                 connect: variables.seconds("connect_timeout", 1)?,
                 first_byte: variables.seconds("first_byte_timeout", 1)?,
@@ -447,6 +459,8 @@ mod tests {
             ("trusted_proxies", "-1"),
             ("page", "yes"),
             ("page", "ftp://mirror.example"),
+            ("log_format", "xml"),
+            ("server_timing", "yes"),
             ("private_networks", "open"),
             ("connect_timeout", "0"),
             ("first_byte_timeout", "-1"),

@@ -228,7 +228,6 @@ impl Server {
             Ok(false) => return text_response(StatusCode::NOT_FOUND, ""),
             Err(error) => return text_response(StatusCode::BAD_REQUEST, &format!("{error:#}\n")),
         }
-        let quiet = self.settings.quiet;
         let path = parts.uri.path();
         match self
             .rates
@@ -236,16 +235,16 @@ impl Server {
         {
             Ok(()) => {}
             Err(OverLimit::Requests(wait)) => {
-                return refusal::over_client_limit(&parts.method, quiet, wait);
+                return refusal::over_client_limit(&parts.method, &self.settings, wait);
             }
             Err(OverLimit::WrongLogins(wait)) => {
-                return refusal::too_many_wrong_logins(&parts.method, quiet, wait);
+                return refusal::too_many_wrong_logins(&parts.method, &self.settings, wait);
             }
         }
         let named = self.settings.own_upstreams.named_by_client(&parts.uri);
         let queued = metrics::request_queued();
         let Ok(turn) = self.admission.admit(client, named).await else {
-            return refusal::busy(&parts.method, quiet);
+            return refusal::busy(&parts.method, &self.settings);
         };
         drop(queued);
         let request = Request::from_parts(parts, body.map_err(Into::into).boxed_unsync());

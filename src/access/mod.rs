@@ -7,6 +7,7 @@ pub mod secret;
 
 use self::account::{Account, Login};
 use self::secret::Secret;
+use crate::request::InvalidRequest;
 use http::HeaderMap;
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ pub struct Access {
 /// A request at the entrance of the mirror.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entrance<'a> {
+    access: &'a Access,
+    headers: &'a HeaderMap,
     /// `/SECRET`, or nothing.
     pub path_prefix: &'a str,
     /// The path behind it.
@@ -34,6 +37,10 @@ pub struct Entrance<'a> {
     /// What the request shows of an account; `None` where it needs none.
     pub login: Option<Login<'a>>,
 }
+
+/// A client exceeds `client_limit`; how long to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OverClientLimit(pub Duration);
 
 /// Why a request does not enter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,19 +57,27 @@ impl Access {
         self.secret.is_some() || !self.clients.is_empty()
     }
 
-    /// Looks at what a request shows. Returns `None` where the path lacks the secret, and an
-    /// account would not help.
-    pub fn enter<'a>(&'a self, path: &'a str, headers: &HeaderMap) -> Option<Entrance<'a>> {
+    /// Looks at what a request shows. To who lacks the secret, where an account would not help,
+    /// there is nothing.
+    pub fn enter<'a>(
+        &'a self,
+        path: &'a str,
+        headers: &'a HeaderMap,
+    ) -> Result<Entrance<'a>, InvalidRequest> {
         let behind_secret = self.strip_secret(path);
         if self.clients.is_empty() || (self.secret.is_some() && behind_secret.is_some()) {
-            let (path_prefix, path) = behind_secret?;
-            return Some(Entrance {
+            let (path_prefix, path) = behind_secret.ok_or(InvalidRequest::NotFound)?;
+            return Ok(Entrance {
+                access: self,
+                headers,
                 path_prefix,
                 path,
                 login: None,
             });
         }
-        Some(Entrance {
+        Ok(Entrance {
+            access: self,
+            headers,
             path_prefix: "",
             path,
             login: Some(Login::find(&self.clients, headers)),
@@ -128,7 +143,7 @@ mod tests {
                     let has_secret = secret.is_some() && path != "/v2/";
                     let entrance = access.enter(path, &headers);
                     if clients.is_empty() && secret.is_some() && !has_secret {
-                        assert_eq!(entrance, None);
+                        assert_eq!(entrance, Err(InvalidRequest::NotFound));
                         continue;
                     }
                     let entrance = entrance.unwrap();

@@ -1,7 +1,7 @@
 //! The limits per minute: of a client's requests, and of an address's wrong logins.
 
 use super::account::Login;
-use super::{Access, Entrance, LoginError};
+use super::{Entrance, LoginError, OverClientLimit};
 use crate::cache::Cache;
 use crate::cache::bucket::{BucketLayout, Owner};
 use crate::cache::store::Store;
@@ -51,10 +51,9 @@ impl<P: Platform> RateLimiter<P> {
     pub async fn check(
         &self,
         store: &Store<P>,
-        access: &Access,
         entrance: &Entrance<'_>,
-        headers: &HeaderMap,
-    ) -> Result<(), Duration> {
+    ) -> Result<(), OverClientLimit> {
+        let (access, headers) = (entrance.access, entrance.headers);
         let limit = access.client_limit;
         if limit == 0 {
             return Ok(());
@@ -66,19 +65,24 @@ impl<P: Platform> RateLimiter<P> {
                 None => return Ok(()),
             },
         };
-        self.count(store, &client, limit, true).await
+        let counted = self.count(store, &client, limit, true).await;
+        counted.map_err(OverClientLimit)
     }
 
-    /// Lets a request in if it needs no login, or has a right one. Beyond [`MAX_WRONG_LOGINS`] wrong
+    /// Lets a request in if it needs no login, or has a right one. The page needs none where only
+    /// accounts close the mirror. Beyond [`MAX_WRONG_LOGINS`] wrong
     /// ones from an address, none from there is judged for the rest of the minute: a guess must not
     /// be told from the others by being right.
     pub async fn check_login(
         &self,
         store: &Store<P>,
-        access: &Access,
         entrance: &Entrance<'_>,
-        headers: &HeaderMap,
+        is_page: bool,
     ) -> Result<(), LoginError> {
+        let (access, headers) = (entrance.access, entrance.headers);
+        if is_page && access.secret.is_none() {
+            return Ok(());
+        }
         let error = match entrance.login {
             None => return Ok(()),
             Some(Login::Missing) => return Err(LoginError::Missing),

@@ -6,7 +6,7 @@
 //! internal one.
 
 use super::body::Body;
-use crate::access::LoginError;
+use crate::access::{LoginError, OverClientLimit};
 use crate::config::ConfigError;
 use crate::oci::error_code::ErrorCode;
 use crate::oci::reference::InvalidReference;
@@ -65,12 +65,7 @@ impl RegistryError {
         RegistryError::new(StatusCode::FORBIDDEN, ErrorCode::Denied, message)
     }
 
-    /// The client exceeds `client_limit`; it may come back after `wait`.
-    pub fn over_client_limit(wait: Duration) -> RegistryError {
-        let message = "this mirror's limit of requests per minute is reached";
-        RegistryError::over_limit(message, wait)
-    }
-
+    /// A limit is exceeded; the client may come back after `wait`.
     fn over_limit(message: &str, wait: Duration) -> RegistryError {
         let (status, code) = (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests);
         RegistryError::new(status, code, message)
@@ -124,6 +119,13 @@ impl fmt::Display for RegistryError {
 }
 
 impl std::error::Error for RegistryError {}
+
+impl From<OverClientLimit> for RegistryError {
+    fn from(OverClientLimit(wait): OverClientLimit) -> RegistryError {
+        let message = "this mirror's limit of requests per minute is reached";
+        RegistryError::over_limit(message, wait)
+    }
+}
 
 /// The only challenge that a client of this mirror ever sees is this one, for an account of the
 /// mirror itself.

@@ -311,6 +311,31 @@ async fn no_redirect_takes_the_login_along() {
     }
 }
 
+/// The mirror's own name is another for each client.
+#[tokio::test]
+async fn no_remembered_redirect_takes_the_login_along() {
+    let signed = "https://cdn.mirror.example/a?Expires=1003000&Signature=x";
+    let bytes = [("content-type", "application/octet-stream")];
+    let (platform, mirror) = closed([redirect(signed)]);
+    let login = basic("alice", &token_of('a'));
+    let ask = |host: &str| {
+        let mut request = request("GET", &blob(), Some(&login));
+        request.headers_mut().insert("host", host.parse().unwrap());
+        request
+    };
+    let received = send(&mirror, ask("elsewhere.example")).await;
+    assert_eq!(received.header("location"), Some(signed));
+    let received = send(&mirror, ask("elsewhere.example")).await;
+    assert_eq!(received.header("cache-status"), Some("hammal; hit"));
+    platform.add_answers([
+        redirect(signed),
+        redirect(signed),
+        answer(200, &bytes, "bytes"),
+    ]);
+    let received = send(&mirror, ask("mirror.example")).await;
+    assert_eq!((received.status(), &*received.text()), (200, "bytes"));
+}
+
 #[tokio::test]
 async fn the_status_tells_no_upstream_to_who_has_no_account() {
     let (_, mirror) = closed([]);

@@ -12,6 +12,7 @@ mod failover;
 mod headers;
 mod health;
 mod hostile_answers;
+mod log;
 mod manifest_cache;
 mod named_registries;
 mod page;

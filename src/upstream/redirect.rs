@@ -191,26 +191,33 @@ pub fn client_location<P: Platform>(
     from: &HttpUrl,
     location: &str,
 ) -> Option<HeaderValue> {
+    if takes_login_to(context, from, location) {
+        return None;
+    }
     let own = context.external_url.authority();
     permitted_location(&context.config.policy, own.as_ref(), from, location)
 }
 
-/// Whether a client would take its login at this mirror along where a blob redirects to: Go's HTTP
-/// library sends `Authorization` again to the same host at any port, and to names below it.
+/// Whether the client is not sent where this response redirects to, since it would take its login
+/// at this mirror along.
 pub fn takes_login_along<P: Platform, B>(
     context: &Context<'_, P>,
     response: &RawResponse<B>,
 ) -> bool {
-    if context.config.access.clients.is_empty() || !is_redirect(response.response.status()) {
+    is_redirect(response.response.status())
+        && location(response.response.headers())
+            .is_some_and(|location| takes_login_to(context, &response.url, location))
+}
+
+/// Whether clients log in here, and would do so there too: Go's HTTP library sends `Authorization`
+/// again to the same host at any port, and to names below it.
+fn takes_login_to<P: Platform>(context: &Context<'_, P>, from: &HttpUrl, location: &str) -> bool {
+    if context.config.access.clients.is_empty() {
         return false;
     }
-    let target =
-        location(response.response.headers()).and_then(|location| response.url.join(location).ok());
-    let own = context.external_url.authority();
-    match (
-        target.map(|target| target.origin.host),
-        own.map(|own| own.host),
-    ) {
+    let target = from.join(location).map(|target| target.origin.host);
+    let own = context.external_url.authority().map(|own| own.host);
+    match (target.ok(), own) {
         (Some(Host::Domain(name)), Some(Host::Domain(own))) => {
             name == own || is_subdomain(&name, &own)
         }

@@ -67,6 +67,8 @@ pub struct Settings {
     accounts: Accounts,
     /// Whether refused requests are not logged.
     pub quiet: bool,
+    /// Whether lines of the log are JSON objects.
+    pub logs_json: bool,
 }
 
 impl Settings {
@@ -85,6 +87,7 @@ impl Settings {
             secret: variables.get("secret").cloned().unwrap_or_default(),
             accounts: Accounts::parse(variables.get("clients").map_or("", String::as_str)),
             quiet,
+            logs_json: variables.get("log_format").map(|value| value.trim()) == Some("json"),
         }
     }
 
