@@ -91,7 +91,7 @@ async fn no_pull_fails_while_the_host_is_replaced() {
     let (is_first, bytes, slow_digest) = (
         AtomicBool::new(true),
         slow.bytes.clone(),
-        slow.digest.clone(),
+        slow.digest.trim_start_matches("sha256:").to_owned(),
     );
     hub.script(move |service, received| {
         let is_slow = service == Service::Cdn && received.target.contains(&slow_digest);
