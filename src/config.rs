@@ -1,8 +1,10 @@
 //! The operator's settings: the variables of `spin.toml`, parsed.
 
 use crate::access::Access;
+use crate::access::account::{self, Account};
 use crate::access::secret::Secret;
 use crate::oci::name::Name;
+use crate::platform::log_line::{self, LogFormat};
 use crate::platform::{Platform, Timeouts};
 use crate::policy::Policy;
 use crate::policy::candidates::Candidates;
@@ -18,7 +20,7 @@ use std::fmt;
 use std::time::Duration;
 
 /// The variables of `spin.toml`: name and default.
-pub const VARIABLES: [(&str, &str); 24] = [
+pub const VARIABLES: [(&str, &str); 27] = [
     ("upstream", DOCKER_HUB),
     ("host_upstreams", ""),
     ("plain_http_upstreams", ""),
@@ -35,9 +37,12 @@ pub const VARIABLES: [(&str, &str); 24] = [
     ("max_stale", "86400"),
     ("blob_delivery", "redirect"),
     ("secret", ""),
+    ("clients", ""),
     ("client_limit", "0"),
     ("trusted_proxies", "0"),
     ("page", "on"),
+    (log_line::VARIABLE, "logfmt"),
+    ("server_timing", "off"),
     ("private_networks", "any"),
     ("connect_timeout", "5"),
     ("first_byte_timeout", "15"),
@@ -74,6 +79,9 @@ pub struct Config {
     /// in it.
     pub blob_delivery: BlobDelivery,
     pub page: PageMode,
+    pub log_format: LogFormat,
+    /// Whether answers tell where their time went.
+    pub server_timing: bool,
     pub timeouts: Timeouts,
 }
 
@@ -133,6 +141,11 @@ impl Config {
             let value = values.iter().find(|(known, _)| *known == name);
             value.map(|(_, value)| value.trim()).unwrap_or_default()
         })
+    }
+
+    /// Whether answers may hold what not everybody may read: then no shared cache keeps them.
+    pub fn answers_are_private(&self) -> bool {
+        !self.access.clients.is_empty() || self.accounts.serves == Serves::All
     }
 
     /// Returns the upstream that a request names: by a registry, or by the mirror's own host name
@@ -246,6 +259,12 @@ impl Config {
             },
             access,
             page: variables.page("page")?,
+            log_format: variables.choice(
+                log_line::VARIABLE,
+                "logfmt or json",
+                &log_line::FORMATS,
+            )?,
+            server_timing: variables.switch("server_timing")?,
             timeouts: Timeouts {
                 connect: variables.seconds("connect_timeout", 1)?,
                 first_byte: variables.seconds("first_byte_timeout", 1)?,
@@ -293,6 +312,7 @@ impl<'a, F: Fn(&'static str) -> &'a str> Variables<F> {
     fn access(&self) -> Result<Access, ConfigError> {
         Ok(Access {
             secret: self.secret("secret")?,
+            clients: self.clients("clients")?,
             client_limit: self.number(
                 "client_limit",
                 "a number of requests per minute, or 0 for no limit",
@@ -314,13 +334,13 @@ impl<'a, F: Fn(&'static str) -> &'a str> Variables<F> {
             expected: "a comma-separated list of HOST=USER:PASSWORD or NAME@HOST=USER:PASSWORD, \
                        each name once, of registries that this mirror may ask",
         })?;
-        let expected = "public, or all on a mirror that is closed by secret";
+        let expected = "public, or all on a mirror that is closed by secret or clients";
         accounts.serves = self.choice(
             "credentials_serve",
             expected,
             &[("public", Serves::Public), ("all", Serves::All)],
         )?;
-        if accounts.serves == Serves::All && access.secret.is_none() {
+        if accounts.serves == Serves::All && !access.is_closed() {
             return Err(ConfigError {
                 variable: "credentials_serve",
                 expected,
@@ -392,6 +412,18 @@ impl<'a, F: Fn(&'static str) -> &'a str> Variables<F> {
         }
     }
 
+    fn clients(&self, variable: &'static str) -> Result<Vec<Account>, ConfigError> {
+        let expected = "a comma-separated list of NAME:SHA256, no name twice: 1 to 64 letters, \
+                        digits, '.', '_' and '-', and the SHA-256 of a token as 64 hexadecimal \
+                        digits";
+        let accounts = self.list(variable, expected, Account::parse)?;
+        if account::have_different_names(&accounts) {
+            Ok(accounts)
+        } else {
+            Err(ConfigError { variable, expected })
+        }
+    }
+
     fn secret(&self, variable: &'static str) -> Result<Option<Secret>, ConfigError> {
         match (self.0)(variable) {
             "" => Ok(None),
@@ -407,6 +439,8 @@ impl<'a, F: Fn(&'static str) -> &'a str> Variables<F> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    const ALICE: &str = "alice:0000000000000000000000000000000000000000000000000000000000000000";
 
     fn parse(changes: &[(&str, &'static str)]) -> Result<Config, ConfigError> {
         Config::parse(|name| {
@@ -475,10 +509,19 @@ mod tests {
             ("blob_delivery", "auto"),
             ("secret", "short"),
             ("secret", "with a / and more than 16"),
+            ("clients", "alice"),
+            ("clients", ALICE.split_at(69).0),
+            (
+                "clients",
+                "alice:0000000000000000000000000000000000000000000000000000000000000000, \
+                 alice:1111111111111111111111111111111111111111111111111111111111111111",
+            ),
             ("client_limit", "many"),
             ("trusted_proxies", "-1"),
             ("page", "yes"),
             ("page", "ftp://mirror.example"),
+            ("log_format", "xml"),
+            ("server_timing", "yes"),
             ("private_networks", "open"),
             ("connect_timeout", "0"),
             ("first_byte_timeout", "-1"),
@@ -491,6 +534,14 @@ mod tests {
                 "{value}"
             );
         }
+    }
+
+    #[test]
+    fn nobody_needs_an_account_unless_there_is_one() {
+        let closed = |value| parse(&[("clients", value)]).unwrap().access.is_closed();
+        assert!(!closed("") && !closed(" , ") && closed(ALICE));
+        let config = parse(&[("clients", ALICE)]).unwrap();
+        assert_eq!(config.blob_delivery, BlobDelivery::Redirect);
     }
 
     #[test]
@@ -545,8 +596,9 @@ mod tests {
         assert_eq!(serves(&[account]), Ok(Serves::Public));
         let all = ("credentials_serve", "all");
         assert!(serves(&[account, all]).is_err());
-        let closed = ("secret", "0123456789abcdef");
-        assert_eq!(serves(&[account, all, closed]), Ok(Serves::All));
+        for closed in [("secret", "0123456789abcdef"), ("clients", ALICE)] {
+            assert_eq!(serves(&[account, all, closed]), Ok(Serves::All));
+        }
     }
 
     #[test]

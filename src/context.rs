@@ -9,6 +9,8 @@ use crate::registry::origin::Origin;
 use crate::request::cdn_loop::CdnLoop;
 use crate::request::external_url::ExternalUrl;
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
 
 pub struct Context<'a, P: Platform> {
     pub platform: &'a P,
@@ -32,9 +34,11 @@ impl<P: Platform> Context<'_, P> {
 #[derive(Debug, Default)]
 pub struct RequestStats {
     /// Requests to upstreams and their delivery networks.
-    pub upstream_requests: Cell<u32>,
+    pub upstream_requests: Exchanges,
     /// Requests to token servers.
-    pub token_requests: Cell<u32>,
+    pub token_requests: Exchanges,
+    /// How long reads of the store took.
+    pub store_time: Rc<Cell<Duration>>,
     /// The hosts that were asked for tokens because a registry that only a client named says so,
     /// and it is another.
     pub foreign_realms: RefCell<Vec<Origin>>,
@@ -65,7 +69,31 @@ impl TokenSource {
     }
 }
 
-/// Adds one to a counter.
-pub fn increment(counter: &Cell<u32>) {
-    counter.set(counter.get().saturating_add(1));
+/// Requests of one kind.
+#[derive(Debug, Default)]
+pub struct Exchanges {
+    count: Cell<u32>,
+    time: Cell<Duration>,
+}
+
+impl Exchanges {
+    /// Returns how many were sent.
+    pub fn get(&self) -> u32 {
+        self.count.get()
+    }
+
+    /// Returns how long it took until the heads of their responses were there.
+    pub fn time(&self) -> Duration {
+        self.time.get()
+    }
+
+    /// Counts one more.
+    pub fn increment(&self) {
+        self.count.set(self.count.get().saturating_add(1));
+    }
+
+    /// Adds the time of one.
+    pub fn took(&self, time: Duration) {
+        self.time.set(self.time.get().saturating_add(time));
+    }
 }

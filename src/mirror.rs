@@ -1,7 +1,7 @@
 //! One request, from its first line to its log line: parse, choose the candidates, admit, answer.
 
 use crate::access::rate_limit::RateLimiter;
-use crate::access_log::Line;
+use crate::access_log::{self, Line};
 use crate::blob_redirect::BlobRedirects;
 use crate::cache::single_flight::SingleFlight;
 use crate::cache::store::Store;
@@ -14,7 +14,6 @@ use crate::platform::Platform;
 use crate::policy::candidates::Candidates;
 use crate::policy::permitted::Upstream;
 use crate::probe;
-use crate::registry::account::Serves;
 use crate::request::cdn_loop::CdnLoop;
 use crate::request::external_url::ExternalUrl;
 use crate::request::request_id::RequestId;
@@ -23,7 +22,7 @@ use crate::request::selector::UpstreamSelector;
 use crate::request::{InvalidRequest, RegistryRequest};
 use crate::response::body::Body;
 use crate::response::error::RegistryError;
-use crate::response::{self, cors};
+use crate::response::{self, cors, timing};
 use crate::upstream::failover::{ProxyRequest, Upstreams};
 use crate::upstream::{UpstreamRequest, error::UpstreamError};
 use http::{Method, Request, Response};
@@ -47,6 +46,8 @@ pub struct Mirror<P: Platform> {
 #[derive(Debug, Default)]
 struct RequestRecord {
     request: Option<RegistryRequest>,
+    /// The account that the client has logged in to.
+    client: Option<String>,
     /// The first candidate.
     upstream: Option<Upstream>,
     /// Whether pages of other origins may read the answer.
@@ -86,18 +87,22 @@ impl<P: Platform> Mirror<P> {
         if record.is_shared {
             cors::allow(response.headers_mut());
         }
-        let attempts = record.stats.attempts.take();
+        let (config, stats) = (self.config.borrow(), &record.stats);
+        let duration = self.platform.now().saturating_sub(start);
+        timing::add_header(response.headers_mut(), config.as_deref(), stats, duration);
+        let attempts = stats.attempts.take();
         let line = Line {
             method: request.method(),
             route: record.request.as_ref().map(|request| &request.route),
+            client: record.client.as_deref(),
             upstream: attempts.last().or(record.upstream.as_ref()),
             status: response.status(),
-            stats: &record.stats,
-            duration: self.platform.now().saturating_sub(start),
+            stats,
+            duration,
             request_id: &request_id,
             error: error.as_ref(),
         };
-        self.platform.log(&line.to_string());
+        access_log::write(&line, &self.platform, config.as_deref());
         response
     }
 
@@ -108,29 +113,32 @@ impl<P: Platform> Mirror<P> {
     ) -> Result<Response<Body<P::Body>>, RegistryError> {
         // Parse.
         let (path, query) = (request.uri().path(), request.uri().query());
+        let store = &self.store.timed(&record.stats.store_time);
+        let limiter = &self.rate_limiter;
         if let Some(probe) = RegistryRequest::probe(request.method(), path, query)? {
             let probe = &*record.request.insert(probe);
             let health = &self.upstreams.health;
-            return probe::respond(probe, request, &self.store, health, || self.config()).await;
+            return probe::respond(probe, request, store, health, || self.config()).await;
         }
         let config = self.config().await?;
-        let (path_prefix, path) = config
-            .access
-            .strip_secret(path)
-            .ok_or(InvalidRequest::NotFound)?;
-        let external_url = ExternalUrl::from_request(request, path_prefix);
-        record.is_shared = cors::is_shared(&config.access, request.headers());
+        let (access, headers) = (&config.access, request.headers());
+        let entrance = access.enter(path, headers)?;
+        let external_url = ExternalUrl::from_request(request, entrance.path_prefix);
+        record.is_shared = cors::is_shared(access, headers);
         let is_preflight = record.is_shared && request.method() == Method::OPTIONS;
         let method = Some(request.method()).filter(|_| !is_preflight);
-        let parsed = RegistryRequest::parse(method.unwrap_or(&Method::GET), path, query)?;
-        let parsed = record.request.insert(parsed);
+        let parsed = RegistryRequest::parse(method.unwrap_or(&Method::GET), entrance.path, query);
+        let is_page = parsed.as_ref().is_ok_and(|parsed| parsed.route.is_page());
+        limiter.check_login(store, &entrance, is_page).await?;
+        record.client = entrance.client().map(str::to_owned);
+        let parsed = record.request.insert(parsed?);
         record.is_shared &= parsed.route.is_registry();
         match (is_preflight, record.is_shared) {
             (true, true) => return Ok(cors::preflight()),
             (true, false) => return Err(InvalidRequest::Method.into()),
             _ => {}
         }
-        if let Some(page) = page::respond(&config, parsed, request.headers(), &external_url)? {
+        if let Some(page) = page::respond(&config, parsed, headers, &external_url)? {
             return Ok(page);
         }
 
@@ -153,16 +161,13 @@ impl<P: Platform> Mirror<P> {
             .map_err(RegistryError::repository_not_allowed)?;
         let context = Context {
             platform: &self.platform,
-            store: &self.store,
+            store,
             config: &config,
-            cdn_loop: CdnLoop::from_headers(request.headers())?,
+            cdn_loop: CdnLoop::from_headers(headers)?,
             external_url: &external_url,
             stats: &record.stats,
         };
-        self.rate_limiter
-            .check(&self.store, &config.access, request.headers())
-            .await
-            .map_err(RegistryError::over_client_limit)?;
+        limiter.check(store, &entrance).await?;
 
         // Answer.
         let proxy = ProxyRequest {
@@ -177,11 +182,14 @@ impl<P: Platform> Mirror<P> {
         let mut response = match page::respond_with_upstreams(&registry, &proxy).await {
             Some(answer) => answer?,
             None => {
-                let answer = self.answer(&proxy, request).await;
-                let answer =
-                    answer.map_err(|error| RegistryError::from_upstream(&parsed.route, &error))?;
-                let is_private = config.accounts.serves == Serves::All;
-                response::caching::add_headers(answer, parsed, request.headers(), is_private)
+                let error = |error| RegistryError::from_upstream(&parsed.route, &error);
+                let answer = self.answer(&proxy, request).await.map_err(error)?;
+                response::caching::add_headers(
+                    answer,
+                    parsed,
+                    headers,
+                    config.answers_are_private(),
+                )
             }
         };
         response::add_standard_headers(response.headers_mut(), &parsed.selector);
@@ -224,9 +232,8 @@ impl<P: Platform> Mirror<P> {
             }
             None if parsed.route.is_blob() => {
                 let (redirects, headers) = (&self.blob_redirects, request.headers());
-                redirects
-                    .serve(&self.upstreams, proxy, &upstream_request, headers)
-                    .await
+                let served = redirects.serve(&self.upstreams, proxy, &upstream_request, headers);
+                served.await
             }
             None => manifest::forward(&self.upstreams, proxy, &upstream_request).await,
         }
@@ -240,7 +247,7 @@ impl<P: Platform> Mirror<P> {
         }
         let read = async || Config::read(&self.platform).await.map(Rc::new);
         let config = self.config_reads.run(&self.platform, "", read).await?;
-        self.store.set_on(config.store);
+        self.store.set_up(config.store, config.log_format);
         *self.config.borrow_mut() = Some(config.clone());
         Ok(config)
     }

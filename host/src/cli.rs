@@ -42,6 +42,16 @@ pub enum Command {
     Compile(Compile),
     /// Asks the host that runs on this machine whether it is up.
     Health(Health),
+    /// Makes a token for a client, and its entry for the variable clients.
+    Token(Token),
+}
+
+/// The arguments of `hammal-host token`.
+#[derive(Debug, Args)]
+pub struct Token {
+    /// The client's name: 1 to 64 letters, digits, '.', '_' and '-'
+    #[arg(value_name = "NAME", value_parser = parse_name)]
+    pub name: String,
 }
 
 /// The flags of `hammal-host health`: those of `up`, to be taken from the same environment.
@@ -263,6 +273,16 @@ fn parse_pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("write it as NAME=VALUE".to_owned()),
+    }
+}
+
+/// Parses the name of a client as the component does.
+fn parse_name(text: &str) -> Result<String, String> {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if (1..=64).contains(&text.len()) && text.bytes().all(is_allowed) {
+        Ok(text.to_owned())
+    } else {
+        Err("give 1 to 64 letters, digits, '.', '_' and '-'".to_owned())
     }
 }
 

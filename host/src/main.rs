@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | [`up`] | the command `hammal-host up`, from reading the files to shutting down |
 //! | [`health`] | the command `hammal-host health` |
+//! | [`token`] | the command `hammal-host token` |
 //! | [`cli`] | the command line |
 //! | [`build`] | the component's build command |
 //! | [`server`] | the HTTP server: connections, time-outs, the limit of concurrent requests |
@@ -41,6 +42,7 @@ mod metrics;
 mod outbound;
 mod server;
 mod stderr;
+mod token;
 mod up;
 
 use clap::Parser as _;
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
         cli::Command::Up(flags) => up::up(*flags),
         cli::Command::Compile(flags) => up::compile(flags),
         cli::Command::Health(flags) => health::health(&flags),
+        cli::Command::Token(flags) => token::token(&flags),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -10,10 +10,10 @@ use crate::component::Handler;
 use crate::component::lifetime::{Interest, RequestLife};
 use crate::config::route::Route;
 use crate::limits::admission::{Admission, Turn};
-use crate::limits::client::Client;
+use crate::limits::client::{Client, FORWARDED_FOR};
 use crate::limits::connections::{Connection, Connections, IDLE_TIMEOUT, STALL_TIMEOUT};
 use crate::limits::delivery::ClientBody;
-use crate::limits::rate::ClientRate;
+use crate::limits::rate::{OverLimit, Rates};
 use crate::limits::{Limits, Settings};
 use crate::metrics;
 use crate::outbound::INCOMING_MARKER;
@@ -22,7 +22,9 @@ use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use http::request::Parts;
 use http::uri::{Authority, Scheme};
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version, header};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version, header,
+};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -33,7 +35,7 @@ use socket2::SockRef;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -75,9 +77,10 @@ pub struct Server {
     settings: Settings,
     connections: Arc<Connections>,
     admission: Arc<Admission>,
-    rate: ClientRate,
+    rates: Rates,
     tls: Option<Tls>,
     http: Builder<TokioExecutor>,
+    proxy_warning: Once,
 }
 
 /// How the server is reached.
@@ -117,11 +120,12 @@ impl Server {
             route,
             connections: Connections::new(&limits, settings.trusted_proxies > 0),
             admission: Admission::new(&limits),
-            rate: ClientRate::new(settings.client_limit),
+            rates: Rates::new(settings.client_limit),
             limits,
             settings,
             tls: options.tls,
             http,
+            proxy_warning: Once::new(),
         })
     }
 
@@ -145,39 +149,67 @@ impl Server {
                     }
                 },
             };
-            let Some(counted) = self.connections.open(client.ip()) else {
-                continue;
-            };
-            // Otherwise a response in two writes waits 40 ms for the client's delayed ACK.
-            let _ = stream.set_nodelay(true);
-            let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT);
-            let peer = Peer {
-                address: client,
-                local: stream.local_addr().ok(),
-                scheme: if self.tls.is_some() {
-                    Scheme::HTTPS
-                } else {
-                    Scheme::HTTP
-                },
-                connection: Arc::new(counted),
-            };
-            let (server, watcher) = (Arc::clone(&self), connections.watcher());
-            tokio::spawn(async move {
-                let stream = with_write_timeout(stream, STALL_TIMEOUT);
-                match server.tls.clone() {
-                    None => server.serve_connection(stream, peer, watcher).await,
-                    // Errors are the client's fault: it doesn't trust the certificate, say.
-                    Some(tls) => {
-                        if let Ok(stream) = tls.accept(stream).await {
-                            server.serve_connection(stream, peer, watcher).await;
-                        }
-                    }
-                }
-            });
+            self.spawn_connection(stream, client, connections.watcher());
         }
-        drop(listener);
+        // Clients that the kernel has let connect already would get a reset.
+        if let Ok(listener) = listener.into_std() {
+            while let Ok((stream, client)) = listener.accept() {
+                let stream = stream
+                    .set_nonblocking(true)
+                    .and_then(|()| TcpStream::from_std(stream));
+                if let Ok(stream) = stream {
+                    self.spawn_connection(stream, client, connections.watcher());
+                }
+            }
+        }
         sweeper.abort();
         let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, connections.shutdown()).await;
+    }
+
+    /// Serves a connection that was accepted, if its client may have one more.
+    fn spawn_connection(self: &Arc<Self>, stream: TcpStream, client: SocketAddr, watcher: Watcher) {
+        let Some(counted) = self.connections.open(client.ip()) else {
+            return;
+        };
+        // Otherwise a response in two writes waits 40 ms for the client's delayed ACK.
+        let _ = stream.set_nodelay(true);
+        let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT);
+        let peer = Peer {
+            address: client,
+            local: stream.local_addr().ok(),
+            scheme: if self.tls.is_some() {
+                Scheme::HTTPS
+            } else {
+                Scheme::HTTP
+            },
+            connection: Arc::new(counted),
+        };
+        let server = Arc::clone(self);
+        tokio::spawn(async move {
+            let stream = with_write_timeout(stream, STALL_TIMEOUT);
+            match server.tls.clone() {
+                None => server.serve_connection(stream, peer, watcher).await,
+                // Errors are the client's fault: it doesn't trust the certificate, say.
+                Some(tls) => {
+                    if let Ok(stream) = tls.accept(stream).await {
+                        server.serve_connection(stream, peer, watcher).await;
+                    }
+                }
+            }
+        });
+    }
+
+    /// Warns, once, that clients may share an address because the operator has not said that there
+    /// is a proxy. A client can write the header too: then this line is all that comes of it.
+    fn warn_of_proxy(&self, headers: &HeaderMap, client: Client, what: &str) {
+        if self.settings.trusted_proxies == 0 && headers.contains_key(FORWARDED_FOR) {
+            self.proxy_warning.call_once(|| {
+                warn(&format!(
+                    "{client} has used up its {what}, and its requests have X-Forwarded-For: if \
+                     that is a proxy in front, set trusted_proxies"
+                ));
+            });
+        }
     }
 
     /// Serves one connection, until it is closed or `watcher` sees the shutdown.
@@ -228,16 +260,28 @@ impl Server {
             Ok(false) => return text_response(StatusCode::NOT_FOUND, ""),
             Err(error) => return text_response(StatusCode::BAD_REQUEST, &format!("{error:#}\n")),
         }
-        let quiet = self.settings.quiet;
-        if self.settings.counts(parts.uri.path())
-            && let Err(wait) = self.rate.check(client)
+        let path = parts.uri.path();
+        match self
+            .rates
+            .check(&self.settings, client, path, &parts.headers)
         {
-            return refusal::over_client_limit(&parts.method, quiet, wait);
+            Ok(()) => {}
+            Err(OverLimit::Requests(wait)) => {
+                self.warn_of_proxy(&parts.headers, client, "client_limit");
+                return refusal::over_client_limit(&parts.method, &self.settings, wait);
+            }
+            Err(OverLimit::WrongLogins(wait)) => {
+                self.warn_of_proxy(&parts.headers, client, "wrong logins");
+                return refusal::too_many_wrong_logins(&parts.method, &self.settings, wait);
+            }
+        }
+        if self.admission.has_used_up(client) {
+            self.warn_of_proxy(&parts.headers, client, "--client-memory");
         }
         let named = self.settings.own_upstreams.named_by_client(&parts.uri);
         let queued = metrics::request_queued();
         let Ok(turn) = self.admission.admit(client, named).await else {
-            return refusal::busy(&parts.method, quiet);
+            return refusal::busy(&parts.method, &self.settings);
         };
         drop(queued);
         let request = Request::from_parts(parts, body.map_err(Into::into).boxed_unsync());

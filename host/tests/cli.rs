@@ -289,3 +289,36 @@ fn names_an_imported_interface_that_is_not_linked() {
     let error = fails(folder.path(), &[]);
     assert!(error.contains("wasi:sockets/network@0.2.0"), "{error}");
 }
+
+#[test]
+fn makes_a_token_and_its_entry() {
+    let folder = tempfile::tempdir().unwrap();
+    let value = |output: &Output, what: &str| {
+        let text = String::from_utf8(output.stdout.clone()).unwrap();
+        let line = text.lines().find(|line| line.starts_with(what)).unwrap();
+        line.rsplit(' ').next().unwrap().to_owned()
+    };
+    let mut tokens = Vec::new();
+    for _ in 0..2 {
+        let output = run_with(folder.path(), &[], &["token", "ci.runner-1_a"]);
+        assert!(output.status.success());
+        let token = value(&output, "token for the client:");
+        let hash = ring::digest::digest(&ring::digest::SHA256, token.as_bytes());
+        let hash: String = hash
+            .as_ref()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        assert_eq!(
+            value(&output, "entry of clients:"),
+            format!("ci.runner-1_a:{hash}")
+        );
+        assert!(token.len() == 40 && token.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        tokens.push(token);
+    }
+    assert_ne!(tokens[0], tokens[1]);
+    for name in ["", "a b", "a:b", "é", &"x".repeat(65)] {
+        let output = run_with(folder.path(), &[], &["token", name]);
+        assert!(!output.status.success(), "{name}");
+    }
+}

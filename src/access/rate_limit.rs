@@ -1,12 +1,14 @@
-//! The limit of a client's requests per minute.
+//! The limits per minute: of a client's requests, and of an address's wrong logins.
 
-use super::Access;
+use super::account::Login;
+use super::{Entrance, LoginError, OverClientLimit};
 use crate::cache::Cache;
 use crate::cache::bucket::{BucketLayout, Owner};
 use crate::cache::store::Store;
 use crate::platform::Platform;
 use http::{HeaderMap, HeaderName};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
 use std::time::Duration;
 
 /// The header in which Spin tells the address of the client. A client's own copies of it come
@@ -15,6 +17,9 @@ pub const CLIENT_ADDRESS: HeaderName = HeaderName::from_static("spin-client-addr
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// Seconds in which a client's requests are counted together.
 const WINDOW: u64 = 60;
+/// Wrong logins of one address in a minute. Tokens are random: no number of guesses finds one. A
+/// token that somebody chose is not found either at this rate.
+pub const MAX_WRONG_LOGINS: u32 = 30;
 const COUNTS: BucketLayout = BucketLayout {
     buckets: 64,
     entries: 32,
@@ -36,21 +41,79 @@ impl<P: Platform> Default for RateLimiter<P> {
 }
 
 impl<P: Platform> RateLimiter<P> {
-    /// Counts a request with these headers. Returns how long to wait where it exceeds the limit.
-    /// Where the platform does not tell the address of the client, there is no limit.
+    /// Counts a request with these headers, of the account that it has logged in to, or else of its
+    /// address. Returns how long to wait where it exceeds the limit. Where the platform does not
+    /// tell the address of the client, that has no limit.
     pub async fn check(
         &self,
         store: &Store<P>,
-        access: &Access,
-        headers: &HeaderMap,
-    ) -> Result<(), Duration> {
+        entrance: &Entrance<'_>,
+    ) -> Result<(), OverClientLimit> {
+        let (access, headers) = (entrance.access, entrance.headers);
         let limit = access.client_limit;
         if limit == 0 {
             return Ok(());
         }
-        let Some(client) = client_address(headers, access.trusted_proxies) else {
-            return Ok(());
+        let client = match entrance.client() {
+            Some(name) => format!("@{name}"),
+            None => match client_address(headers, access.trusted_proxies) {
+                Some(address) => address.to_string(),
+                None => return Ok(()),
+            },
         };
+        let counted = self.count(store, &client, limit, true).await;
+        counted.map_err(OverClientLimit)
+    }
+
+    /// Lets a request in if it needs no login, or has a right one. The page needs none where only
+    /// accounts close the mirror. Beyond [`MAX_WRONG_LOGINS`] wrong
+    /// ones from an address, none from there is judged for the rest of the minute: a guess must not
+    /// be told from the others by being right.
+    pub async fn check_login(
+        &self,
+        store: &Store<P>,
+        entrance: &Entrance<'_>,
+        is_page: bool,
+    ) -> Result<(), LoginError> {
+        let (access, headers) = (entrance.access, entrance.headers);
+        if is_page && access.secret.is_none() {
+            return Ok(());
+        }
+        let error = match entrance.login {
+            None => return Ok(()),
+            Some(Login::Missing) => return Err(LoginError::Missing),
+            Some(Login::Right(_)) => None,
+            Some(Login::Wrong) => Some(LoginError::Wrong),
+        };
+        if let Some(address) = client_address(headers, access.trusted_proxies) {
+            let (client, counts) = (format!("!{address}"), error.is_some());
+            self.count(store, &client, MAX_WRONG_LOGINS, counts)
+                .await
+                .map_err(LoginError::TooMany)?;
+        }
+        error.map_or(Ok(()), Err)
+    }
+
+    /// Counts one more of `client` in this minute, or only looks where it does not count. Returns
+    /// how long to wait where there were as many as the limit before.
+    fn count<'a>(
+        &'a self,
+        store: &'a Store<P>,
+        client: &'a str,
+        limit: u32,
+        counts: bool,
+    ) -> Pin<Box<dyn Future<Output = Result<(), Duration>> + 'a>> {
+        // On the heap, or it would be compiled into both of its callers.
+        Box::pin(self.count_one(store, client, limit, counts))
+    }
+
+    async fn count_one(
+        &self,
+        store: &Store<P>,
+        client: &str,
+        limit: u32,
+        counts: bool,
+    ) -> Result<(), Duration> {
         let now = store.platform().now();
         let window = now.as_secs().checked_div(WINDOW).unwrap_or_default();
         let elapsed = now.as_secs().checked_rem(WINDOW).unwrap_or_default();
@@ -61,15 +124,18 @@ impl<P: Platform> RateLimiter<P> {
         if before >= limit {
             return Err(remaining);
         }
-        let count = before.saturating_add(1);
+        let count = before.saturating_add(u32::from(counts));
         let step = limit
             .checked_div(8)
             .unwrap_or_default()
             .clamp(1, MAX_UNWRITTEN);
         let owner = Owner::Clients;
-        if is_first_of_instance || count == limit || count.checked_rem(step) == Some(0) {
+        let is_written =
+            is_first_of_instance || count == limit || count.checked_rem(step) == Some(0);
+        if counts && is_written {
             self.0.put(store, &key, count, remaining, owner);
-        } else {
+        } else if counts || is_first_of_instance {
+            // Also that there were none: the next request need not read the store.
             self.0.put_memory(&key, count, now, remaining, owner);
         }
         Ok(())

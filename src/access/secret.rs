@@ -16,22 +16,43 @@ impl Secret {
     pub fn parse(text: &str) -> Result<Secret, InvalidSecret> {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
         if (16..=128).contains(&text.len()) && text.bytes().all(plain) {
-            Ok(Secret(Sha256::digest(text).into()))
+            Ok(Secret::hash(text.as_bytes()))
         } else {
             Err(InvalidSecret)
         }
     }
 
-    /// Whether `guess` is the secret. Compares every byte of both hashes, however early they
-    /// differ.
+    /// Reads the SHA-256 of a secret: 64 hexadecimal digits.
+    pub fn from_hex(text: &str) -> Result<Secret, InvalidSecret> {
+        let mut hash = [0; 32];
+        let mut digits = text.chars().map(|digit| digit.to_digit(16));
+        for byte in &mut hash {
+            let (Some(Some(high)), Some(Some(low))) = (digits.next(), digits.next()) else {
+                return Err(InvalidSecret);
+            };
+            *byte = u8::try_from((high << 4) | low).map_err(|_| InvalidSecret)?;
+        }
+        match digits.next() {
+            None => Ok(Secret(hash)),
+            Some(_) => Err(InvalidSecret),
+        }
+    }
+
+    /// Returns the secret that has these bytes.
+    pub fn hash(bytes: &[u8]) -> Secret {
+        Secret(Sha256::digest(bytes).into())
+    }
+
+    /// Whether `guess` is the secret.
     pub fn matches(&self, guess: &str) -> bool {
-        let guess = Sha256::digest(guess);
-        let differs = self
-            .0
-            .iter()
-            .zip(guess)
-            .fold(0, |differs, (own, guessed)| differs | (own ^ guessed));
-        std::hint::black_box(differs) == 0
+        std::hint::black_box(self.difference(&Secret::hash(guess.as_bytes()))) == 0
+    }
+
+    /// Returns 0 for the same secret. Compares every byte of both hashes, however early they
+    /// differ.
+    pub fn difference(&self, other: &Secret) -> u8 {
+        let pairs = self.0.iter().zip(other.0);
+        pairs.fold(0, |difference, (own, other)| difference | (own ^ other))
     }
 }
 
@@ -65,6 +86,24 @@ mod tests {
             &"x".repeat(129),
         ] {
             assert!(Secret::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_hash_is_64_hexadecimal_digits() {
+        // Of `printf %s 0123456789abcdef | sha256sum`.
+        let hash = "9f9f5111f7b27a781f1f1ddde5ebc2dd2b796bfc7365c9c28b548e564176929f";
+        for hash in [hash, &hash.to_uppercase()] {
+            assert!(Secret::from_hex(hash).unwrap().matches("0123456789abcdef"));
+        }
+        for bad in [
+            "",
+            &hash[1..],
+            &format!("{hash}0"),
+            &hash.replace("9f", "+f"),
+            &hash.replace('f', "é"),
+        ] {
+            assert!(Secret::from_hex(bad).is_err(), "{bad}");
         }
     }
 }

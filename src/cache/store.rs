@@ -1,6 +1,7 @@
 //! The key-value store behind guards: a store that fails or is slow costs speed only.
 
 use super::single_flight::SingleFlight;
+use crate::platform::log_line::{LogFormat, LogLine};
 use crate::platform::{self, Platform, StoreError};
 use std::cell::Cell;
 use std::rc::Rc;
@@ -20,12 +21,20 @@ const SALT: &str = "salt";
 /// it was slow.
 pub struct Store<P: Platform> {
     platform: P,
+    state: Rc<State>,
+    salt: Rc<Salt<P>>,
+    /// How long reads took.
+    read_time: Rc<Cell<Duration>>,
+}
+
+/// What all handles on a store share.
+struct State {
     /// Whether the operator's settings leave it on. Off, it is never called: on WASIp2 a call
     /// blocks the component, and no time-out of its own ends one that hangs.
     is_on: Cell<bool>,
+    log_format: Cell<LogFormat>,
     no_reads_until: Cell<Duration>,
     no_writes_until: Cell<Duration>,
-    salt: Rc<Salt<P>>,
 }
 
 /// The random number of a store that decides which bucket an entry is in. Whoever writes first to a
@@ -72,13 +81,27 @@ impl<P: Platform> Store<P> {
     pub fn new(platform: P) -> Store<P> {
         Store {
             platform,
-            is_on: Cell::new(true),
-            no_reads_until: Cell::default(),
-            no_writes_until: Cell::default(),
+            state: Rc::new(State {
+                is_on: Cell::new(true),
+                log_format: Cell::default(),
+                no_reads_until: Cell::default(),
+                no_writes_until: Cell::default(),
+            }),
+            read_time: Rc::default(),
             salt: Rc::new(Salt {
                 known: Cell::default(),
                 making: SingleFlight::default(),
             }),
+        }
+    }
+
+    /// Returns a handle on the same store that adds the time of its own reads to `read_time`.
+    pub fn timed(&self, read_time: &Rc<Cell<Duration>>) -> Store<P> {
+        Store {
+            platform: self.platform.clone(),
+            state: Rc::clone(&self.state),
+            salt: Rc::clone(&self.salt),
+            read_time: Rc::clone(read_time),
         }
     }
 
@@ -96,29 +119,37 @@ impl<P: Platform> Store<P> {
         Some(salt)
     }
 
-    /// Turns the store on or off, as the settings say.
-    pub fn set_on(&self, is_on: bool) {
-        self.is_on.set(is_on);
+    /// Turns the store on or off, and sets the format of its log, as the settings say.
+    pub fn set_up(&self, is_on: bool, log_format: LogFormat) {
+        self.state.is_on.set(is_on);
+        self.state.log_format.set(log_format);
     }
 
     /// Reads the value of `key`. Returns `None` where there is none, or the store can't be read.
     pub async fn get(&self, key: &str) -> Option<Vec<u8>> {
-        if !self.is_on.get() || is_backing_off(self.no_reads_until.get(), self.platform.now()) {
+        if !self.state.is_on.get()
+            || is_backing_off(self.state.no_reads_until.get(), self.platform.now())
+        {
             return None;
         }
-        let read = self.platform.load(key);
-        let error = match platform::within(&self.platform, STORE_READ_TIMEOUT, read).await {
+        let (read, begun) = (self.platform.load(key), self.platform.now());
+        let read = platform::within(&self.platform, STORE_READ_TIMEOUT, read).await;
+        let time = self.platform.now().saturating_sub(begun);
+        self.read_time
+            .set(self.read_time.get().saturating_add(time));
+        let error = match read {
             Some(Ok(value)) => return value,
             Some(Err(error)) => Some(error.to_string()),
             None => None,
         };
         let until = self.platform.now().saturating_add(STORE_BACKOFF);
-        self.no_reads_until.set(until);
+        self.state.no_reads_until.set(until);
         let error = error.unwrap_or_else(|| {
-            self.no_writes_until.set(until);
+            self.state.no_writes_until.set(until);
             "too slow".to_owned()
         });
-        self.platform.log(&failure_line("reading", key, &error));
+        let line = failure_line(self.state.log_format.get(), "reading", key, &error);
+        self.platform.log(&line);
         None
     }
 
@@ -130,15 +161,21 @@ impl<P: Platform> Store<P> {
         key: impl FnOnce(u64) -> String + 'static,
         change: impl FnOnce(Option<Vec<u8>>) -> Option<Vec<u8>> + 'static,
     ) {
-        if !self.is_on.get() || is_backing_off(self.no_writes_until.get(), self.platform.now()) {
+        if !self.state.is_on.get()
+            || is_backing_off(self.state.no_writes_until.get(), self.platform.now())
+        {
             return;
         }
         let (platform, salt) = (self.platform.clone(), Rc::clone(&self.salt));
+        let format = self.state.log_format.get();
+        let failed = move |operation, key: &str, error: StoreError| {
+            failure_line(format, operation, key, &error.to_string())
+        };
         self.platform.defer(async move {
             let key = match salt.get_or_make(&platform).await {
                 Ok(salt) => key(salt),
                 Err(error) => {
-                    return platform.log(&failure_line("writing", SALT, &error.to_string()));
+                    return platform.log(&failed("writing", SALT, error));
                 }
             };
             let (loaded, read_error) = match platform.load(&key).await {
@@ -147,9 +184,9 @@ impl<P: Platform> Store<P> {
             };
             let Some(value) = change(loaded) else { return };
             if let Err(error) = platform.save(&key, value).await {
-                platform.log(&failure_line("writing", &key, &error.to_string()));
+                platform.log(&failed("writing", &key, error));
             } else if let Some(error) = read_error {
-                platform.log(&failure_line("reading", &key, &error.to_string()));
+                platform.log(&failed("reading", &key, error));
             }
         });
     }
@@ -161,6 +198,10 @@ fn is_backing_off(until: Duration, now: Duration) -> bool {
     now < until && until <= now.saturating_add(STORE_BACKOFF)
 }
 
-fn failure_line(operation: &str, key: &str, error: &str) -> String {
-    format!("app=hammal store=failed {operation}={key} error={error:?}")
+fn failure_line(format: LogFormat, operation: &str, key: &str, error: &str) -> String {
+    let mut line = LogLine::new(format);
+    line.word("store", "failed");
+    line.word(operation, key);
+    line.text("error", error);
+    line.finish()
 }

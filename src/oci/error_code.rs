@@ -17,13 +17,14 @@ pub enum ErrorCode {
     RangeInvalid,
     TagInvalid,
     TooManyRequests,
+    Unauthorized,
     Unavailable,
     Unknown,
     Unsupported,
 }
 
 /// All codes.
-pub const CODES: [ErrorCode; 14] = [
+pub const CODES: [ErrorCode; 15] = [
     ErrorCode::BlobUnknown,
     ErrorCode::Denied,
     ErrorCode::DigestInvalid,
@@ -35,6 +36,7 @@ pub const CODES: [ErrorCode; 14] = [
     ErrorCode::RangeInvalid,
     ErrorCode::TagInvalid,
     ErrorCode::TooManyRequests,
+    ErrorCode::Unauthorized,
     ErrorCode::Unavailable,
     ErrorCode::Unknown,
     ErrorCode::Unsupported,
@@ -54,6 +56,7 @@ impl ErrorCode {
             ErrorCode::RangeInvalid => "RANGE_INVALID",
             ErrorCode::TagInvalid => "TAG_INVALID",
             ErrorCode::TooManyRequests => "TOOMANYREQUESTS",
+            ErrorCode::Unauthorized => "UNAUTHORIZED",
             ErrorCode::Unavailable => "UNAVAILABLE",
             ErrorCode::Unknown => "UNKNOWN",
             ErrorCode::Unsupported => "UNSUPPORTED",

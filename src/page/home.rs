@@ -63,24 +63,33 @@ impl Language {
 }
 
 /// Returns the page in the visitor's language.
-pub fn page(headers: &HeaderMap, external_url: &ExternalUrl, query: &str) -> File {
+pub fn page(
+    headers: &HeaderMap,
+    external_url: &ExternalUrl,
+    query: &str,
+    has_accounts: bool,
+) -> File {
     let language = Language::of_request(headers, query);
     File {
         content_type: "text/html; charset=utf-8",
-        content: render(language, external_url).into_bytes().into(),
+        content: render(language, external_url, has_accounts)
+            .into_bytes()
+            .into(),
         is_gzip: false,
         vary: Some("accept-language, host, x-forwarded-proto"),
     }
 }
 
-fn render(language: Language, external_url: &ExternalUrl) -> String {
+fn render(language: Language, external_url: &ExternalUrl, has_accounts: bool) -> String {
     // The tests parse both files.
     let texts: Value = serde_json::from_str(language.texts()).unwrap_or_default();
     let (mirror, host) = (external_url.url(), external_url.host());
     let path = external_url.path_prefix();
     let is_closed = !path.is_empty();
     let is_http = mirror.starts_with("http:");
-    let data = data(&texts, &mirror, &host, path);
+    // Who opened the page by the secret needs no account.
+    let needs_login = has_accounts && !is_closed;
+    let data = data(&texts, &mirror, &host, path, needs_login);
     let (lang, other) = match language {
         Language::English => ("en", "zh"),
         Language::Chinese => ("zh-CN", "en"),
@@ -90,6 +99,8 @@ fn render(language: Language, external_url: &ExternalUrl) -> String {
     let template = choose(TEMPLATE, "http", is_http);
     let template = choose(&template, "closed", is_closed);
     let template = choose(&template, "open", !is_closed);
+    let template = choose(&template, "login", needs_login);
+    let template = choose(&template, "free", !needs_login);
     fill(&template, |name| {
         Some(match name {
             "lang" => lang.into(),
@@ -113,13 +124,14 @@ fn render(language: Language, external_url: &ExternalUrl) -> String {
 }
 
 /// Returns what the scripts have to know, as JSON that is safe inside an element `script`.
-fn data(texts: &Value, mirror: &str, host: &str, path: &str) -> String {
+fn data(texts: &Value, mirror: &str, host: &str, path: &str, needs_login: bool) -> String {
     let mirrors: Value = serde_json::from_str(MIRRORS).unwrap_or_default();
     let data = json!({
         "mirror": mirror,
         "host": host,
         "path": path,
         "closed": !path.is_empty(),
+        "login": needs_login,
         "text": texts.get("script"),
         "mirrors": mirrors,
     });
@@ -177,7 +189,7 @@ pub mod tests {
 
     fn page_at(scheme: &str, path_prefix: &str) -> String {
         let url = external_url("mirror.test:8443", scheme, path_prefix);
-        render(Language::English, &url)
+        render(Language::English, &url, false)
     }
 
     #[test]
@@ -222,11 +234,29 @@ pub mod tests {
     }
 
     #[test]
+    fn a_mirror_with_accounts_says_how_to_log_in() {
+        for (prefix, has_accounts, says) in [
+            ("", true, true),
+            ("", false, false),
+            ("/hidden", true, false),
+        ] {
+            let url = external_url("mirror.test", "https", prefix);
+            let page = render(Language::English, &url, has_accounts);
+            assert_eq!(page.contains("<code>docker login mirror.test</code>"), says);
+            assert_eq!(page.contains("\"login\":true"), says);
+            assert_eq!(page.contains("No login"), !says, "{page}");
+        }
+    }
+
+    #[test]
     fn nothing_is_left_of_the_template() {
         for language in [Language::English, Language::Chinese] {
             for (scheme, prefix) in [("http", ""), ("https", "/hidden"), ("http", "/hidden")] {
-                let page = render(language, &external_url("mirror.test", scheme, prefix));
-                assert!(!page.contains("{{") && !page.contains("<!-- "), "{page}");
+                for has_accounts in [false, true] {
+                    let url = external_url("mirror.test", scheme, prefix);
+                    let page = render(language, &url, has_accounts);
+                    assert!(!page.contains("{{") && !page.contains("<!-- "), "{page}");
+                }
             }
         }
     }

@@ -35,10 +35,7 @@ pub fn respond<B>(
     headers: &HeaderMap,
     external_url: &ExternalUrl,
 ) -> Result<Option<Response<Body<B>>>, InvalidRequest> {
-    let is_page = matches!(
-        request.route,
-        Route::Page | Route::File(_) | Route::Status | Route::SpeedTest
-    );
+    let is_page = request.route.is_page();
     // Robots are sent away from a mirror without a page, too.
     let is_robots = request.route == Route::File(PageFile::Robots);
     match &config.page {
@@ -59,7 +56,10 @@ pub fn respond<B>(
         _ => {}
     }
     let answer = match request.route {
-        Route::Page => home::page(headers, external_url, &request.query),
+        Route::Page => {
+            let has_accounts = !config.access.clients.is_empty();
+            home::page(headers, external_url, &request.query, has_accounts)
+        }
         Route::File(file) => file::embedded(file),
         Route::SpeedTest => speed::script(external_url),
         _ => return Ok(None),

@@ -125,7 +125,7 @@ async function showStatus() {
     add(text("allowed"), text(`allowed.${status.named_upstreams}`));
     add(text("delivery"), text(`delivery.${status.blob_delivery}`));
     add(text("limit"), status.client_limit ? text("limitOf", { count: status.client_limit }) : text("limitNone"));
-    add(text("access"), text(data.closed ? "accessClosed" : "accessOpen"));
+    add(text("access"), text(data.closed ? "accessClosed" : data.login ? "accessLogin" : "accessOpen"));
     add(text("version"), `hammal ${status.version}`);
   } catch {
     list.append(element("dt", {}, text("network")));

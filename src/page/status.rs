@@ -1,5 +1,5 @@
 //! `/status.json`: what the mirror allows, and whether its own upstreams failed lately. It names
-//! nothing that a visitor could not find out by asking.
+//! nothing that a visitor could not find out by asking: where clients have accounts, no upstream.
 
 use super::Registry;
 use crate::config::BlobDelivery;
@@ -33,6 +33,7 @@ async fn status<P: Platform>(
 ) -> Value {
     let (context, config) = (proxy.context, proxy.context.config);
     let policy = &config.policy;
+    let has_accounts = !config.access.clients.is_empty();
     let mut upstreams = Vec::new();
     for upstream in own.iter() {
         let is_internal = policy.is_listed(upstream.origin());
@@ -40,7 +41,7 @@ async fn status<P: Platform>(
         let is_down = registry.upstreams.health.all_down(context, &one).await;
         // A registry on plain http, or in a private network, is not named.
         upstreams.push(json!({
-            "host": (!is_internal).then(|| upstream.origin().authority()),
+            "host": (!is_internal && !has_accounts).then(|| upstream.origin().authority()),
             "state": if is_down { "down" } else { "up" },
         }));
     }
@@ -61,6 +62,6 @@ async fn status<P: Platform>(
         },
         // Requests a minute for each address; 0 is no limit.
         "client_limit": config.access.client_limit,
-        "login": false,
+        "login": has_accounts,
     })
 }

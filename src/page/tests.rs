@@ -17,7 +17,9 @@ const FILES: [PageFile; 6] = [
 #[test]
 fn all_of_it_is_under_80_kilobytes() {
     let url = external_url("mirror.test", "https", "");
-    let page = home::page(&HeaderMap::new(), &url, "lang=zh").content.len();
+    let page = home::page(&HeaderMap::new(), &url, "lang=zh", false)
+        .content
+        .len();
     let script = speed::script(&url).content.len();
     let files: usize = FILES.map(|file| embedded(file).content.len()).iter().sum();
     let whole = page + script + files;
@@ -49,7 +51,7 @@ fn a_client_that_has_a_file_gets_304() {
 #[test]
 fn nothing_comes_from_another_host_or_is_inline() {
     let url = external_url("mirror.test", "https", "");
-    let page = home::page(&HeaderMap::new(), &url, "").content;
+    let page = home::page(&HeaderMap::new(), &url, "", false).content;
     let page = std::str::from_utf8(&page).unwrap();
     for inline in ["style=", "onclick=", "onload=", "javascript:", "<style"] {
         assert!(!page.contains(inline), "{inline}");

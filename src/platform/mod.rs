@@ -1,6 +1,7 @@
 //! The platform that the component runs on, as a trait: the Spin adapter implements it, and the
 //! scripted platform of the tests does.
 
+pub mod log_line;
 #[cfg(any(test, feature = "test-util"))]
 pub mod scripted;
 

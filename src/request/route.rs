@@ -217,6 +217,14 @@ impl Route {
         }
     }
 
+    /// Whether this is a part of the page, for which no upstream is asked.
+    pub fn is_page(&self) -> bool {
+        matches!(
+            self,
+            Route::Page | Route::File(_) | Route::Status | Route::SpeedTest
+        )
+    }
+
     pub fn name(&self) -> Option<&Name> {
         match self {
             Route::Repository(name, _) => Some(name),

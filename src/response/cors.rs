@@ -1,6 +1,6 @@
 //! What a page of another origin may read in a browser (Fetch standard, "CORS protocol"): an open
 //! mirror's registry answers, as a registry UI needs them. No credentials: there are none here that
-//! a browser could send. A mirror with a secret says nothing of this.
+//! a browser could send. A closed mirror says nothing of this.
 
 use super::body::Body;
 use crate::access::Access;
@@ -24,7 +24,7 @@ const RESPONSE_HEADERS: HeaderValue = HeaderValue::from_static(
 
 /// Whether a page of another origin asks, and may read the answer.
 pub fn is_shared(access: &Access, headers: &HeaderMap) -> bool {
-    access.secret.is_none() && headers.contains_key(ORIGIN)
+    !access.is_closed() && headers.contains_key(ORIGIN)
 }
 
 /// Returns the answer to a browser that asks whether it may send a request.

@@ -6,6 +6,7 @@
 //! internal one.
 
 use super::body::Body;
+use crate::access::{LoginError, OverClientLimit};
 use crate::config::ConfigError;
 use crate::oci::error_code::ErrorCode;
 use crate::oci::reference::InvalidReference;
@@ -16,7 +17,7 @@ use crate::request::cdn_loop::{LoopDetected, MAX_HOPS};
 use crate::request::route::{InvalidRoute, Route};
 use crate::upstream::error::UpstreamError;
 use crate::upstream::outcome::{self, ClientError};
-use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use std::fmt;
 use std::time::Duration;
@@ -64,14 +65,11 @@ impl RegistryError {
         RegistryError::new(StatusCode::FORBIDDEN, ErrorCode::Denied, message)
     }
 
-    /// The client exceeds `client_limit`; it may come back after `wait`.
-    pub fn over_client_limit(wait: Duration) -> RegistryError {
-        RegistryError::new(
-            StatusCode::TOO_MANY_REQUESTS,
-            ErrorCode::TooManyRequests,
-            "this mirror's limit of requests per minute is reached",
-        )
-        .with_header(RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)))
+    /// A limit is exceeded; the client may come back after `wait`.
+    fn over_limit(message: &str, wait: Duration) -> RegistryError {
+        let (status, code) = (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests);
+        RegistryError::new(status, code, message)
+            .with_header(RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)))
     }
 
     /// `/readyz` found that the mirror can't serve.
@@ -121,6 +119,35 @@ impl fmt::Display for RegistryError {
 }
 
 impl std::error::Error for RegistryError {}
+
+impl From<OverClientLimit> for RegistryError {
+    fn from(OverClientLimit(wait): OverClientLimit) -> RegistryError {
+        let message = "this mirror's limit of requests per minute is reached";
+        RegistryError::over_limit(message, wait)
+    }
+}
+
+/// The only challenge that a client of this mirror ever sees is this one, for an account of the
+/// mirror itself.
+impl From<LoginError> for RegistryError {
+    fn from(error: LoginError) -> RegistryError {
+        let message = match error {
+            LoginError::Missing => {
+                "this mirror needs a login: use the name and token that its operator gave you, as \
+                 with docker login"
+            }
+            LoginError::Wrong => "wrong login: this mirror has no such name with this token",
+            LoginError::TooMany(wait) => {
+                let message = "too many wrong logins from this address; try again in a minute";
+                return RegistryError::over_limit(message, wait);
+            }
+        };
+        RegistryError::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message).with_header(
+            WWW_AUTHENTICATE,
+            HeaderValue::from_static("Basic realm=\"hammal\""),
+        )
+    }
+}
 
 impl From<InvalidRequest> for RegistryError {
     fn from(invalid: InvalidRequest) -> RegistryError {

@@ -5,6 +5,7 @@ pub mod caching;
 pub mod cors;
 pub mod error;
 pub mod link;
+pub mod timing;
 
 use self::body::Body;
 use self::error::RegistryError;

@@ -414,3 +414,31 @@ async fn a_page_in_a_browser_may_not_read_a_mirror_with_a_secret() {
         assert_eq!(received.header("access-control-allow-origin"), None);
     }
 }
+
+#[tokio::test]
+async fn an_answer_tells_where_its_time_went_if_the_operator_says_so() {
+    for (setting, tells) in [("on", true), ("off", false)] {
+        let platform = Scripted::new([challenge(), token("one"), manifest(), manifest()]);
+        platform.set_variable("server_timing", setting);
+        platform.set_exchange_duration(Duration::from_micros(12_345));
+        let mirror = Mirror::new(platform.clone());
+        for expected in [
+            "token;dur=12.345, upstream;dur=24.690, store;dur=0.000, total;dur=37.035",
+            "token;dur=0.000, upstream;dur=12.345, store;dur=0.000, total;dur=12.345",
+        ] {
+            let received = send(&mirror, get(MANIFEST)).await;
+            let header = received.header("server-timing");
+            assert_eq!(header, tells.then_some(expected));
+        }
+        // A store that hangs is waited for, and then given up.
+        let another = Mirror::new(platform.clone());
+        platform.set_store(StoreState::Hanging);
+        platform.add_answers([manifest()]);
+        let received = send(&another, get(MANIFEST)).await;
+        let header = received.header("server-timing");
+        let expected = "token;dur=0.000, upstream;dur=12.345, store;dur=500.000, total;dur=512.345";
+        assert_eq!(header, tells.then_some(expected));
+        let refused = send(&another, get("/nothing")).await;
+        assert_eq!(refused.header("server-timing").is_some(), tells);
+    }
+}

@@ -1,13 +1,12 @@
 //! One request to one host that the policy permits.
 
 use super::error::{RedirectError, UpstreamError};
-use crate::context::{Context, increment};
+use crate::context::{Context, Exchanges};
 use crate::platform::{Platform, TransportError};
 use crate::policy::permitted::Permitted;
 use crate::request::cdn_loop::CDN_LOOP;
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
-use std::cell::Cell;
 use std::error::Error;
 use std::fmt;
 use std::time::Duration;
@@ -28,7 +27,7 @@ pub struct OutboundRequest<'a> {
     pub headers: &'a HeaderMap,
     pub authorization: Option<HeaderValue>,
     /// Counts each time that the request is sent.
-    pub counter: &'a Cell<u32>,
+    pub counter: &'a Exchanges,
 }
 
 /// Why a request got no response.
@@ -96,8 +95,10 @@ pub async fn send_once<P: Platform>(
     headers.insert(CDN_LOOP, context.cdn_loop.to_header());
     headers.extend(request.authorization.map(|value| (AUTHORIZATION, value)));
     *outbound.headers_mut() = headers;
-    increment(request.counter);
-    let timeouts = &context.config.timeouts;
+    request.counter.increment();
+    let (timeouts, begun) = (&context.config.timeouts, context.platform.now());
     let response = context.platform.send(outbound, timeouts).await;
+    let time = context.platform.now().saturating_sub(begun);
+    request.counter.took(time);
     response.map_err(SendError::Transport)
 }

@@ -5,6 +5,7 @@ use super::error::UpstreamError;
 use super::health::{Health, Scope};
 use super::manifest_body::{self, UpstreamBody};
 use super::outcome::{Verdict, classify, concerns_manifests, needs_get};
+use super::redirect::takes_login_along;
 use super::{UpstreamRequest, UpstreamResponse, accounts, blob};
 use crate::config::BlobDelivery;
 use crate::context::Context;
@@ -93,11 +94,15 @@ impl<P: Platform> Upstreams<P> {
         upstream: &Upstream,
         request: &UpstreamRequest<'_>,
     ) -> Result<UpstreamResponse<UpstreamBody<P::Body>>, UpstreamError> {
-        let response = match context.config.blob_delivery {
-            BlobDelivery::Stream if request.route.is_blob() => {
-                blob::stream(context, &self.auth, upstream, request).await?
-            }
-            _ => accounts::send(context, &self.auth, upstream, request).await?,
+        let is_streamed = context.config.blob_delivery == BlobDelivery::Stream;
+        let mut response = None;
+        if !(is_streamed && request.route.is_blob()) {
+            let own = accounts::send(context, &self.auth, upstream, request).await?;
+            response = Some(own).filter(|own| !takes_login_along(context, own));
+        }
+        let response = match response {
+            Some(response) => response,
+            None => blob::stream(context, &self.auth, upstream, request).await?,
         };
         let response = manifest_body::identify(context, request, response).await?;
         response.accept(context, request).await

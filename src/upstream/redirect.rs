@@ -2,11 +2,12 @@
 //! client.
 
 use super::error::RedirectError;
-use super::{MAX_HEADER, signed_url, timestamp};
+use super::{MAX_HEADER, RawResponse, signed_url, timestamp};
 use crate::context::Context;
 use crate::oci::name::Name;
 use crate::platform::Platform;
 use crate::policy::Policy;
+use crate::policy::domain::is_subdomain;
 use crate::policy::permitted::{Denied, Upstream};
 use crate::registry::docker_hub;
 use crate::registry::origin::{Authority, HttpUrl, Origin};
@@ -14,6 +15,7 @@ use crate::request::route::Route;
 use http::header::{DATE, LOCATION};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Uri};
 use std::time::Duration;
+use url::Host;
 
 /// A longer chain of redirects is not followed.
 pub const MAX_REDIRECTS: usize = 5;
@@ -189,8 +191,38 @@ pub fn client_location<P: Platform>(
     from: &HttpUrl,
     location: &str,
 ) -> Option<HeaderValue> {
+    if takes_login_to(context, from, location) {
+        return None;
+    }
     let own = context.external_url.authority();
     permitted_location(&context.config.policy, own.as_ref(), from, location)
+}
+
+/// Whether the client is not sent where this response redirects to, since it would take its login
+/// at this mirror along.
+pub fn takes_login_along<P: Platform, B>(
+    context: &Context<'_, P>,
+    response: &RawResponse<B>,
+) -> bool {
+    is_redirect(response.response.status())
+        && location(response.response.headers())
+            .is_some_and(|location| takes_login_to(context, &response.url, location))
+}
+
+/// Whether clients log in here, and would do so there too: Go's HTTP library sends `Authorization`
+/// again to the same host at any port, and to names below it.
+fn takes_login_to<P: Platform>(context: &Context<'_, P>, from: &HttpUrl, location: &str) -> bool {
+    if context.config.access.clients.is_empty() {
+        return false;
+    }
+    let target = from.join(location).map(|target| target.origin.host);
+    let own = context.external_url.authority().map(|own| own.host);
+    match (target.ok(), own) {
+        (Some(Host::Domain(name)), Some(Host::Domain(own))) => {
+            name == own || is_subdomain(&name, &own)
+        }
+        (target, own) => target == own,
+    }
 }
 
 fn permitted_location(

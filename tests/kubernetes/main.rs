@@ -20,13 +20,14 @@ use serde_json::Value;
 use kustomize::{build, kind, name};
 
 /// The folders that are applied. `base` is not.
-const SETUPS: [&str; 8] = [
+const SETUPS: [&str; 9] = [
     "small",
     "production",
     "closed",
     "valkey",
     "otel",
     "embedded",
+    "embedded-valkey",
     "clients",
     "runtime-class",
 ];
@@ -52,12 +53,14 @@ fn folder() -> PathBuf {
 fn filled_in() -> tempfile::TempDir {
     let copy = tempfile::tempdir().expect("a folder");
     copy_folder(&folder(), copy.path());
-    let valkey = copy.path().join("valkey");
-    for (example, file) in [
-        ("runtime-config.example.toml", "runtime-config.toml"),
-        ("valkey.example.env", "valkey.env"),
-    ] {
-        std::fs::copy(valkey.join(example), valkey.join(file)).expect(example);
+    for setup in ["valkey", "embedded-valkey"] {
+        let folder = copy.path().join(setup);
+        for (example, file) in [
+            ("runtime-config.example.toml", "runtime-config.toml"),
+            ("valkey.example.env", "valkey.env"),
+        ] {
+            std::fs::copy(folder.join(example), folder.join(file)).expect(example);
+        }
     }
     copy
 }
@@ -139,7 +142,8 @@ fn custom_resources_match_the_schemas_of_the_operator() {
                 checked += 1;
             }
         }
-        let is_spinkube = !["embedded", "clients", "runtime-class"].contains(&setup);
+        let is_spinkube =
+            !["embedded", "embedded-valkey", "clients", "runtime-class"].contains(&setup);
         assert_eq!(checked, if is_spinkube { 2 } else { 0 }, "{setup}");
     }
 }
@@ -341,7 +345,7 @@ fn proxies_are_trusted_only_where_there_is_an_ingress() {
 }
 
 /// On WASIp2 a store call blocks the component, so no store beyond the pod's own is shipped for it.
-/// Spin's shims have WASIp2; Spin's own container image is 4.1.
+/// Spin's shims have WASIp2; Spin's own container image is 4.1, and the embedded host's runs WASIp3.
 #[test]
 fn only_hosts_of_wasip3_get_a_store_that_can_be_away() {
     for (setup, objects) in setups() {
@@ -353,8 +357,73 @@ fn only_hosts_of_wasip3_get_a_store_that_can_be_away() {
             .find(|object| kind(object) == "SpinAppExecutor");
         let image = executor.and_then(|one| one["spec"]["deploymentConfig"]["spinImage"].as_str());
         let is_shared = config.contains_key("key_value_store");
-        assert_eq!(is_shared, setup == "valkey", "{setup}");
-        assert_eq!(image.is_some(), is_shared, "{setup}");
+        assert_eq!(is_shared, setup.ends_with("valkey"), "{setup}");
+        let is_embedded = setup.starts_with("embedded");
+        assert_eq!(
+            image.is_some() || is_embedded,
+            is_shared || is_embedded,
+            "{setup}"
+        );
+        assert_eq!(executor.is_none(), is_embedded, "{setup}");
+    }
+}
+
+/// The pod takes the image's own command, so the paths and ports that it mounts and names have to be
+/// the image's.
+#[test]
+fn the_embedded_pod_is_that_of_the_container_image() {
+    let image = include_str!("../../Containerfile");
+    let value = |start: &str| {
+        let (_, rest) = image.rsplit_once(start).expect(start);
+        let end = rest.find([' ', '\n', '"', '\\']).unwrap_or(rest.len());
+        rest[..end].to_owned()
+    };
+    let (config, state) = (value("RUNTIME_CONFIG_FILE="), value("\nVOLUME "));
+    assert!(image.contains(&format!("\"--state-dir\", \"{state}\"]")));
+    let port: u64 = value("\nEXPOSE ").parse().expect("a port");
+    assert!(value("SPIN_HTTP_LISTEN_ADDR=").ends_with(&format!(":{port}")));
+    let user: u64 = value("\nUSER ").split(':').next().unwrap().parse().unwrap();
+    for (setup, objects) in setups() {
+        if !setup.starts_with("embedded") {
+            continue;
+        }
+        let is_pod = |object: &&Value| kind(object) == "Deployment" && name(object) == "hammal";
+        let spec = &objects.iter().find(is_pod).expect("a Deployment")["spec"]["template"]["spec"];
+        let container = &spec["containers"][0];
+        assert!(container["command"].is_null() && container["args"].is_null());
+        assert_eq!(spec["securityContext"]["runAsUser"], user, "{setup}");
+        let paths: Vec<&str> = values_of(container, "mountPath")
+            .iter()
+            .filter_map(|path| path.as_str())
+            .collect();
+        let folder = Path::new(&config).parent().and_then(Path::to_str);
+        assert!(
+            paths.contains(&folder.unwrap()) && paths.contains(&&*state),
+            "{paths:?}"
+        );
+        let ports: Vec<u64> = values_of(container, "containerPort")
+            .iter()
+            .filter_map(|port| port.as_u64())
+            .collect();
+        let metrics = container["env"].as_array().expect("variables");
+        let metrics = metrics.iter().find(|one| one["name"] == "HAMMAL_METRICS");
+        let metrics = metrics
+            .and_then(|one| one["value"].as_str())
+            .expect("an address");
+        let metrics: std::net::SocketAddr = metrics.parse().expect("an address");
+        assert_eq!(ports, [port, metrics.port().into()], "{setup}");
+        let policy = objects
+            .iter()
+            .find(|object| kind(object) == "NetworkPolicy" && name(object) == "hammal");
+        let open: Vec<u64> = values_of(&policy.expect("a policy")["spec"]["ingress"][0], "port")
+            .iter()
+            .chain(&values_of(
+                &policy.expect("a policy")["spec"]["ingress"][1],
+                "port",
+            ))
+            .filter_map(|port| port.as_u64())
+            .collect();
+        assert_eq!(open, ports, "{setup}");
     }
 }
 

@@ -125,6 +125,12 @@ impl Admission {
         admitted.wait(self.queue_timeout).await
     }
 
+    /// Whether `client` holds as much as it may, so that one more request of it has to wait.
+    pub fn has_used_up(&self, client: Client) -> bool {
+        let held = self.lock().clients.get(&client).copied();
+        held.unwrap_or_default() + REQUEST_MEMORY > self.client_memory
+    }
+
     /// Whether requests wait that would be admitted if `client`, or all clients, held less.
     pub fn is_short(&self, client: Client) -> bool {
         let state = self.lock();
@@ -382,6 +388,7 @@ mod tests {
         let admission = admission(3, 8);
         let turns: Vec<_> = (0..20).filter_map(|_| now(&admission, 1, None)).collect();
         assert_eq!(turns.len(), 3);
+        assert!(admission.has_used_up(client(1)) && !admission.has_used_up(client(2)));
         assert!(now(&admission, 2, None).is_some());
         assert!(!admission.is_short(client(1)));
         drop(turns);

@@ -1,13 +1,21 @@
 //! Who a client is: its address, as far as the host can see it.
 
 use http::{HeaderMap, HeaderName};
+use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// What proxies append the address of their client to.
+pub const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// A client: an IPv4 address, or the /64 of an IPv6 address, which is what one user has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Client(IpAddr);
+
+impl fmt::Display for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 impl Client {
     /// The client that is connected from `address`.

@@ -7,16 +7,20 @@
 //! | [`admission`] | requests with the component and bytes held for clients, with fair queueing |
 //! | [`delivery`] | response bodies on their way to a client |
 //! | [`client`] | who a client is: its address |
+//! | [`login`] | the component's accounts, and the login that a request shows |
 //! | [`upstream`] | which upstream a request names, and which are the operator's own |
 
 pub mod admission;
 pub mod client;
 pub mod connections;
 pub mod delivery;
+pub mod login;
 pub mod rate;
 pub mod upstream;
 
+use self::login::{Accounts, Login};
 use self::upstream::OwnUpstreams;
+use http::HeaderMap;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -60,8 +64,11 @@ pub struct Settings {
     pub own_upstreams: OwnUpstreams,
     /// What has to stand in front of every path; empty if nothing has to.
     secret: String,
+    accounts: Accounts,
     /// Whether refused requests are not logged.
     pub quiet: bool,
+    /// Whether lines of the log are JSON objects.
+    pub logs_json: bool,
 }
 
 impl Settings {
@@ -78,14 +85,29 @@ impl Settings {
             trusted_proxies: number("trusted_proxies"),
             own_upstreams: OwnUpstreams::from_variables(variables),
             secret: variables.get("secret").cloned().unwrap_or_default(),
+            accounts: Accounts::parse(variables.get("clients").map_or("", String::as_str)),
             quiet,
+            logs_json: variables.get("log_format").map(|value| value.trim()) == Some("json"),
         }
     }
 
-    /// Whether a request for `path` counts for `client_limit`: one for a registry's resource, with
-    /// the secret. To others the component says that there is nothing.
-    pub fn counts(&self, path: &str) -> bool {
-        let below = match self.secret.len() {
+    /// Whether a request for `path` is one for a registry's resource, with the secret where that
+    /// opens the mirror. Only such requests count. Also returns its login, where it needs one.
+    pub fn registry_login(&self, path: &str, headers: &HeaderMap) -> (bool, Option<Login>) {
+        let behind_secret = self.strip_secret(path);
+        let needs_login =
+            !self.accounts.is_empty() && (self.secret.is_empty() || behind_secret.is_none());
+        let path = match (behind_secret, needs_login) {
+            (_, true) => Some(path),
+            (behind_secret, false) => behind_secret,
+        };
+        let is_registry = path.is_some_and(|path| path.contains("/v2"));
+        let login = is_registry && needs_login;
+        (is_registry, login.then(|| self.accounts.login(headers)))
+    }
+
+    fn strip_secret<'a>(&self, path: &'a str) -> Option<&'a str> {
+        match self.secret.len() {
             0 => Some(path),
             length => path
                 .strip_prefix('/')
@@ -96,8 +118,7 @@ impl Settings {
                     differ.fold(0, |sum, (one, other)| sum | (one ^ other)) == 0
                 })
                 .map(|(_, rest)| rest),
-        };
-        below.is_some_and(|path| path.contains("/v2"))
+        }
     }
 }
 
@@ -122,8 +143,39 @@ mod tests {
             ("/correct-horse-batterx/v2/", true, false),
             ("/correct-horse/v2/", true, false),
         ] {
-            assert_eq!(open.counts(path), is_open, "{path}");
-            assert_eq!(closed.counts(path), is_closed, "{path}");
+            let counts = |settings: &Settings| settings.registry_login(path, &HeaderMap::new());
+            assert_eq!(counts(&open), (is_open, None), "{path}");
+            assert_eq!(counts(&closed), (is_closed, None), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_request_needs_a_login_where_there_are_accounts_and_no_secret_in_its_path() {
+        let settings = |secret: &str| {
+            let variables = [("secret", secret), ("clients", "alice:00")];
+            let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+            Settings::from_variables(&variables.into(), false)
+        };
+        let (open, closed) = (settings(""), settings("correct-horse-battery"));
+        let missing = || Some(Login::Missing);
+        for (path, without_secret, with_secret) in [
+            ("/", (false, None), (false, None)),
+            ("/v2/", (true, missing()), (true, missing())),
+            (
+                "/correct-horse-battery/v2/",
+                (true, missing()),
+                (true, None),
+            ),
+            ("/correct-horse-battery/", (false, None), (false, None)),
+            (
+                "/correct-horse-batterx/v2/",
+                (true, missing()),
+                (true, missing()),
+            ),
+        ] {
+            let login = |settings: &Settings| settings.registry_login(path, &HeaderMap::new());
+            assert_eq!(login(&open), without_secret, "{path}");
+            assert_eq!(login(&closed), with_secret, "{path}");
         }
     }
 }

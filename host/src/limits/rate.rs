@@ -1,9 +1,12 @@
-//! The component's `client_limit`, counted exactly within this process. Instances of the component
-//! count too, each by itself and only roughly together.
+//! The component's `client_limit` and its limit of wrong logins, counted exactly within this
+//! process. Instances of the component count too, each by itself and only roughly together.
 
+use crate::limits::Settings;
 use crate::limits::client::Client;
+use crate::limits::login::{Login, MAX_WRONG_LOGINS};
+use http::HeaderMap;
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Seconds in which a client's requests are counted together, as in the component.
@@ -12,9 +15,68 @@ const WINDOW: u64 = 60;
 /// The most clients that are counted in one window; the component alone counts those beyond it.
 const MAX_CLIENTS: usize = 1_000_000;
 
+/// Whose requests are counted together.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Counted {
+    Address(Client),
+    Account(Arc<str>),
+}
+
+/// Why a request goes no further; how long its client has to wait.
+#[derive(Debug, PartialEq, Eq)]
+pub enum OverLimit {
+    Requests(Duration),
+    WrongLogins(Duration),
+}
+
+/// Both limits.
+#[derive(Debug)]
+pub struct Rates {
+    requests: ClientRate,
+    wrong_logins: ClientRate,
+}
+
+impl Rates {
+    /// Allows each client `client_limit` requests a minute; 0 is no limit.
+    pub fn new(client_limit: u32) -> Self {
+        Self {
+            requests: ClientRate::new(client_limit),
+            wrong_logins: ClientRate::new(MAX_WRONG_LOGINS),
+        }
+    }
+
+    /// Counts a request of `client`: of its account if it has logged in, of its address if it needs
+    /// no login. One that the component refuses counts for nothing, a wrong login for its address.
+    pub fn check(
+        &self,
+        settings: &Settings,
+        client: Client,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Result<(), OverLimit> {
+        let (is_counted, login) = settings.registry_login(path, headers);
+        let address = || Counted::Address(client);
+        let counted = match login {
+            _ if !is_counted => return Ok(()),
+            None => address(),
+            Some(Login::Missing) => return Ok(()),
+            Some(Login::Wrong) => {
+                let wrong = self.wrong_logins.check(address());
+                return wrong.map_err(OverLimit::WrongLogins);
+            }
+            Some(Login::Right(name)) => {
+                let others = self.wrong_logins.look(&address());
+                others.map_err(OverLimit::WrongLogins)?;
+                Counted::Account(name)
+            }
+        };
+        self.requests.check(counted).map_err(OverLimit::Requests)
+    }
+}
+
 /// Counts the requests of each client in this minute.
 #[derive(Debug)]
-pub struct ClientRate {
+struct ClientRate {
     /// 0 is no limit.
     limit: u32,
     counts: Mutex<Window>,
@@ -23,12 +85,12 @@ pub struct ClientRate {
 #[derive(Debug, Default)]
 struct Window {
     number: u64,
-    counts: HashMap<Client, u32>,
+    counts: HashMap<Counted, u32>,
 }
 
 impl ClientRate {
     /// Allows each client `limit` requests a minute; 0 is no limit.
-    pub fn new(limit: u32) -> Self {
+    fn new(limit: u32) -> Self {
         Self {
             limit,
             counts: Mutex::default(),
@@ -36,22 +98,15 @@ impl ClientRate {
     }
 
     /// Counts a request. Fails with the time to wait where it exceeds the limit.
-    pub fn check(&self, client: Client) -> Result<(), Duration> {
+    fn check(&self, client: Counted) -> Result<(), Duration> {
         if self.limit == 0 {
             return Ok(());
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        self.check_at(client, now.unwrap_or_default().as_secs())
+        self.check_at(client, now())
     }
 
-    fn check_at(&self, client: Client, now: u64) -> Result<(), Duration> {
-        let mut window = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        if window.number != now / WINDOW {
-            *window = Window {
-                number: now / WINDOW,
-                counts: HashMap::new(),
-            };
-        }
+    fn check_at(&self, client: Counted, now: u64) -> Result<(), Duration> {
+        let mut window = self.window(now);
         if window.counts.len() >= MAX_CLIENTS && !window.counts.contains_key(&client) {
             return Ok(());
         }
@@ -62,6 +117,32 @@ impl ClientRate {
         *count += 1;
         Ok(())
     }
+
+    /// Fails like [`ClientRate::check`], without counting.
+    fn look(&self, client: &Counted) -> Result<(), Duration> {
+        let now = now();
+        match self.window(now).counts.get(client) {
+            Some(count) if *count >= self.limit => Err(Duration::from_secs(WINDOW - now % WINDOW)),
+            _ => Ok(()),
+        }
+    }
+
+    fn window(&self, now: u64) -> MutexGuard<'_, Window> {
+        let mut window = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if window.number != now / WINDOW {
+            *window = Window {
+                number: now / WINDOW,
+                counts: HashMap::new(),
+            };
+        }
+        window
+    }
+}
+
+/// Seconds since the Unix epoch.
+fn now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap_or_default().as_secs()
 }
 
 #[cfg(test)]
@@ -71,7 +152,7 @@ mod tests {
     #[test]
     fn counts_each_client_exactly_and_anew_each_minute() {
         let rate = ClientRate::new(60);
-        let client = |last| Client::from_address([192, 0, 2, last].into());
+        let client = |last| Counted::Address(Client::from_address([192, 0, 2, last].into()));
         let served = |now| {
             (0..400)
                 .filter(|_| rate.check_at(client(1), now).is_ok())
@@ -85,5 +166,42 @@ mod tests {
         assert_eq!(rate.check_at(client(2), 6_015), Ok(()));
         assert_eq!(served(6_060), 60);
         assert!((0..1000).all(|_| ClientRate::new(0).check(client(1)).is_ok()));
+    }
+
+    #[test]
+    fn counts_accounts_and_wrong_logins() {
+        let entry = crate::limits::login::entry("alice", "one");
+        let variables = [("clients".to_owned(), entry)];
+        let settings = Settings::from_variables(&variables.into(), false);
+        let client = |last| Client::from_address([192, 0, 2, last].into());
+        let (right, wrong) = ("Basic YWxpY2U6b25l", "Basic YWxpY2U6dHdv");
+        let check = |rates: &Rates, last, login: Option<&'static str>| {
+            let login = login.map(http::HeaderValue::from_static);
+            let headers = login.map(|login| (http::header::AUTHORIZATION, login));
+            let headers = HeaderMap::from_iter(headers);
+            rates.check(&settings, client(last), "/v2/", &headers)
+        };
+        // A new minute may begin meanwhile: counts are compared, no times.
+        let rates = Rates::new(10);
+        let served = |last: u8, login| {
+            let served = (0..90).filter(|_| check(&rates, last, login).is_ok());
+            served.count()
+        };
+        assert!(
+            (10..=20).contains(
+                &(0..90)
+                    .filter(|at| check(&rates, *at, Some(right)).is_ok())
+                    .count()
+            )
+        );
+        assert!((30..=60).contains(&served(100, Some(wrong))));
+        assert_eq!(served(101, None), 90);
+        let rates = Rates::new(0);
+        while check(&rates, 1, Some(wrong)).is_ok() {}
+        assert!(matches!(
+            check(&rates, 1, Some(right)),
+            Ok(()) | Err(OverLimit::WrongLogins(_))
+        ));
+        assert_eq!(check(&rates, 2, Some(right)), Ok(()));
     }
 }

@@ -9,15 +9,21 @@ pub struct LogLine {
     pub token_source: &'static str,
 }
 
-const ENDPOINTS: [&str; 9] = [
+const ENDPOINTS: [&str; 15] = [
     "manifest",
     "blob",
     "tags",
     "referrers",
     "catalog",
     "ping",
+    "speed",
+    "search",
     "page",
-    "robots",
+    "file",
+    "status",
+    "speedtest",
+    "healthz",
+    "readyz",
     "unknown",
 ];
 const CACHE: [&str; 5] = ["hit", "revalidated", "collapsed", "stale", "none"];
@@ -85,6 +91,18 @@ mod tests {
         let json = r#"{"app":"hammal","endpoint":"manifest","status":502,"token_source":"fetched",
             "cache":"none","error":"status=200"}"#;
         assert_eq!(LogLine::parse(json.as_bytes()), Some(EXPECTED));
+    }
+
+    #[test]
+    fn knows_every_endpoint_of_the_component() {
+        let source = include_str!("../../../src/request/route.rs");
+        let (_, body) = source.split_once("pub fn endpoint(&self)").unwrap();
+        let (body, _) = body.split_once("\n    }\n").unwrap();
+        let words: Vec<&str> = body.split('"').skip(1).step_by(2).collect();
+        assert_eq!(words.len() + 1, ENDPOINTS.len(), "{words:?}");
+        for word in words {
+            assert_eq!(known(word, &ENDPOINTS), word);
+        }
     }
 
     #[test]

@@ -4,4 +4,6 @@ mod https;
 mod metrics;
 mod proxies;
 pub mod redis;
+mod restart;
 mod service;
+mod shared_address;

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use crate::support::client::{Request, Response};
+use crate::support::hub_fixture::{HubFixture, MANIFEST_PATH};
 use crate::support::mirror::{Mirror, Options};
 use test_support::hub::{Hub, Service};
 use test_support::image::{INDEX, Image, digest};
@@ -470,5 +471,26 @@ async fn every_list_pages_to_its_end_with_every_selector() {
                 );
             }
         }
+    }
+}
+
+#[tokio::test]
+async fn answers_tell_where_their_time_went_if_the_operator_says_so() {
+    let fixture = HubFixture::with(|options| options.variable("server_timing", "on")).await;
+    for target in [MANIFEST_PATH, "/v2/", "/v2/a", "/"] {
+        let response = fixture.mirror.get_manifest(target).await;
+        let header = response.header("server-timing").expect("a header");
+        let times = header.split(", ").map(|metric| {
+            let (name, time) = metric.split_once(";dur=").expect("a metric");
+            (name, time.parse::<f64>().expect("milliseconds"))
+        });
+        let times: Vec<_> = times.collect();
+        let names: Vec<_> = times.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, ["token", "upstream", "store", "total"], "{header}");
+        let total = times.last().expect("a total").1;
+        assert!(times.iter().all(|(_, time)| *time <= total), "{header}");
+        let is_asked = target == MANIFEST_PATH;
+        assert_eq!(times[0].1 > 0.0, is_asked, "{header}");
+        assert_eq!(times[1].1 > 0.0, is_asked, "{header}");
     }
 }

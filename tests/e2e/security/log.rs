@@ -6,6 +6,7 @@ use crate::support::client::Request;
 use crate::support::hub_fixture::{HubFixture, MANIFEST_PATH, NAME};
 use crate::support::log_line::{LogLine, START};
 use crate::support::mirror::Mirror;
+use crate::support::wait_for;
 
 /// Sends the request, and returns the one line that it adds to `lines` lines of the log.
 async fn logged(mirror: &Mirror, lines: usize, request: Request) -> LogLine {
@@ -145,4 +146,46 @@ async fn a_request_cannot_forge_log_lines() {
             );
         }
     }
+}
+
+#[tokio::test]
+async fn every_line_is_an_object_where_the_operator_wants_json() {
+    let HubFixture {
+        mirror, hub: _hub, ..
+    } = HubFixture::with(|options| {
+        let options = options.variable("log_format", "json");
+        options.variable("client_limit", 3)
+    })
+    .await;
+    mirror.get("/healthz").send().await.expect(200);
+    mirror.get_manifest(MANIFEST_PATH).await.expect(200);
+    let hostile = "/v2/a/manifests/%22,%22status%22:%22%0A";
+    mirror.get(hostile).send().await.expect(400);
+    // The embedded host refuses one of these itself; a new minute may begin meanwhile.
+    for _ in 0..6 {
+        mirror.get("/v2/").send().await;
+    }
+    let objects = || -> Vec<serde_json::Value> {
+        let stderr = mirror.stderr();
+        let lines = stderr.iter().filter(|line| line.contains("hammal\""));
+        lines
+            .map(|line| {
+                serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
+            })
+            .collect()
+    };
+    wait_for("9 lines of the log", || objects().len() >= 9).await;
+    let objects = objects();
+    for object in &objects {
+        assert_eq!(object["app"], "hammal");
+        assert!(object["status"].is_u64(), "{object}");
+    }
+    let is_over_limit = |object: &&serde_json::Value| object["code"] == "TOOMANYREQUESTS";
+    assert!(objects.iter().any(|object| is_over_limit(&object)));
+    assert!(
+        !mirror
+            .stderr()
+            .iter()
+            .any(|line| line.contains("app=hammal"))
+    );
 }

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod attacks;
+mod client_accounts;
 mod hostile_registry;
 mod limits;
 mod log;

@@ -17,6 +17,9 @@ use test_support::server::{Reply, Server, any_port};
 
 pub const NAME: &str = "library/alpine";
 pub const REFERENCE: &str = "docker.io/library/alpine:latest";
+/// The account of [`ClientFixture::with_account`].
+pub const ACCOUNT: &str = "ci.runner-1";
+pub const TOKEN: &str = "d6c7a1f0b35e48929e0af7c4416d2b8895f3ac07";
 
 pub struct ClientFixture {
     upstream: Upstream,
@@ -66,13 +69,54 @@ impl ClientFixture {
     }
 
     async fn hub() -> Self {
+        Self::hub_with(|options| options).await
+    }
+
+    async fn hub_with(more: impl FnOnce(Options) -> Options) -> Self {
         let hub = Hub::start().await;
         let image = Image::new(DOCKER, "hub");
         hub.push(NAME, "latest", &image);
         let options = Options::default()
             .upstream(hub.address())
             .plain_http(hub.addresses());
-        Self::build(Upstream::Hub(hub), image, options, false).await
+        Self::build(Upstream::Hub(hub), image, more(options), false).await
+    }
+
+    /// A mirror of [`Hub`] that only [`ACCOUNT`] may use.
+    pub async fn with_account() -> Self {
+        Self::with_account_and(|options| options).await
+    }
+
+    /// The same with more settings.
+    pub async fn with_account_and(more: impl FnOnce(Options) -> Options) -> Self {
+        let entry = format!("{ACCOUNT}:{}", hex(&digest(TOKEN.as_bytes())));
+        Self::hub_with(|options| more(options.variable("clients", entry))).await
+    }
+
+    /// Expects that the client has pulled with its account, and that neither the registry, nor its
+    /// token server, nor its CDN, nor the log has seen the login.
+    pub async fn expect_login_here_only(&self, least: usize) {
+        let counts = self.request_counts(least).await;
+        let lines = self.mirror.log(counts.client).await;
+        let pulled = |line: &&LogLine| matches!(&*line.endpoint, "manifest" | "blob");
+        assert!(lines.iter().filter(pulled).count() > 0, "{lines:?}");
+        for line in lines.iter().filter(pulled) {
+            assert_eq!(line.client.as_deref(), Some(ACCOUNT), "{line:?}");
+        }
+        let Upstream::Hub(hub) = &self.upstream else {
+            panic!("only Hub records what it receives");
+        };
+        let login = basic_login();
+        let mut seen = self.mirror.stderr();
+        for service in [Service::Registry, Service::Tokens, Service::Cdn] {
+            let received = hub.received(service);
+            assert!(!received.is_empty(), "{service:?} was not asked");
+            seen.extend(received.iter().map(|received| format!("{received:?}")));
+        }
+        for line in seen {
+            let shows = line.contains(TOKEN) || line.contains(&login) || line.contains("Basic ");
+            assert!(!shows, "{line}");
+        }
     }
 
     async fn build(upstream: Upstream, image: Image, options: Options, https: bool) -> Self {
@@ -210,6 +254,16 @@ impl ClientFixture {
             (Upstream::Hub(_), _) => "the scripted registry",
         }
     }
+}
+
+/// Name and token as Basic authorisation encodes them.
+pub fn basic_login() -> String {
+    let encoded = std::process::Command::new("sh")
+        .args(["-c", "printf %s \"$1\" | base64 -w 0", "sh"])
+        .arg(format!("{ACCOUNT}:{TOKEN}"))
+        .output()
+        .expect("base64");
+    String::from_utf8(encoded.stdout).expect("text")
 }
 
 pub fn hex(digest: &str) -> &str {

@@ -11,6 +11,7 @@ mod key {
     pub const ENDPOINT: &str = "endpoint";
     pub const REPOSITORY: &str = "repository";
     pub const REFERENCE: &str = "reference";
+    pub const CLIENT: &str = "client";
     pub const UPSTREAM: &str = "upstream";
     pub const ACCOUNT: &str = "account";
     pub const STATUS: &str = "status";
@@ -31,6 +32,7 @@ pub struct LogLine {
     pub endpoint: String,
     pub repository: Option<String>,
     pub reference: Option<String>,
+    pub client: Option<String>,
     pub upstream: Option<String>,
     pub account: Option<String>,
     pub status: u16,
@@ -62,6 +64,7 @@ impl LogLine {
         );
         let account = optional(key::ACCOUNT);
         let (code, error) = (optional(key::CODE), optional(key::ERROR));
+        let client = optional(key::CLIENT);
         let request_id = optional(key::REQUEST_ID);
         let cause = optional(key::CAUSE);
         let mut required =
@@ -71,6 +74,7 @@ impl LogLine {
             endpoint: required(key::ENDPOINT),
             repository,
             reference,
+            client,
             upstream,
             account,
             status: number(&required(key::STATUS)),
@@ -154,6 +158,7 @@ fn the_fields_of_a_log_line_are_read_by_their_keys() {
         (key::REQUEST_ID, "a1"),
         (key::REPOSITORY, "team/app"),
         (key::ACCOUNT, "hub"),
+        (key::CLIENT, "ci"),
     ];
     let pairs = pairs.map(|(key, value)| format!("{key}={value}"));
     let line = format!("[host] {START}GET {}", pairs.join(" "));
@@ -162,6 +167,7 @@ fn the_fields_of_a_log_line_are_read_by_their_keys() {
         endpoint: "manifest".into(),
         repository: Some("team/app".into()),
         reference: None,
+        client: Some("ci".into()),
         upstream: None,
         account: Some("hub".into()),
         status: 502,

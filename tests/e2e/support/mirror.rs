@@ -33,6 +33,7 @@ pub struct Options {
     ca: Option<String>,
     arguments: Vec<OsString>,
     environment: Vec<(String, OsString)>,
+    listen: Option<SocketAddr>,
 }
 
 impl Options {
@@ -159,6 +160,20 @@ impl Mirror {
             .variables
             .insert(name.into(), value.to_string());
         self.restart().await;
+    }
+
+    /// Sends the process SIGTERM, and starts another on the same port with the same options and the
+    /// same key-value store as soon as the port is free. The first one still answers what it has
+    /// begun; returns it.
+    pub async fn replace(&mut self) -> Process {
+        let address = self.address();
+        let old = self.running.take().expect("the mirror runs").process;
+        old.terminate();
+        let is_free = || std::net::TcpStream::connect(address).is_err();
+        wait_for("the port", is_free).await;
+        self.options.listen = Some(address);
+        self.run().await;
+        old
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -293,7 +308,9 @@ impl Mirror {
         command.current_dir(dir);
         let environment = &self.options.environment;
         command.envs(environment.iter().map(|(name, value)| (name, value)));
-        command.args(["up", "--listen", "127.0.0.1:0"]);
+        let listen = self.options.listen.map(|address| address.to_string());
+        let listen = listen.as_deref().unwrap_or("127.0.0.1:0");
+        command.args(["up", "--listen", listen]);
         command.args(announcement_format());
         command.args(&self.options.arguments);
         command.arg("--from").arg(repository().join(manifest()));

@@ -79,6 +79,12 @@ impl Process {
         }
     }
 
+    /// Sends SIGTERM, and does not wait.
+    pub fn terminate(&self) {
+        use rustix::process::{Pid, Signal, kill_process};
+        kill_process(Pid::from_child(&self.child), Signal::TERM).expect("a running process");
+    }
+
     /// Stops the process with SIGTERM, or SIGKILL after a time. Returns whether it ended in time
     /// and successfully.
     pub fn stop(&mut self) -> bool {
