@@ -7,7 +7,7 @@ use crate::support::client::Request;
 use crate::support::hub_fixture::{HubFixture, MANIFEST_PATH};
 use crate::support::mirror::{Mirror, is_spin, repository};
 use crate::support::programs::Programs;
-use crate::support::skip;
+use crate::support::{free_address, skip};
 use test_support::hub::Service;
 use test_support::server::Reply;
 
@@ -201,9 +201,7 @@ async fn prometheus_scrapes_the_metrics() {
         "global: {{scrape_interval: 1s}}\nscrape_configs:\n- job_name: hammal\n  static_configs:\n  - targets: ['{target}']\n"
     );
     std::fs::write(&config, text).expect("a file");
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let listen = socket.local_addr().expect("an address");
-    drop(socket);
+    let listen = free_address();
     let mut command = programs.command("prometheus");
     command
         .arg(format!("--config.file={}", config.display()))

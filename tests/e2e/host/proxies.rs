@@ -1,7 +1,7 @@
 //! The files of `deploy/proxies/`, with the proxies that are installed, and real clients through
 //! them.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -12,7 +12,7 @@ use crate::support::hub_fixture::{HubFixture, MANIFEST_PATH, NAME, TAG};
 use crate::support::mirror::repository;
 use crate::support::process::{Process, run};
 use crate::support::programs::Programs;
-use crate::support::wait_for;
+use crate::support::{free_address, wait_for};
 use test_support::ca::Ca;
 use test_support::image::INDEX;
 
@@ -24,11 +24,6 @@ struct Proxy {
     root: PathBuf,
     folder: TempDir,
     process: Process,
-}
-
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address")
 }
 
 impl Proxy {

@@ -10,7 +10,7 @@ use crate::support::hub_fixture::{MANIFEST_PATH, NAME, TAG};
 use crate::support::mirror::{Mirror, Options, is_spin};
 use crate::support::process::Process;
 use crate::support::programs::Programs;
-use crate::support::{skip, wait_for};
+use crate::support::{free_address, skip, wait_for};
 use test_support::ca::Ca;
 use test_support::hub::{Hub, Service};
 use test_support::image::Image;
@@ -172,9 +172,7 @@ async fn start_tls(folder: &Path, ca: &Ca) -> Option<(Process, u16)> {
     ] {
         std::fs::write(folder.join(file), text).expect("a file");
     }
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let port = listener.local_addr().expect("an address").port();
-    drop(listener);
+    let port = free_address().port();
     let mut command: Command = programs.command("redis-server");
     command
         .args(["--port", "0", "--save", "", "--bind", "127.0.0.1"])
