@@ -28,7 +28,7 @@ const WITHOUT_UPSTREAM: &str = "exclude=upstream";
 pub async fn respond<P: Platform>(
     probe: &RegistryRequest,
     request: &Request<()>,
-    store: &Store<P>,
+    store: &Rc<Store<P>>,
     health: &Health<P>,
     config: impl AsyncFnOnce() -> Result<Rc<Config>, ConfigError>,
 ) -> Result<Response<Body<P::Body>>, RegistryError> {
@@ -36,7 +36,7 @@ pub async fn respond<P: Platform>(
         let context = Context {
             platform: store.platform(),
             store,
-            config: &*config().await?,
+            config: &config().await?,
             cdn_loop: CdnLoop::from_headers(request.headers())?,
             external_url: &ExternalUrl::from_request(request, ""),
             stats: &RequestStats::default(),

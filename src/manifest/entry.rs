@@ -1,7 +1,9 @@
 //! Cached manifests and tags, and the key that they are found by.
 
+use crate::blob_store::object::entries_prefix;
 use crate::cache::bucket::Owner;
 use crate::cache::status::{CACHE_STATUS, CacheStatus};
+use crate::config::Config;
 use crate::context::Context;
 use crate::oci::digest::Digest;
 use crate::oci::name::Name;
@@ -30,12 +32,16 @@ pub struct ManifestKey {
     pub accept: Accept,
     /// The operator, where all upstreams that may answer are the operator's.
     pub owner: Owner,
+    /// The beginning of the names of this repository's entries in the blob store, where they are
+    /// kept there.
+    pub object_prefix: Option<String>,
 }
 
 impl ManifestKey {
     /// Returns `None` for a request with conditions or a range: those are for the upstream to
     /// judge. `headers` are the client's headers that go upstream.
     pub fn new(
+        config: &Config,
         candidates: &Candidates,
         name: &Name,
         reference: &Reference,
@@ -48,6 +54,7 @@ impl ManifestKey {
             repository: candidates.repository_key(name),
             reference: reference.clone(),
             accept: Accept::from_headers(headers),
+            object_prefix: entries_prefix(config, candidates, name),
             owner: candidates.owner(),
         })
     }
@@ -88,6 +95,9 @@ pub struct TagEntry {
     pub validated_at: u64,
     /// When it was last written to the store, in seconds since the Unix epoch.
     pub persisted_at: u64,
+    /// The same of the blob store; 0 where it is not there.
+    #[serde(default)]
+    pub kept_at: u64,
 }
 
 impl ManifestEntry {
@@ -106,11 +116,17 @@ impl TagEntry {
             is_computed: false,
             validated_at: now.as_secs(),
             persisted_at: now.as_secs(),
+            kept_at: 0,
         }
     }
 
     pub fn age(&self, now: Duration) -> Duration {
         now.saturating_sub(Duration::from_secs(self.validated_at))
+    }
+
+    /// Whether the blob store was told less than `interval` ago.
+    pub fn is_kept(&self, now: Duration, interval: Duration) -> bool {
+        now.saturating_sub(Duration::from_secs(self.kept_at)) < interval
     }
 
     /// Whether the store was told less than `interval` ago.

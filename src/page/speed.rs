@@ -110,7 +110,13 @@ impl<P: Platform> Repository<'_, P> {
         let accept = (ACCEPT, HeaderValue::from_static(MANIFEST_TYPES));
         let outbound = UpstreamRequest::new(&request, &HeaderMap::from_iter([accept]));
         let outbound = outbound.map_err(fail)?;
-        let key = ManifestKey::new(proxy.candidates, self.name, reference, &outbound.headers);
+        let key = ManifestKey::new(
+            context.config,
+            proxy.candidates,
+            self.name,
+            reference,
+            &outbound.headers,
+        );
         let response = match key.filter(|_| context.config.manifest_cache) {
             Some(key) => {
                 let manifests = registry.manifests;

@@ -5,7 +5,7 @@ use super::error::UpstreamError;
 use super::health::{Health, Scope};
 use super::manifest_body::{self, UpstreamBody};
 use super::outcome::{Verdict, classify, concerns_manifests, needs_get};
-use super::{UpstreamRequest, UpstreamResponse, blob, exchange};
+use super::{RawResponse, UpstreamRequest, UpstreamResponse, blob, exchange};
 use crate::config::BlobDelivery;
 use crate::context::Context;
 use crate::platform::Platform;
@@ -73,6 +73,16 @@ impl<P: Platform> Upstreams<P> {
         best.answer
     }
 
+    /// Asks one upstream for a blob, and follows its redirect to the bytes.
+    pub async fn blob(
+        &self,
+        context: &Context<'_, P>,
+        upstream: &Upstream,
+        request: &UpstreamRequest<'_>,
+    ) -> Result<RawResponse<P::Body>, UpstreamError> {
+        blob::stream(context, &self.auth, upstream, request).await
+    }
+
     async fn ask(
         &self,
         context: &Context<'_, P>,
@@ -81,7 +91,7 @@ impl<P: Platform> Upstreams<P> {
     ) -> Result<UpstreamResponse<UpstreamBody<P::Body>>, UpstreamError> {
         let response = match context.config.blob_delivery {
             BlobDelivery::Stream if request.route.is_blob() => {
-                blob::stream(context, &self.auth, upstream, request).await?
+                self.blob(context, upstream, request).await?
             }
             _ => exchange::send(context, &self.auth, upstream, request).await?,
         };
