@@ -138,7 +138,7 @@ impl Timestamp {
             let Some(rest) = day.checked_sub(length) else {
                 break;
             };
-            (month, day) = (month + 1, rest);
+            (month, day) = (u64::saturating_add(month, 1), rest);
         }
         format!("{year:04}{month:02}{:02}", day.saturating_add(1))
     }

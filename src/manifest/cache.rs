@@ -336,7 +336,8 @@ impl<P: Platform> ManifestCache<P> {
         let ttl = tag_retention(context);
         let (cache_key, now) = (key.cache_key(), context.platform.now());
         let before = self.tags.get_memory(&cache_key, now);
-        let keep_interval = (context.config.max_stale / 8).max(TAG_WRITE_INTERVAL);
+        let keep_interval = Duration::from_secs(context.config.max_stale.as_secs() / 8);
+        let keep_interval = keep_interval.max(TAG_WRITE_INTERVAL);
         if key.object_prefix.is_some() {
             let is_kept = |before: &&Rc<TagEntry>| {
                 before.digest == tag.digest && before.is_kept(now, keep_interval)
