@@ -1,5 +1,8 @@
 //! The operator's settings: the variables of `spin.toml`, parsed.
 
+pub mod blob_store;
+
+use self::blob_store::{BlobStoreConfig, Credentials};
 use crate::access::Access;
 use crate::access::account::{self, Account};
 use crate::access::secret::Secret;
@@ -20,7 +23,7 @@ use std::fmt;
 use std::time::Duration;
 
 /// The variables of `spin.toml`: name and default.
-pub const VARIABLES: [(&str, &str); 27] = [
+pub const VARIABLES: [(&str, &str); 35] = [
     ("upstream", DOCKER_HUB),
     ("host_upstreams", ""),
     ("plain_http_upstreams", ""),
@@ -36,6 +39,14 @@ pub const VARIABLES: [(&str, &str); 27] = [
     ("tag_ttl", "0"),
     ("max_stale", "86400"),
     ("blob_delivery", "redirect"),
+    ("blob_store", ""),
+    ("blob_store_region", "us-east-1"),
+    ("blob_store_access_key", ""),
+    ("blob_store_secret_key", ""),
+    ("blob_store_public_url", ""),
+    ("blob_store_repositories", "*"),
+    ("blob_store_max_blob", "5368709120"),
+    ("blob_store_bytes_per_minute", "0"),
     ("secret", ""),
     ("clients", ""),
     ("client_limit", "0"),
@@ -78,6 +89,8 @@ pub struct Config {
     /// follows a redirect tells the other host by `Referer` the URL that it came from, the secret
     /// in it.
     pub blob_delivery: BlobDelivery,
+    /// Where blobs and manifests are kept; `None` is nowhere.
+    pub blob_store: Option<BlobStoreConfig>,
     pub page: PageMode,
     pub log_format: LogFormat,
     /// Whether answers tell where their time went.
@@ -146,6 +159,14 @@ impl Config {
     /// Whether answers may hold what not everybody may read: then no shared cache keeps them.
     pub fn answers_are_private(&self) -> bool {
         !self.access.clients.is_empty() || self.accounts.serves == Serves::All
+    }
+
+    /// Whether the content of a repository is kept in the blob store. What an account serves that not
+    /// everybody may read is not: whoever has an object's URL has the object.
+    pub fn keeps(&self, upstream: &Upstream, name: &Name) -> bool {
+        let serves_all = self.accounts.serves == Serves::All;
+        let is_private = serves_all && self.accounts.has_any_at(upstream.origin());
+        !is_private && self.policy.keeps(upstream, name)
     }
 
     /// Returns the upstream that a request names: by a registry, or by the mirror's own host name
@@ -228,6 +249,8 @@ impl Config {
             .collect();
         let access = variables.access()?;
         let accounts = variables.accounts(&policy, &access)?;
+        let blob_store = variables.blob_store()?;
+        policy.blob_store = blob_store.as_ref().map(|store| store.origin.clone());
         let blob_delivery = variables.choice(
             "blob_delivery",
             "redirect or stream",
@@ -257,6 +280,7 @@ impl Config {
                 Some(_) => BlobDelivery::Stream,
                 None => blob_delivery,
             },
+            blob_store,
             access,
             page: variables.page("page")?,
             log_format: variables.choice(
@@ -306,7 +330,62 @@ impl<'a, F: Fn(&'static str) -> &'a str> Variables<F> {
             token_services: host_patterns("token_services")?,
             allowed_repositories: repository_patterns("allowed_repositories")?,
             denied_repositories: repository_patterns("denied_repositories")?,
+            kept_repositories: repository_patterns("blob_store_repositories")?,
+            blob_store: None,
         })
+    }
+
+    fn blob_store(&self) -> Result<Option<BlobStoreConfig>, ConfigError> {
+        let url = "an http(s) URL of a bucket, such as https://bucket.s3.example/ or \
+                   https://s3.example/bucket/prefix/, or empty";
+        let region = self.parsed(
+            "blob_store_region",
+            "the name of a region, such as us-east-1",
+            blob_store::parse_region,
+        )?;
+        let max_blob = self.parsed(
+            "blob_store_max_blob",
+            "a number of bytes from 1 to 5368709120",
+            blob_store::parse_max_blob,
+        )?;
+        let bytes_per_minute = self.parsed(
+            "blob_store_bytes_per_minute",
+            "a number of bytes, or 0 for no limit",
+            |text| text.parse().ok(),
+        )?;
+        let public_url = match (self.0)("blob_store_public_url") {
+            "" => None,
+            _ => Some(self.parsed("blob_store_public_url", url, blob_store::parse_url)?),
+        };
+        if (self.0)("blob_store").is_empty() {
+            return Ok(None);
+        }
+        let (origin, path) = self.parsed("blob_store", url, blob_store::parse_url)?;
+        let key = "set where blob_store is: letters, digits and signs, without a comma";
+        let access_key = self.parsed("blob_store_access_key", key, blob_store::parse_key)?;
+        let secret_key = self.parsed("blob_store_secret_key", key, blob_store::parse_key)?;
+        Ok(Some(BlobStoreConfig {
+            host: origin.authority(),
+            origin,
+            path,
+            region,
+            credentials: Credentials {
+                access_key,
+                secret_key,
+            },
+            public_url: public_url.map(|(origin, path)| format!("{origin}{path}")),
+            max_blob,
+            bytes_per_minute,
+        }))
+    }
+
+    fn parsed<T>(
+        &self,
+        variable: &'static str,
+        expected: &'static str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Result<T, ConfigError> {
+        parse((self.0)(variable)).ok_or(ConfigError { variable, expected })
     }
 
     fn access(&self) -> Result<Access, ConfigError> {
@@ -507,6 +586,16 @@ mod tests {
             ("tag_ttl", "1h"),
             ("max_stale", "9999999"),
             ("blob_delivery", "auto"),
+            ("blob_store", "bucket"),
+            ("blob_store", "https://s3.example/bucket/?x"),
+            ("blob_store", "https://s3.example/bu cket/"),
+            ("blob_store_region", ""),
+            ("blob_store_region", "us/east"),
+            ("blob_store_public_url", "cdn.example"),
+            ("blob_store_repositories", "Library/*"),
+            ("blob_store_max_blob", "0"),
+            ("blob_store_max_blob", "5368709121"),
+            ("blob_store_bytes_per_minute", "1GB"),
             ("secret", "short"),
             ("secret", "with a / and more than 16"),
             ("clients", "alice"),
@@ -624,6 +713,31 @@ mod tests {
             !printed.contains("hunter2") && !printed.contains("alice"),
             "{printed}"
         );
+    }
+
+    const BUCKET: [(&str, &str); 3] = [
+        ("blob_store", "http://s3.lan:9000/bucket/a"),
+        ("blob_store_access_key", "access"),
+        ("blob_store_secret_key", "wJalr/XUt+nFEMI"),
+    ];
+
+    #[test]
+    fn a_blob_store_has_a_key_that_nothing_prints() {
+        let config = parse(&BUCKET).unwrap();
+        let store = config.blob_store.as_ref().unwrap();
+        assert_eq!((&*store.host, &*store.path), ("s3.lan:9000", "/bucket/a/"));
+        let printed = format!("{config:?}");
+        assert!(!printed.contains("wJalr") && !printed.contains("\"access\""));
+        for missing in ["blob_store_access_key", "blob_store_secret_key"] {
+            let without: Vec<_> = BUCKET
+                .into_iter()
+                .filter(|(name, _)| *name != missing)
+                .collect();
+            let error = parse(&without).unwrap_err();
+            assert_eq!(error.variable, missing);
+            assert!(!error.to_string().contains("wJalr"));
+        }
+        assert_eq!(parse(&[]).unwrap().blob_store, None);
     }
 
     proptest! {

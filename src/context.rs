@@ -15,7 +15,7 @@ use std::time::Duration;
 pub struct Context<'a, P: Platform> {
     pub platform: &'a P,
     pub store: &'a Store<P>,
-    pub config: &'a Config,
+    pub config: &'a Rc<Config>,
     /// The mirrors that the request came through.
     pub cdn_loop: CdnLoop,
     /// The URL that the client knows this mirror by.
@@ -24,9 +24,44 @@ pub struct Context<'a, P: Platform> {
 }
 
 impl<P: Platform> Context<'_, P> {
+    /// Returns the context of work that goes on after the answer.
+    pub fn to_owned(&self) -> OwnedContext<P> {
+        OwnedContext {
+            platform: self.platform.clone(),
+            store: self.store.timed(&Rc::default()),
+            config: Rc::clone(self.config),
+            cdn_loop: self.cdn_loop.clone(),
+            external_url: self.external_url.clone(),
+            stats: RequestStats::default(),
+        }
+    }
+
     /// Runs a small exchange for at most `exchange_timeout`. Returns `None` where it takes longer.
     pub async fn within_exchange_timeout<T>(&self, exchange: impl Future<Output = T>) -> Option<T> {
         platform::within(self.platform, self.config.timeouts.exchange, exchange).await
+    }
+}
+
+/// The context of work that goes on after the answer. It counts for itself.
+pub struct OwnedContext<P: Platform> {
+    pub platform: P,
+    store: Store<P>,
+    config: Rc<Config>,
+    cdn_loop: CdnLoop,
+    external_url: ExternalUrl,
+    stats: RequestStats,
+}
+
+impl<P: Platform> OwnedContext<P> {
+    pub fn borrow(&self) -> Context<'_, P> {
+        Context {
+            platform: &self.platform,
+            store: &self.store,
+            config: &self.config,
+            cdn_loop: self.cdn_loop.clone(),
+            external_url: &self.external_url,
+            stats: &self.stats,
+        }
     }
 }
 

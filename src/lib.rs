@@ -10,6 +10,7 @@
 //! | [`access_log`], [`page`], [`probe`] | the line of the log; the page for people; `/healthz` and `/readyz` |
 //! | [`manifest`] | manifests: cached, revalidated, fetched once for all, verified, stale where the upstream fails |
 //! | [`blob_redirect`] | redirects of blobs: remembered, fetched once for all |
+//! | [`blob_store`] | blobs and manifests in an object store, in S3's protocol |
 //! | [`response`] | the client's response: from an upstream's, or an OCI error document |
 //! | [`upstream`] | upstream requests: failover, tokens, redirects, blobs, and what an answer means ([`upstream::outcome`]) |
 //! | [`context`] | what all stages of one request share |
@@ -39,6 +40,7 @@
 pub mod access;
 pub mod access_log;
 pub mod blob_redirect;
+pub mod blob_store;
 pub mod cache;
 pub mod config;
 pub mod context;

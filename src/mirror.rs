@@ -3,6 +3,7 @@
 use crate::access::rate_limit::RateLimiter;
 use crate::access_log::{self, Line};
 use crate::blob_redirect::BlobRedirects;
+use crate::blob_store::BlobStore;
 use crate::cache::single_flight::SingleFlight;
 use crate::cache::store::Store;
 use crate::config::{Config, ConfigError};
@@ -37,7 +38,8 @@ pub struct Mirror<P: Platform> {
     rate_limiter: RateLimiter<P>,
     manifests: Manifests<P>,
     blob_redirects: BlobRedirects<P>,
-    upstreams: Upstreams<P>,
+    blob_store: Rc<BlobStore<P>>,
+    upstreams: Rc<Upstreams<P>>,
     config: RefCell<Option<Rc<Config>>>,
     config_reads: SingleFlight<P, Result<Rc<Config>, ConfigError>>,
 }
@@ -57,13 +59,15 @@ struct RequestRecord {
 
 impl<P: Platform> Mirror<P> {
     pub fn new(platform: P) -> Mirror<P> {
+        let blob_store: Rc<BlobStore<P>> = Rc::default();
         Mirror {
             store: Store::new(platform.clone()),
             platform,
             rate_limiter: RateLimiter::default(),
-            manifests: Manifests::default(),
+            manifests: Manifests::new(Rc::clone(&blob_store)),
             blob_redirects: BlobRedirects::default(),
-            upstreams: Upstreams::default(),
+            blob_store,
+            upstreams: Rc::default(),
             config: RefCell::default(),
             config_reads: SingleFlight::default(),
         }
@@ -219,8 +223,8 @@ impl<P: Platform> Mirror<P> {
                 if context.config.manifest_cache && parsed.query.is_empty() =>
             {
                 response::caching::take_condition(&mut upstream_request.headers);
-                let (config, headers) = (context.config, &upstream_request.headers);
-                ManifestKey::new(config, candidates, name, reference, headers)
+                let headers = &upstream_request.headers;
+                ManifestKey::new(context.config, candidates, name, reference, headers)
             }
             _ => None,
         };
@@ -231,9 +235,10 @@ impl<P: Platform> Mirror<P> {
                     .await
             }
             None if parsed.route.is_blob() => {
-                let (redirects, headers) = (&self.blob_redirects, request.headers());
-                let served = redirects.serve(&self.upstreams, proxy, &upstream_request, headers);
-                served.await
+                let (kept, redirects) = (&self.blob_store, &self.blob_redirects);
+                let (upstreams, asked) = (&self.upstreams, &upstream_request);
+                let forward = redirects.serve(upstreams, proxy, asked, request.headers());
+                kept.serve(upstreams, proxy, asked, forward).await
             }
             None => manifest::forward(&self.upstreams, proxy, &upstream_request).await,
         }

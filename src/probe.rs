@@ -36,7 +36,7 @@ pub async fn respond<P: Platform>(
         let context = Context {
             platform: store.platform(),
             store,
-            config: &*config().await?,
+            config: &config().await?,
             cdn_loop: CdnLoop::from_headers(request.headers())?,
             external_url: &ExternalUrl::from_request(request, ""),
             stats: &RequestStats::default(),

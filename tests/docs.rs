@@ -10,8 +10,9 @@ use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
 const MAX_WORDS: usize = 100;
 
 /// The pages that exist in Chinese: English, Chinese.
-const TRANSLATED: [(&str, &str); 8] = [
+const TRANSLATED: [(&str, &str); 9] = [
     ("README.md", "README.zh-CN.md"),
+    ("docs/blob-store.md", "docs/zh-CN/blob-store.md"),
     ("docs/clients.md", "docs/zh-CN/clients.md"),
     ("docs/configuration.md", "docs/zh-CN/configuration.md"),
     ("docs/deployment.md", "docs/zh-CN/deployment.md"),

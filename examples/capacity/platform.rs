@@ -4,7 +4,7 @@ use crate::hub::{Asked, Hub};
 use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
 use hammal::platform::{
-    Platform, ReadBodyError, StoreError, Timeouts, TransportError, VariableError,
+    Payload, Platform, ReadBodyError, StoreError, Timeouts, TransportError, VariableError,
 };
 use http::{Request, Response};
 use std::cell::{Cell, RefCell};
@@ -91,6 +91,14 @@ impl Platform for Simulated {
             Asked::Token => counts.tokens += 1,
         });
         Ok(response)
+    }
+
+    async fn upload(
+        &self,
+        request: Request<Payload<Vec<u8>>>,
+        timeouts: &Timeouts,
+    ) -> Result<Response<Vec<u8>>, TransportError> {
+        self.send(request.map(drop), timeouts).await
     }
 
     async fn read(&self, body: Vec<u8>, limit: usize) -> Result<Vec<u8>, ReadBodyError> {

@@ -446,7 +446,9 @@ pub fn hosts_of_settings<'a>(values: impl IntoIterator<Item = &'a str>) -> BTree
                 .strip_prefix("https://")
                 .or(registry.strip_prefix("http://"))
                 .unwrap_or(registry);
-            host.trim_end_matches('/').to_ascii_lowercase()
+            // The blob store's URL has a path.
+            let host = host.split('/').next().unwrap_or_default();
+            host.to_ascii_lowercase()
         })
         .filter(|host| !host.is_empty() && !host.contains('*'))
         .collect()

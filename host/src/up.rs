@@ -33,9 +33,10 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Settings of the component that list registries and token servers: each has a label of its own in
+/// Settings of the component that list registries, token servers and the blob store: each has a label of its own in
 /// the metrics.
-const REGISTRY_SETTINGS: [&str; 5] = [
+const REGISTRY_SETTINGS: [&str; 6] = [
+    "blob_store",
     "upstream",
     "host_upstreams",
     "plain_http_upstreams",
@@ -241,7 +242,11 @@ fn guest_config(
     let tls = TlsConfigs::load(&config.client_tls, &manifest.component_id)?;
     let limit = ConnectionLimit::new(config.max_connections);
     let own = OwnUpstreams::from_variables(&component_variables);
-    let connector = Connector::new(config.blocked_networks, tls, limit, own);
+    let blob_store = component_variables
+        .get("blob_store")
+        .map_or("", |url| url.trim());
+    let connector =
+        Connector::new(config.blocked_networks, tls, limit, own).with_blob_store(blob_store);
     let guest_config = GuestConfig {
         variables: Arc::new(component_variables),
         stores: Arc::clone(&stores),

@@ -153,6 +153,26 @@ impl<P: Platform> Store<P> {
         None
     }
 
+    /// Writes the value of `key` at once. Returns whether it was written.
+    pub async fn set(&self, key: &str, value: Vec<u8>) -> bool {
+        if !self.state.is_on.get()
+            || is_backing_off(self.state.no_writes_until.get(), self.platform.now())
+        {
+            return false;
+        }
+        let write = self.platform.save(key, value);
+        match platform::within(&self.platform, STORE_READ_TIMEOUT, write).await {
+            Some(Ok(())) => true,
+            Some(Err(error)) => {
+                let format = self.state.log_format.get();
+                let line = failure_line(format, "writing", key, &error.to_string());
+                self.platform.log(&line);
+                false
+            }
+            None => false,
+        }
+    }
+
     /// Changes the value of the key that `key` makes of the salt, after the answer has been sent. A
     /// change that another instance makes at the same time may be lost, and a value that can't be
     /// read is overwritten: what it held costs speed only.

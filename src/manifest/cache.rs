@@ -2,6 +2,7 @@
 //! verified; a tag only points to a digest, and is asked for again once it is older than `tag_ttl`.
 
 use super::entry::{CONTENT_TTL, CachedManifest, ManifestEntry, ManifestKey, TagEntry};
+use crate::blob_store::BlobStore;
 use crate::cache::Cache;
 use crate::cache::bucket::BucketLayout;
 use crate::cache::status::{CACHE_STATUS, CacheStatus};
@@ -14,6 +15,8 @@ use crate::upstream::error::{ManifestError, UpstreamError};
 use crate::upstream::{CONTENT_DIGEST, content_type, manifest_body};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -37,18 +40,19 @@ const TAGS: BucketLayout = BucketLayout {
 pub struct ManifestCache<P: Platform> {
     manifests: Cache<P, ManifestEntry>,
     tags: Cache<P, TagEntry>,
-}
-
-impl<P: Platform> Default for ManifestCache<P> {
-    fn default() -> Self {
-        ManifestCache {
-            manifests: Cache::new("m", MANIFESTS),
-            tags: Cache::new("g", TAGS),
-        }
-    }
+    /// Behind both: what it has is put into them.
+    blob_store: Rc<BlobStore<P>>,
 }
 
 impl<P: Platform> ManifestCache<P> {
+    pub fn new(blob_store: Rc<BlobStore<P>>) -> ManifestCache<P> {
+        ManifestCache {
+            manifests: Cache::new("m", MANIFESTS),
+            tags: Cache::new("g", TAGS),
+            blob_store,
+        }
+    }
+
     /// Returns what is cached for a request, fresh or stale.
     pub async fn get(&self, context: &Context<'_, P>, key: &ManifestKey) -> Option<CachedManifest> {
         match &key.reference {
@@ -67,9 +71,27 @@ impl<P: Platform> ManifestCache<P> {
                 let tag = match self.tags.get_memory(&key_of_tag, now) {
                     Some(tag) => tag,
                     None => {
-                        self.tags
+                        let stored = self
+                            .tags
                             .get_store_if(context.store, &key_of_tag, is_valid)
-                            .await?
+                            .await;
+                        match stored {
+                            Some(tag) => tag,
+                            None => {
+                                let kept = self.kept::<TagEntry>(context, key, &key_of_tag).await;
+                                let kept = kept.filter(is_valid)?;
+                                let life = tag_retention(context).checked_sub(kept.age(now))?;
+                                let (store, kept) = (context.store, Rc::new(kept));
+                                self.tags.put(
+                                    store,
+                                    &key_of_tag,
+                                    Rc::clone(&kept),
+                                    life,
+                                    key.owner,
+                                );
+                                kept
+                            }
+                        }
                     }
                 };
                 Some(self.tagged(context, key, tag).await)
@@ -107,12 +129,52 @@ impl<P: Platform> ManifestCache<P> {
                     digest.verify(manifest.text.as_bytes()).is_ok()
                         && content_type::of_manifest(&manifest.media_type).is_some()
                 };
-                self.manifests
+                let stored = self
+                    .manifests
                     .get_store_if(context.store, &key_of_content, is_valid)
-                    .await?
+                    .await;
+                match stored {
+                    Some(manifest) => manifest,
+                    None => {
+                        let kept = self.kept::<ManifestEntry>(context, key, &key_of_content);
+                        let kept = kept.await.filter(is_valid)?;
+                        let life = retention(context).checked_sub(kept.age(now))?;
+                        let (store, kept) = (context.store, Rc::new(kept));
+                        let (cache, owner) = (&self.manifests, key.owner);
+                        cache.put(store, &key_of_content, Rc::clone(&kept), life, owner);
+                        kept
+                    }
+                }
             }
         };
         key.accept.accepts(&manifest.media_type).then_some(manifest)
+    }
+
+    /// Returns an entry of the blob store.
+    async fn kept<T: DeserializeOwned>(
+        &self,
+        context: &Context<'_, P>,
+        key: &ManifestKey,
+        entry_key: &str,
+    ) -> Option<T> {
+        let prefix = key.object_prefix.as_ref()?;
+        let entry = self.blob_store.entry(context, prefix, entry_key).await?;
+        serde_json::from_str(&entry).ok()
+    }
+
+    /// Writes an entry to the blob store, where this repository's are kept; `None` removes it.
+    fn keep<T: Serialize>(
+        &self,
+        context: &Context<'_, P>,
+        key: &ManifestKey,
+        entry_key: &str,
+        entry: Option<&T>,
+    ) {
+        if let Some(prefix) = &key.object_prefix {
+            let entry = entry.and_then(|entry| serde_json::to_vec(entry).ok());
+            let entry = entry.unwrap_or_default();
+            self.blob_store.put_entry(context, prefix, entry_key, entry);
+        }
     }
 
     /// Returns what the upstream has now, by the headers of its answer to a `HEAD`; `None` where
@@ -164,6 +226,7 @@ impl<P: Platform> ManifestCache<P> {
                 ..(**manifest).clone()
             };
             let (content_key, ttl) = (key.content_key(&cached.digest), retention(context));
+            self.keep(context, key, &content_key, Some(&manifest));
             self.manifests
                 .put(context.store, &content_key, manifest, ttl, key.owner);
         }
@@ -174,12 +237,17 @@ impl<P: Platform> ManifestCache<P> {
     /// then, since it serves other clients too.
     pub fn remove(&self, context: &Context<'_, P>, key: &ManifestKey, cached: &CachedManifest) {
         match (&key.reference, &cached.manifest) {
-            (Reference::Tag(_), _) => self.tags.remove(context.store, &key.cache_key()),
+            (Reference::Tag(_), _) => {
+                let cache_key = key.cache_key();
+                self.keep::<TagEntry>(context, key, &cache_key, None);
+                self.tags.remove(context.store, &cache_key);
+            }
             (Reference::Digest(digest), Some(manifest))
                 if key.accept.names(&manifest.media_type) =>
             {
-                self.manifests
-                    .remove(context.store, &key.content_key(digest));
+                let content_key = key.content_key(digest);
+                self.keep::<ManifestEntry>(context, key, &content_key, None);
+                self.manifests.remove(context.store, &content_key);
             }
             (Reference::Digest(_), _) => {}
         }
@@ -257,17 +325,35 @@ impl<P: Platform> ManifestCache<P> {
             self.update_tag(context, key, Rc::new(tag));
         }
         let (content_key, ttl) = (key.content_key(digest), retention(context));
+        self.keep(context, key, &content_key, Some(&manifest));
         self.manifests
             .put(context.store, &content_key, manifest, ttl, key.owner);
     }
 
     /// Puts a tag into memory; into the store too if it moved, or was not written for
-    /// [`TAG_WRITE_INTERVAL`].
-    fn update_tag(&self, context: &Context<'_, P>, key: &ManifestKey, tag: Rc<TagEntry>) {
-        // As long as there may be a manifest that the tag can be revalidated for.
-        let ttl = retention(context).max(context.config.tag_ttl);
+    /// [`TAG_WRITE_INTERVAL`]; and into the blob store, where each write has its price, if it was
+    /// not for a good part of the time that it may be stale.
+    fn update_tag(&self, context: &Context<'_, P>, key: &ManifestKey, mut tag: Rc<TagEntry>) {
+        let ttl = tag_retention(context);
         let (cache_key, now) = (key.cache_key(), context.platform.now());
-        match self.tags.get_memory(&cache_key, now) {
+        let before = self.tags.get_memory(&cache_key, now);
+        let keep_interval = Duration::from_secs(context.config.max_stale.as_secs() / 8);
+        let keep_interval = keep_interval.max(TAG_WRITE_INTERVAL);
+        if key.object_prefix.is_some() {
+            let is_kept = |before: &&Rc<TagEntry>| {
+                before.digest == tag.digest && before.is_kept(now, keep_interval)
+            };
+            let kept_at = before.as_ref().filter(is_kept).map(|tag| tag.kept_at);
+            let kept = TagEntry {
+                kept_at: kept_at.unwrap_or(now.as_secs()),
+                ..(*tag).clone()
+            };
+            if kept_at.is_none() {
+                self.keep(context, key, &cache_key, Some(&kept));
+            }
+            tag = Rc::new(kept);
+        }
+        match before {
             Some(before)
                 if before.digest == tag.digest && before.is_persisted(now, TAG_WRITE_INTERVAL) =>
             {
@@ -339,6 +425,11 @@ pub fn content_digest(headers: &HeaderMap) -> Option<Digest> {
 /// the upstream.
 fn retention<P: Platform>(context: &Context<'_, P>) -> Duration {
     CONTENT_TTL.saturating_add(context.config.max_stale)
+}
+
+/// How long a tag is kept: as long as there may be a manifest that it can be revalidated for.
+fn tag_retention<P: Platform>(context: &Context<'_, P>) -> Duration {
+    retention(context).max(context.config.tag_ttl)
 }
 
 fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {

@@ -1,5 +1,6 @@
 //! Cached manifests and tags, and the key that they are found by.
 
+use crate::blob_store::object::entries_prefix;
 use crate::cache::bucket::Owner;
 use crate::cache::status::{CACHE_STATUS, CacheStatus};
 use crate::config::Config;
@@ -31,6 +32,9 @@ pub struct ManifestKey {
     pub accept: Accept,
     /// The operator, where all upstreams that may answer are the operator's.
     pub owner: Owner,
+    /// The beginning of the names of this repository's entries in the blob store, where they are
+    /// kept there.
+    pub object_prefix: Option<String>,
 }
 
 impl ManifestKey {
@@ -50,6 +54,7 @@ impl ManifestKey {
             repository: config.repository_key(candidates, name),
             reference: reference.clone(),
             accept: Accept::from_headers(headers),
+            object_prefix: entries_prefix(config, candidates, name),
             owner: candidates.owner(),
         })
     }
@@ -95,6 +100,9 @@ pub struct TagEntry {
     pub persisted_at: u64,
     /// As of a manifest.
     pub proof: Option<String>,
+    /// The same of the blob store; 0 where it is not there.
+    #[serde(default)]
+    pub kept_at: u64,
 }
 
 impl ManifestEntry {
@@ -114,11 +122,17 @@ impl TagEntry {
             validated_at: now.as_secs(),
             persisted_at: now.as_secs(),
             proof: None,
+            kept_at: 0,
         }
     }
 
     pub fn age(&self, now: Duration) -> Duration {
         now.saturating_sub(Duration::from_secs(self.validated_at))
+    }
+
+    /// Whether the blob store was told less than `interval` ago.
+    pub fn is_kept(&self, now: Duration, interval: Duration) -> bool {
+        now.saturating_sub(Duration::from_secs(self.kept_at)) < interval
     }
 
     /// Whether the store was told less than `interval` ago.

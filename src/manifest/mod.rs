@@ -8,6 +8,7 @@ mod rate_limits;
 use self::cache::{ManifestCache, complete, content_digest, is_complete};
 use self::entry::{CachedManifest, ManifestKey};
 use self::rate_limits::RateLimits;
+use crate::blob_store::BlobStore;
 use crate::cache::single_flight::SingleFlight;
 use crate::cache::status::CacheStatus;
 use crate::oci::digest::Digest;
@@ -24,6 +25,7 @@ use crate::upstream::outcome::{classify_error, needs_get};
 use crate::upstream::{UpstreamRequest, manifest_body};
 use http::{Method, Response, StatusCode};
 use std::cell::RefCell;
+use std::rc::Rc;
 
 type ManifestResponse<P> = Result<Response<Body<<P as Platform>::Body>>, UpstreamError>;
 
@@ -43,17 +45,15 @@ struct ManifestRequest<'a, P: Platform> {
     key: &'a ManifestKey,
 }
 
-impl<P: Platform> Default for Manifests<P> {
-    fn default() -> Self {
+impl<P: Platform> Manifests<P> {
+    pub fn new(blob_store: Rc<BlobStore<P>>) -> Manifests<P> {
         Manifests {
-            cache: ManifestCache::default(),
+            cache: ManifestCache::new(blob_store),
             fetches: SingleFlight::default(),
             rate_limits: RateLimits::default(),
         }
     }
-}
 
-impl<P: Platform> Manifests<P> {
     /// Serves a manifest.
     pub async fn serve(
         &self,

@@ -29,6 +29,15 @@ pub trait Platform: Clone + 'static {
         timeouts: &Timeouts,
     ) -> impl Future<Output = Result<http::Response<Self::Body>, TransportError>>;
 
+    /// Sends a request with a body, and returns the head of its response. `request` has the body's
+    /// `Content-Length`: where the body turns out shorter, or breaks off, the request is broken off
+    /// too. A [`Payload::Stream`] is passed on as it arrives, and is never in memory as a whole.
+    fn upload(
+        &self,
+        request: http::Request<Payload<Self::Body>>,
+        timeouts: &Timeouts,
+    ) -> impl Future<Output = Result<http::Response<Self::Body>, TransportError>>;
+
     /// Reads a body to its end, at most `limit` bytes.
     fn read(
         &self,
@@ -82,6 +91,14 @@ pub async fn within<P: Platform, T>(
         Either::Left((done, _)) => Some(done),
         Either::Right(_) => None,
     }
+}
+
+/// The body of a request.
+#[derive(Debug)]
+pub enum Payload<B> {
+    Bytes(Vec<u8>),
+    /// The body of a response that has not been read.
+    Stream(B),
 }
 
 /// How long an exchange with an upstream may take.

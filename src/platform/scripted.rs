@@ -1,6 +1,8 @@
 //! A platform for tests and fuzzing: it answers requests from a script, and records what was sent.
 
-use super::{Platform, ReadBodyError, StoreError, Timeouts, TransportError, VariableError};
+use super::{
+    Payload, Platform, ReadBodyError, StoreError, Timeouts, TransportError, VariableError,
+};
 use futures_channel::oneshot;
 use futures_util::future::{self, FutureExt, LocalBoxFuture};
 use http::{Request, Response};
@@ -29,6 +31,7 @@ struct State {
     /// What a request gets when the script is at its end; a panic where there is nothing.
     last_answer: Cell<Option<TransportError>>,
     sent: RefCell<Vec<Request<()>>>,
+    uploads: RefCell<Vec<Vec<u8>>>,
     variables: RefCell<HashMap<String, String>>,
     variables_fail: Cell<bool>,
     variables_read: Cell<usize>,
@@ -143,6 +146,11 @@ impl Scripted {
         self.0.sent.take()
     }
 
+    /// Returns the bodies that were uploaded since the last call.
+    pub fn uploads(&self) -> Vec<Vec<u8>> {
+        self.0.uploads.take()
+    }
+
     /// Returns the work that waits until an answer has been sent.
     pub fn take_deferred(&self) -> Vec<LocalBoxFuture<'static, ()>> {
         self.0.deferred.take()
@@ -213,6 +221,20 @@ impl Platform for Scripted {
             (None, Some(error)) => Err(error),
             (None, None) => panic!("the script has no answer to {description}"),
         }
+    }
+
+    /// Records the body; one that breaks off gets no answer.
+    async fn upload(&self, request: Request<Payload<Vec<u8>>>, timeouts: &Timeouts) -> Answer {
+        let (head, payload) = request.into_parts();
+        let body = match payload {
+            Payload::Bytes(bytes) => bytes,
+            Payload::Stream(_) if self.0.next_body_breaks.take() => {
+                return Err(TransportError::Broken);
+            }
+            Payload::Stream(bytes) => bytes,
+        };
+        self.0.uploads.borrow_mut().push(body);
+        self.send(Request::from_parts(head, ()), timeouts).await
     }
 
     async fn read(&self, body: Vec<u8>, limit: usize) -> Result<Vec<u8>, ReadBodyError> {

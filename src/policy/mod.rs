@@ -36,6 +36,11 @@ pub struct Policy {
     pub token_services: Vec<HostPattern>,
     pub allowed_repositories: Vec<RepositoryPattern>,
     pub denied_repositories: Vec<RepositoryPattern>,
+    /// The repositories whose content is kept in the blob store.
+    pub kept_repositories: Vec<RepositoryPattern>,
+    /// The blob store. It may be in a private network, so nobody leads this mirror there: it is no
+    /// upstream, unless the operator names it as one.
+    pub blob_store: Option<Origin>,
 }
 
 impl Policy {
@@ -152,6 +157,17 @@ impl Policy {
         }
     }
 
+    /// Whether content of a repository is kept in the blob store: of registries that the operator
+    /// names, in another setting or in a pattern. What only a client names never is: the operator
+    /// pays for the store.
+    pub fn keeps(&self, upstream: &Upstream, name: &Name) -> bool {
+        let is_default = self.is_default(upstream.origin());
+        self.kept_repositories.iter().any(|pattern| {
+            (upstream.is_operators() || !pattern.is_all())
+                && pattern.matches(upstream.origin(), is_default, name)
+        })
+    }
+
     /// Permits a repository that a request names.
     pub fn permit_repository(&self, upstream: &Origin, name: &Name) -> Result<(), Denied> {
         if !self.repository_matches(&self.allowed_repositories, upstream, name) {
@@ -223,6 +239,10 @@ impl Policy {
         }
         if self.is_listed(&origin) {
             return Permitted::new(origin);
+        }
+        let is_blob_store = |store: &Origin| store.host == origin.host && store.port == origin.port;
+        if self.blob_store.as_ref().is_some_and(is_blob_store) && !self.is_own(&origin) {
+            return Err(Denied::ClosedUpstream);
         }
         if origin.scheme != Scheme::Https {
             return Err(Denied::PlainHttp);

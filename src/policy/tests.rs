@@ -19,6 +19,8 @@ pub fn listing(plain_http: &[&str]) -> Policy {
         token_services: hosts(&["auth.docker.io", "ghcr.io"]),
         allowed_repositories: vec![RepositoryPattern::parse("*").unwrap()],
         denied_repositories: Vec::new(),
+        kept_repositories: Vec::new(),
+        blob_store: None,
     }
 }
 
@@ -293,5 +295,32 @@ fn passwords_go_to_the_registrys_own_domain_and_to_named_token_servers() {
             permitted, answer,
             "{realm} for {upstream} with {token_services}"
         );
+    }
+}
+
+#[test]
+fn only_what_the_operator_names_is_kept() {
+    let patterns = |texts: &[&str]| {
+        texts
+            .iter()
+            .map(|text| RepositoryPattern::parse(text).unwrap())
+            .collect()
+    };
+    for (kept, upstream, name, expected) in [
+        (&["*"][..], "registry.lan:5000", "a/b", true),
+        (&["*"], "ghcr.io", "a/b", false),
+        (&["ghcr.io/a/*"], "ghcr.io", "a/b", true),
+        (&["ghcr.io/a/*"], "ghcr.io", "b/a", false),
+        (&["ghcr.io/a/*"], "quay.io", "a/b", false),
+        (&[], "registry.lan:5000", "a/b", false),
+    ] {
+        let policy = Policy {
+            kept_repositories: patterns(kept),
+            ..listing(&["registry.lan:5000"])
+        };
+        let registry = RegistryAddress::parse(upstream).unwrap();
+        let upstream = policy.permit_registry(&registry).unwrap();
+        let name = Name::parse(name).unwrap();
+        assert_eq!(policy.keeps(&upstream, &name), expected, "{kept:?} {name}");
     }
 }

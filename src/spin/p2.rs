@@ -3,7 +3,7 @@
 use super::{conversions, nanoseconds};
 use crate::mirror::Mirror;
 use crate::platform::{
-    Platform, ReadBodyError, StoreError, Timeouts, TransportError, VariableError,
+    Payload, Platform, ReadBodyError, StoreError, Timeouts, TransportError, VariableError,
 };
 use crate::response::body::Body;
 use http::header::CONTENT_LENGTH;
@@ -23,8 +23,9 @@ use wasi::clocks::monotonic_clock;
 use wasi::exports::http::incoming_handler::Guest;
 use wasi::http::outgoing_handler;
 use wasi::http::types::{
-    ErrorCode, Fields, IncomingRequest, IncomingResponse, Method, OutgoingBody, OutgoingRequest,
-    OutgoingResponse, RequestOptions, ResponseOutparam, Scheme, http_error_code,
+    ErrorCode, Fields, FutureIncomingResponse, IncomingRequest, IncomingResponse, Method,
+    OutgoingBody, OutgoingRequest, OutgoingResponse, RequestOptions, ResponseOutparam, Scheme,
+    http_error_code,
 };
 use wasi::io::poll::Pollable;
 use wasi::io::streams::{OutputStream, StreamError};
@@ -192,19 +193,35 @@ impl Platform for Spin {
         request: http::Request<()>,
         timeouts: &Timeouts,
     ) -> Result<http::Response<IncomingResponse>, TransportError> {
-        let request = upstream_request(request).map_err(|()| TransportError::Broken)?;
+        let (head, ()) = request.into_parts();
+        let request = upstream_request(head).map_err(|()| TransportError::Broken)?;
         let exchange =
             outgoing_handler::handle(request, Some(options(timeouts))).map_err(transport_error)?;
-        let response = ready(|| exchange.get(), || exchange.subscribe()).await;
-        let response = response
-            .map_err(|()| TransportError::Broken)?
-            .map_err(transport_error)?;
-        let mut head = http::Response::new(());
-        *head.status_mut() =
-            http::StatusCode::from_u16(response.status()).map_err(|_| TransportError::Broken)?;
-        *head.headers_mut() =
-            super::header_map(response.headers().entries()).ok_or(TransportError::Broken)?;
-        Ok(head.map(|()| response))
+        response(&exchange).await
+    }
+
+    async fn upload(
+        &self,
+        request: http::Request<Payload<IncomingResponse>>,
+        timeouts: &Timeouts,
+    ) -> Result<http::Response<IncomingResponse>, TransportError> {
+        let broken = |()| TransportError::Broken;
+        let (head, payload) = request.into_parts();
+        let request = upstream_request(head).map_err(broken)?;
+        let sink = request.body().map_err(broken)?;
+        let output = sink.write().map_err(broken)?;
+        let exchange =
+            outgoing_handler::handle(request, Some(options(timeouts))).map_err(transport_error)?;
+        let sent = send_payload(payload, &output).await;
+        drop(output);
+        match sent {
+            // The host breaks the request off where the body is shorter than its `Content-Length`.
+            Ok(()) => drop(OutgoingBody::finish(sink, None)),
+            // So it does where the body is dropped without being finished.
+            Err(_) => drop(sink),
+        }
+        // A server that refuses the body says so before it has all of it.
+        response(&exchange).await
     }
 
     async fn read(&self, body: IncomingResponse, limit: usize) -> Result<Vec<u8>, ReadBodyError> {
@@ -319,8 +336,62 @@ fn client_method(method: Method) -> Option<http::Method> {
     })
 }
 
-fn upstream_request(request: http::Request<()>) -> Result<OutgoingRequest, ()> {
-    let (head, ()) = request.into_parts();
+async fn response(
+    exchange: &FutureIncomingResponse,
+) -> Result<http::Response<IncomingResponse>, TransportError> {
+    let response = ready(|| exchange.get(), || exchange.subscribe()).await;
+    let response = response
+        .map_err(|()| TransportError::Broken)?
+        .map_err(transport_error)?;
+    let mut head = http::Response::new(());
+    *head.status_mut() =
+        http::StatusCode::from_u16(response.status()).map_err(|_| TransportError::Broken)?;
+    *head.headers_mut() =
+        super::header_map(response.headers().entries()).ok_or(TransportError::Broken)?;
+    Ok(head.map(|()| response))
+}
+
+/// Writes the body of a request as fast as the server takes it. The host moves the bytes of a
+/// stream; they don't enter the component.
+async fn send_payload(
+    payload: Payload<IncomingResponse>,
+    output: &OutputStream,
+) -> Result<(), StreamError> {
+    let writable = || match output.check_write() {
+        Ok(0) => None,
+        permit => Some(permit),
+    };
+    match payload {
+        Payload::Bytes(bytes) => {
+            let mut rest = bytes.as_slice();
+            while !rest.is_empty() {
+                ready(writable, || output.subscribe()).await?;
+                rest = write_some(output, rest)?;
+            }
+            Ok(())
+        }
+        Payload::Stream(source) => {
+            let closed = |()| StreamError::Closed;
+            let body = source.consume().map_err(closed)?;
+            let input = body.stream().map_err(closed)?;
+            loop {
+                ready(writable, || output.subscribe()).await?;
+                let splice = || match output.splice(&input, SPLICE_SIZE) {
+                    Ok(0) => None,
+                    moved => Some(moved),
+                };
+                match ready(splice, || input.subscribe()).await {
+                    Ok(_) => {}
+                    // The end of the source, or a server that takes no more: the length tells.
+                    Err(StreamError::Closed) => return Ok(()),
+                    Err(failed) => return Err(failed),
+                }
+            }
+        }
+    }
+}
+
+fn upstream_request(head: http::request::Parts) -> Result<OutgoingRequest, ()> {
     let scheme = match head.uri.scheme_str() {
         Some("http") => Scheme::Http,
         _ => Scheme::Https,
@@ -329,6 +400,7 @@ fn upstream_request(request: http::Request<()>) -> Result<OutgoingRequest, ()> {
     match head.method {
         http::Method::GET => {}
         http::Method::HEAD => request.set_method(&Method::Head)?,
+        http::Method::PUT => request.set_method(&Method::Put)?,
         other => request.set_method(&Method::Other(other.to_string()))?,
     }
     request.set_scheme(Some(&scheme))?;

@@ -3,9 +3,10 @@
 use super::{READ_SIZE, conversions, nanoseconds};
 use crate::mirror::Mirror;
 use crate::platform::{
-    Platform, ReadBodyError, StoreError, Timeouts, TransportError, VariableError,
+    Payload, Platform, ReadBodyError, StoreError, Timeouts, TransportError, VariableError,
 };
 use crate::response::body::Body;
+use futures_util::future::join;
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, StatusCode};
 use spin_sdk::key_value::{self, Store};
@@ -17,7 +18,7 @@ use spin_sdk::wasip3::http::types::{
     ErrorCode, Fields, HeaderError, Method, Request, RequestOptions, Response, Scheme, Trailers,
 };
 use spin_sdk::wasip3::{self, spawn, wit_future, wit_stream};
-use spin_sdk::wit_bindgen::{FutureReader, StreamResult, StreamWriter, yield_async};
+use spin_sdk::wit_bindgen::{FutureReader, StreamReader, StreamResult, StreamWriter, yield_async};
 use std::cell::{OnceCell, RefCell};
 use std::future::{poll_fn, ready};
 use std::rc::Rc;
@@ -139,14 +140,36 @@ impl Platform for Spin {
         request: http::Request<()>,
         timeouts: &Timeouts,
     ) -> Result<http::Response<Response>, TransportError> {
-        let request = upstream_request(request, timeouts).map_err(|()| TransportError::Broken)?;
-        let response = client::send(request).await.map_err(transport_error)?;
-        let mut head = http::Response::new(());
-        *head.status_mut() = http::StatusCode::from_u16(response.get_status_code())
-            .map_err(|_| TransportError::Broken)?;
-        *head.headers_mut() =
-            super::header_map(response.get_headers().copy_all()).ok_or(TransportError::Broken)?;
-        Ok(head.map(|()| response))
+        let (head, ()) = request.into_parts();
+        let request = upstream_request(head, None, no_trailers(), timeouts);
+        exchange(request.map_err(|()| TransportError::Broken)?).await
+    }
+
+    async fn upload(
+        &self,
+        request: http::Request<Payload<Response>>,
+        timeouts: &Timeouts,
+    ) -> Result<http::Response<Response>, TransportError> {
+        let (head, payload) = request.into_parts();
+        let broken = |()| TransportError::Broken;
+        match payload {
+            // The host moves its bytes. How it ended reaches the server as the request's trailers:
+            // of a body that broke off it gets no end.
+            Payload::Stream(source) => {
+                let (received, result) = wit_future::new(|| Ok(()));
+                let (body, trailers) = Response::consume_body(source, result);
+                drop(received);
+                let request = upstream_request(head, Some(body), trailers, timeouts);
+                exchange(request.map_err(broken)?).await
+            }
+            Payload::Bytes(bytes) => {
+                let (mut writer, body) = wit_stream::new();
+                let request = upstream_request(head, Some(body), no_trailers(), timeouts);
+                let write = async move { drop(writer.write_all(bytes).await) };
+                let (_written, response) = join(write, exchange(request.map_err(broken)?)).await;
+                response
+            }
+        }
     }
 
     async fn read(&self, body: Response, limit: usize) -> Result<Vec<u8>, ReadBodyError> {
@@ -248,11 +271,25 @@ impl Drop for LogFlush {
     }
 }
 
-fn upstream_request(request: http::Request<()>, timeouts: &Timeouts) -> Result<Request, ()> {
-    let (head, ()) = request.into_parts();
+/// Sends a request, and returns the head of its response.
+async fn exchange(request: Request) -> Result<http::Response<Response>, TransportError> {
+    let response = client::send(request).await.map_err(transport_error)?;
+    let mut head = http::Response::new(());
+    *head.status_mut() = http::StatusCode::from_u16(response.get_status_code())
+        .map_err(|_| TransportError::Broken)?;
+    *head.headers_mut() =
+        super::header_map(response.get_headers().copy_all()).ok_or(TransportError::Broken)?;
+    Ok(head.map(|()| response))
+}
+
+fn upstream_request(
+    head: http::request::Parts,
+    body: Option<StreamReader<u8>>,
+    trailers: FutureReader<Result<Option<Trailers>, ErrorCode>>,
+    timeouts: &Timeouts,
+) -> Result<Request, ()> {
     let headers = fields(&head.headers).map_err(drop)?;
-    let (request, _sent) =
-        Request::new(headers, None, no_trailers(), Some(cached_options(timeouts)));
+    let (request, _sent) = Request::new(headers, body, trailers, Some(cached_options(timeouts)));
     if head.method != http::Method::GET {
         request.set_method(&Method::from(&head.method))?;
     }

@@ -12,6 +12,7 @@ use super::error::{TokenError, UpstreamError};
 use super::{RATE_LIMITS, RawResponse, UpstreamRequest, content_type, exchange};
 use crate::context::Context;
 use crate::platform::Platform;
+use crate::platform::log_line::LogLine;
 use crate::policy::permitted::Upstream;
 use crate::registry::account::{Account, Serves};
 use crate::request::route::{Resource, Route};
@@ -241,9 +242,12 @@ impl<P: Platform> Asker<'_, P> {
     fn log_refusal(&self, account: &Account, error: &TokenError) {
         let (name, upstream) = (account.name(), self.upstream.permitted().authority());
         let error = UpstreamError::Token(error.clone()).to_string();
-        self.context.platform.log(&format!(
-            "app=hammal account={name} state=refused upstream={upstream} error={error:?}"
-        ));
+        let mut line = LogLine::new(self.context.config.log_format);
+        line.word("account", name);
+        line.word("state", "refused");
+        line.word("upstream", upstream.as_str());
+        line.text("error", &error);
+        self.context.platform.log(&line.finish());
     }
 }
 

@@ -9,6 +9,7 @@ use super::{RawResponse, UpstreamRequest, accounts};
 use crate::context::Context;
 use crate::platform::Platform;
 use crate::policy::permitted::Upstream;
+use crate::registry::origin::HttpUrl;
 use http::{Method, Response, StatusCode};
 
 /// Asks an upstream for a blob, and follows its redirect to the bytes. A delivery network that does
@@ -23,7 +24,8 @@ pub async fn stream<P: Platform>(
     if !redirect::is_redirect(response.response.status()) {
         return Ok(response);
     }
-    match fetch(context, request, response).await {
+    let location = redirect::location(response.response.headers()).map(str::to_owned);
+    match fetch(context, request, response.url, location).await {
         Ok(blob) => return Ok(blob),
         Err(UpstreamError::SeveralRanges) => return Err(UpstreamError::SeveralRanges),
         Err(_) => {}
@@ -32,21 +34,22 @@ pub async fn stream<P: Platform>(
     if !redirect::is_redirect(response.response.status()) {
         return Ok(response);
     }
-    fetch(context, request, response).await
+    let location = redirect::location(response.response.headers()).map(str::to_owned);
+    fetch(context, request, response.url, location).await
 }
 
-/// Follows redirects to a blob's bytes, with the client's range and conditions. No token goes
-/// along: delivery networks refuse one, and may not have it.
-async fn fetch<P: Platform>(
+/// Follows redirects from `url` to a blob's bytes, with the client's range and conditions. No token
+/// goes along: delivery networks refuse one, and may not have it.
+pub async fn fetch<P: Platform>(
     context: &Context<'_, P>,
     request: &UpstreamRequest<'_>,
-    mut response: RawResponse<P::Body>,
+    mut url: HttpUrl,
+    mut location: Option<String>,
 ) -> Result<RawResponse<P::Body>, UpstreamError> {
     for _ in 0..MAX_REDIRECTS {
-        let location = redirect::location(response.response.headers());
-        let location = location.ok_or(RedirectError::Malformed)?;
-        let target = redirect::resolve_location(&response.url, location)?;
-        let from = &response.url.origin;
+        let to = location.ok_or(RedirectError::Malformed)?;
+        let target = redirect::resolve_location(&url, &to)?;
+        let from = &url.origin;
         let host = redirect::permit_path(context, &target, from)
             .and_then(|_| {
                 let policy = &context.config.policy;
@@ -61,24 +64,28 @@ async fn fetch<P: Platform>(
             authorization: None,
             counter: &context.stats.upstream_requests,
         };
-        response = RawResponse {
-            response: ask(context, outbound).await?,
-            url: target,
-            redirected: true,
-            proof: None,
-        };
-        match response.response.status() {
+        let response = ask(context, outbound).await?;
+        match response.status() {
             StatusCode::OK
             | StatusCode::PARTIAL_CONTENT
             | StatusCode::NOT_MODIFIED
             | StatusCode::PRECONDITION_FAILED
-            | StatusCode::RANGE_NOT_SATISFIABLE => return Ok(response),
+            | StatusCode::RANGE_NOT_SATISFIABLE => {
+                return Ok(RawResponse {
+                    response,
+                    url: target,
+                    redirected: true,
+                    proof: None,
+                });
+            }
             status if redirect::is_redirect(status) => {}
             status if request.refuses_several_ranges(status) => {
                 return Err(UpstreamError::SeveralRanges);
             }
             status => return Err(UpstreamError::BlobHost(status)),
         }
+        location = redirect::location(response.headers()).map(str::to_owned);
+        url = target;
     }
     Err(RedirectError::TooMany(MAX_REDIRECTS).into())
 }

@@ -11,7 +11,8 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
-const AGENT: HeaderValue = HeaderValue::from_static(concat!("hammal/", env!("CARGO_PKG_VERSION")));
+pub const AGENT: HeaderValue =
+    HeaderValue::from_static(concat!("hammal/", env!("CARGO_PKG_VERSION")));
 
 /// A connection that breaks within this time may have been one that the server was about to close:
 /// after so many requests (nginx: 1,000), or so long without one. No platform here sends such a

@@ -6,7 +6,7 @@ use super::health::{Health, Scope};
 use super::manifest_body::{self, UpstreamBody};
 use super::outcome::{Verdict, classify, concerns_manifests, needs_get};
 use super::redirect::takes_login_along;
-use super::{UpstreamRequest, UpstreamResponse, accounts, blob};
+use super::{RawResponse, UpstreamRequest, UpstreamResponse, accounts, blob};
 use crate::config::BlobDelivery;
 use crate::context::Context;
 use crate::platform::Platform;
@@ -88,6 +88,16 @@ impl<P: Platform> Upstreams<P> {
         best.answer
     }
 
+    /// Asks one upstream for a blob, and follows its redirect to the bytes.
+    pub async fn blob(
+        &self,
+        context: &Context<'_, P>,
+        upstream: &Upstream,
+        request: &UpstreamRequest<'_>,
+    ) -> Result<RawResponse<P::Body>, UpstreamError> {
+        blob::stream(context, &self.auth, upstream, request).await
+    }
+
     async fn ask(
         &self,
         context: &Context<'_, P>,
@@ -102,7 +112,7 @@ impl<P: Platform> Upstreams<P> {
         }
         let response = match response {
             Some(response) => response,
-            None => blob::stream(context, &self.auth, upstream, request).await?,
+            None => self.blob(context, upstream, request).await?,
         };
         let response = manifest_body::identify(context, request, response).await?;
         response.accept(context, request).await

@@ -25,6 +25,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tower_service::Service;
+use url::Url;
 
 tokio::task_local! {
     /// The connect time-out of the request that is being sent, in a task-local because hyper's
@@ -84,6 +85,8 @@ struct Shared {
     tls: TlsConfigs,
     limit: ConnectionLimit,
     resolver: Resolver,
+    /// The host and port that may have blocked addresses.
+    blob_store: Option<(String, u16)>,
 }
 
 impl Connector {
@@ -102,9 +105,25 @@ impl Connector {
                 tls,
                 limit,
                 resolver,
+                blob_store: None,
             }),
             http1_only: false,
         }
+    }
+
+    /// The same connector, which connects to the host and port of `url` whatever its addresses are:
+    /// the operator's own blob store. The component lets no client and no upstream lead there. Of
+    /// text that is no URL, nothing comes.
+    pub fn with_blob_store(mut self, url: &str) -> Self {
+        let url = Url::parse(url).ok();
+        let authority = url.and_then(|url| {
+            let host = url.host_str()?.to_owned();
+            Some((host, url.port_or_known_default()?))
+        });
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.blob_store = authority;
+        }
+        self
     }
 
     /// Whether the number of connections is limited.
@@ -188,6 +207,18 @@ impl Shared {
         Ok(TokioIo::new(Box::new(stream)))
     }
 
+    /// Whether this is the blob store.
+    fn is_blob_store(&self, host: &str, port: u16) -> bool {
+        let is_this = |(own, own_port): &(String, u16)| {
+            let own = own
+                .strip_prefix('[')
+                .and_then(|own| own.strip_suffix(']'))
+                .unwrap_or(own);
+            own.eq_ignore_ascii_case(host) && *own_port == port
+        };
+        self.blob_store.as_ref().is_some_and(is_this)
+    }
+
     /// Resolves `host`, a name or an IP address. Fails if all its addresses are blocked.
     async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, ConnectError> {
         let found = self.resolver.lookup(host).await;
@@ -195,7 +226,9 @@ impl Shared {
         let (blocked, allowed): (Vec<_>, Vec<_>) = found
             .into_iter()
             .map(|address| SocketAddr::new(address, port))
-            .partition(|address| self.blocked.blocks(address.ip()));
+            .partition(|address| {
+                self.blocked.blocks(address.ip()) && !self.is_blob_store(host, port)
+            });
         match (allowed.is_empty(), blocked.first()) {
             (false, _) => Ok(allowed),
             (true, None) => Err(ConnectError::Unresolved),

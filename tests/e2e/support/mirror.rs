@@ -176,6 +176,12 @@ impl Mirror {
         old
     }
 
+    /// Sets a variable for the next start.
+    pub fn set_variable(&mut self, name: &str, value: &str) {
+        let variables = &mut self.options.variables;
+        variables.insert(name.into(), value.into());
+    }
+
     pub fn address(&self) -> SocketAddr {
         self.running.as_ref().expect("the mirror runs").address
     }

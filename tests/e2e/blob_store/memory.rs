@@ -1,0 +1,97 @@
+//! What a copy takes.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{Fixture, with_store};
+use crate::support::hub_fixture::{HubFixture, NAME};
+use crate::support::wait_for;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use test_support::hub::Service;
+use test_support::s3::S3;
+use test_support::server::{Reply, ScriptedBody, Server, any_port};
+
+/// Bytes.
+const LENGTH: usize = 1 << 30;
+const PIECE: usize = 1 << 20;
+const MAX_GROWTH: u64 = 32 << 20;
+
+/// A store that has nothing, takes everything and counts its bytes.
+async fn sink(taken: &Arc<AtomicU64>) -> Server {
+    let taken = Arc::clone(taken);
+    Server::accept(any_port("127.0.0.1"), move |stream| {
+        let taken = Arc::clone(&taken);
+        let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+            let taken = Arc::clone(&taken);
+            async move {
+                let is_put = request.method() == "PUT";
+                let mut body = request.into_body();
+                while let Some(Ok(frame)) = body.frame().await {
+                    let length = frame.data_ref().map_or(0, Bytes::len) as u64;
+                    taken.fetch_add(length, Ordering::SeqCst);
+                }
+                let response = hyper::Response::builder().status(if is_put { 200 } else { 404 });
+                Ok::<_, Infallible>(response.body(Empty::<Bytes>::new()).expect("a response"))
+            }
+        });
+        async move {
+            let _ = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_copy_of_a_gibibyte_takes_little_memory() {
+    let taken = Arc::default();
+    let (s3, sink) = (S3::start().await, sink(&taken).await);
+    let url = format!("http://{}/bucket/", sink.address);
+    let hub =
+        HubFixture::with(|options| with_store(options, &s3).variable("blob_store", url)).await;
+    let fixture = Fixture { hub, s3 };
+    let piece = Bytes::from(vec![7; PIECE]);
+    fixture.hub.hub.script(move |service, received| {
+        let is_blob = received.target.contains("/blobs/") && service == Service::Registry;
+        let pieces =
+            (0..LENGTH / PIECE).fold(ScriptedBody::default(), |body, _| body.data(piece.clone()));
+        let length = LENGTH.to_string();
+        match service {
+            Service::Registry if is_blob && received.header("authorization").is_some() => {
+                let location = format!("http://{}/blob", received.header("host")?);
+                Some(Reply::new(307, &[("location", &*location)], ""))
+            }
+            Service::Registry if received.path() == "/blob" => Some(Reply::streamed(
+                200,
+                &[("content-length", &*length)],
+                pieces,
+            )),
+            _ => None,
+        }
+    });
+    let digest = format!("sha256:{}", "7".repeat(64));
+    let path = format!("/v2/{NAME}/blobs/{digest}");
+    // The mirror's first request takes memory for itself.
+    fixture.hub.mirror.get("/v2/").send().await.expect(200);
+    let before = fixture.hub.mirror.resident();
+    fixture.hub.mirror.get(&path).send().await.expect(307);
+    let mut most = 0;
+    while fixture.log("kept").is_empty() {
+        most = most.max(fixture.hub.mirror.resident());
+        assert!(taken.load(Ordering::SeqCst) <= LENGTH as u64);
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    wait_for("all bytes", || {
+        taken.load(Ordering::SeqCst) == LENGTH as u64
+    })
+    .await;
+    println!("{}", fixture.log("kept").join("\n"));
+    let growth = most.saturating_sub(before);
+    println!("a copy of a gibibyte: {} KiB of memory", growth >> 10);
+    assert!(growth <= MAX_GROWTH, "{growth} bytes");
+}

@@ -1,0 +1,122 @@
+//! What is kept, and for whom.
+
+use super::Fixture;
+use crate::support::hub_fixture::{NAME, TAG};
+use crate::support::mirror::is_spin;
+use crate::support::wait_for;
+use test_support::hub::Hub;
+use test_support::image::Image;
+use test_support::s3::{SECRET_KEY, error};
+use test_support::server::Server;
+
+#[tokio::test]
+async fn what_the_patterns_leave_out_is_not_kept() {
+    let fixture = Fixture::with(|options| {
+        options.variable("blob_store_repositories", "library/other,ghcr.io/*")
+    })
+    .await;
+    let answer = fixture.hub.mirror.get(&fixture.hub.layer()).send().await;
+    answer.expect(307);
+    fixture.hub.mirror.log(1).await;
+    assert_eq!(fixture.s3.received().len(), 0);
+}
+
+#[tokio::test]
+async fn a_blob_is_had_under_the_repository_that_served_it_alone() {
+    let fixture = Fixture::start().await;
+    fixture.keep_layer().await;
+    let other = fixture.hub.layer().replace("alpine", "private");
+    let before = fixture.upstream_requests();
+    let answer = fixture.hub.mirror.get(&other).send().await;
+    answer.expect_error(404, "BLOB_UNKNOWN");
+    assert!(fixture.upstream_requests() > before);
+
+    // The same blob of another upstream.
+    let second = Hub::start().await;
+    second.push("library/x", TAG, &Image::oci());
+    let selector = format!("?upstream=http://{}", second.address());
+    let answer = fixture
+        .hub
+        .mirror
+        .get(&format!("{}{selector}", fixture.hub.layer()));
+    let answer = answer.send().await;
+    assert!(
+        !answer.status.is_success() && answer.status != 307,
+        "{answer:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_denied_repository_stays_denied() {
+    let mut fixture = Fixture::start().await;
+    fixture.keep_layer().await;
+    fixture.hub.mirror.set_variable("denied_repositories", NAME);
+    fixture.hub.mirror.restart().await;
+    let before = fixture.s3.received().len();
+    let answer = fixture.hub.mirror.get(&fixture.hub.layer()).send().await;
+    answer.expect_error(403, "DENIED");
+    assert_eq!(fixture.s3.received().len(), before);
+}
+
+#[tokio::test]
+async fn the_store_is_no_upstream() {
+    let fixture = Fixture::start().await;
+    let target = format!("{}?upstream={}", fixture.hub.layer(), fixture.s3.address());
+    let answer = fixture.hub.mirror.get(&target).send().await;
+    answer.expect_error(403, "DENIED");
+    assert_eq!(fixture.s3.received().len(), 0);
+}
+
+/// The embedded host reads the setting. Spin is told by its runtime configuration.
+#[tokio::test]
+async fn the_store_may_be_in_a_blocked_network_and_nobody_else_is_led_there() {
+    if is_spin() {
+        return;
+    }
+    let other = Server::unwanted("127.0.0.4").await;
+    let fixture = Fixture::with(|options| {
+        let blocked = options.block_networks(&["127.0.0.4/32"]);
+        blocked.plain_http([other.address])
+    })
+    .await;
+    fixture.keep_layer().await;
+    let target = format!("{}?upstream=http://{}", fixture.hub.layer(), other.address);
+    let answer = fixture.hub.mirror.get(&target).send().await;
+    assert!(
+        !answer.status.is_success() && answer.status != 307,
+        "{answer:?}"
+    );
+    assert_eq!(other.connections(), 0);
+}
+
+#[tokio::test]
+async fn no_log_and_no_answer_holds_the_secret_key() {
+    let fixture = Fixture::start().await;
+    fixture.keep_layer().await;
+    let mut told = String::new();
+    for target in [
+        fixture.hub.layer(),
+        "/".to_owned(),
+        "/status.json".to_owned(),
+    ] {
+        let answer = fixture.hub.mirror.get(&target).send().await;
+        told += &format!("{:?}{}", answer.headers, answer.text());
+    }
+    fixture
+        .s3
+        .script(|_| Some(error(403, "SignatureDoesNotMatch")));
+    let other = &fixture.hub.image.native().layers[1].digest;
+    let answer = fixture
+        .hub
+        .mirror
+        .get(&fixture.hub.blob(other))
+        .send()
+        .await;
+    told += &format!("{:?}{}", answer.headers, answer.text());
+    wait_for("the fault", || fixture.log("failed").len() == 1).await;
+    told += &fixture.hub.mirror.stderr().join("\n");
+    assert!(
+        !told.contains(SECRET_KEY) && !told.contains("test/secret"),
+        "{told}"
+    );
+}
