@@ -82,17 +82,23 @@ impl Storm {
         asked
     }
 
-    /// Lets single clients pull until all that can be remembered is: it is written to the store after
-    /// the answers.
-    async fn warm_up(&mut self, mirrors: &[Mirror]) {
-        let deadline = Instant::now() + Duration::from_secs(30);
+    /// Lets single clients pull until the store has all that can be remembered: hosts that have just
+    /// started ask for nothing. When many instances begin to write to an empty store at once, one may
+    /// overwrite what another wrote.
+    async fn warm_up(&mut self, mirrors: &mut [Mirror]) {
+        let deadline = Instant::now() + Duration::from_secs(60);
         let count = u8::try_from(mirrors.len()).expect("few mirrors");
         loop {
+            for mirror in &mut *mirrors {
+                mirror.restart().await;
+            }
             let asked = self.pull(mirrors, count).await;
             if asked.manifests + asked.blobs + asked.refused + asked.tokens == 0 {
                 return;
             }
             assert!(Instant::now() < deadline, "{asked:?}");
+            // It is written after the answers.
+            tokio::time::sleep(Duration::from_millis(300)).await;
         }
     }
 }
@@ -133,11 +139,11 @@ async fn a_hundred_clients_cost_one_head_each() {
     let options = Options::default()
         .upstream(storm.hub.address())
         .plain_http(storm.hub.addresses());
-    let mirrors = [options.start().await];
+    let mut mirrors = [options.start().await];
     let cold = storm.pull(&mirrors, CLIENTS).await;
     println!("cold, one host: {cold:?}");
     check_cold(&cold);
-    storm.warm_up(&mirrors).await;
+    storm.warm_up(&mut mirrors).await;
     let warm = storm.pull(&mirrors, CLIENTS).await;
     assert_eq!(warm, heads_only());
 }
@@ -149,8 +155,8 @@ async fn a_hundred_clients_of_a_tag_that_is_fresh_cost_nothing() {
         .upstream(storm.hub.address())
         .plain_http(storm.hub.addresses())
         .variable("tag_ttl", 600);
-    let mirrors = [options.start().await];
-    storm.warm_up(&mirrors).await;
+    let mut mirrors = [options.start().await];
+    storm.warm_up(&mut mirrors).await;
     let warm = storm.pull(&mirrors, CLIENTS).await;
     assert_eq!(warm, Asked::default());
 }
@@ -168,7 +174,7 @@ async fn a_hundred_clients_of_three_hosts_on_one_store_cost_no_more() {
     let cold = storm.pull(&mirrors, CLIENTS).await;
     println!("cold, three hosts: {cold:?}");
     check_cold(&cold);
-    storm.warm_up(&mirrors).await;
+    storm.warm_up(&mut mirrors).await;
     let warm = storm.pull(&mirrors, CLIENTS).await;
     assert_eq!(warm, heads_only());
 }
