@@ -61,6 +61,16 @@ pub const VARIABLES: [(&str, &str); 35] = [
     ("exchange_timeout", "30"),
 ];
 
+/// Returns the setting without which another one has no effect. Where it is empty, as it is by
+/// default, the other is not read: on WASIp2 each request reads all, each by a call of the host.
+fn needs(variable: &str) -> Option<&'static str> {
+    match variable {
+        "credentials_serve" => Some("upstream_credentials"),
+        _ if variable.starts_with("blob_store_") => Some("blob_store"),
+        _ => None,
+    }
+}
+
 /// Seconds. No setting may be longer (30 days).
 const MAX_SECONDS: u32 = 2_592_000;
 
@@ -138,10 +148,19 @@ impl fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 impl Config {
-    /// Reads and parses all variables.
+    /// Reads and parses the variables.
     pub async fn read(platform: &impl Platform) -> Result<Config, ConfigError> {
-        let mut values = Vec::with_capacity(VARIABLES.len());
+        let mut values: Vec<(&str, String)> = Vec::with_capacity(VARIABLES.len());
         for (name, default) in VARIABLES {
+            let is_empty = |other| {
+                values
+                    .iter()
+                    .any(|(known, it)| *known == other && it.trim().is_empty())
+            };
+            if needs(name).is_some_and(is_empty) {
+                values.push((name, default.to_owned()));
+                continue;
+            }
             // A default instead of a value that can't be read might open what the operator has
             // closed.
             let value = platform.variable(name).await.map_err(|_| ConfigError {

@@ -19,7 +19,6 @@ use crate::request::cdn_loop::CdnLoop;
 use crate::request::external_url::ExternalUrl;
 use crate::request::request_id::RequestId;
 use crate::request::route::{Resource, Route};
-use crate::request::selector::UpstreamSelector;
 use crate::request::{InvalidRequest, RegistryRequest};
 use crate::response::body::Body;
 use crate::response::error::RegistryError;
@@ -188,12 +187,8 @@ impl<P: Platform> Mirror<P> {
             None => {
                 let error = |error| RegistryError::from_upstream(&parsed.route, &error);
                 let answer = self.answer(&proxy, request).await.map_err(error)?;
-                response::caching::add_headers(
-                    answer,
-                    parsed,
-                    headers,
-                    config.answers_are_private(),
-                )
+                let is_private = config.answers_are_private();
+                response::caching::add_headers(answer, parsed, headers, is_private)
             }
         };
         response::add_standard_headers(response.headers_mut(), &parsed.selector);
@@ -205,26 +200,18 @@ impl<P: Platform> Mirror<P> {
         proxy: &ProxyRequest<'_, P>,
         request: &Request<()>,
     ) -> Result<Response<Body<P::Body>>, UpstreamError> {
-        let ProxyRequest {
-            context,
-            request: parsed,
-            candidates,
-        } = *proxy;
+        let (config, parsed) = (proxy.context.config, proxy.request);
         let mut upstream_request = UpstreamRequest::new(parsed, request.headers())?;
-        let names_no_upstream = matches!(
-            parsed.selector,
-            UpstreamSelector::Default | UpstreamSelector::Namespace(_)
-        );
         let manifest_key = match &parsed.route {
-            Route::Ping if names_no_upstream => {
+            Route::Ping if parsed.selector.is_answered_here() => {
                 return Ok(response::ping_response(parsed.head_only));
             }
             Route::Repository(name, Resource::Manifest(reference))
-                if context.config.manifest_cache && parsed.query.is_empty() =>
+                if config.manifest_cache && parsed.query.is_empty() =>
             {
                 response::caching::take_condition(&mut upstream_request.headers);
                 let headers = &upstream_request.headers;
-                ManifestKey::new(context.config, candidates, name, reference, headers)
+                ManifestKey::new(config, proxy.candidates, name, reference, headers)
             }
             _ => None,
         };

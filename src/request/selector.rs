@@ -33,6 +33,15 @@ impl UpstreamSelector {
             | UpstreamSelector::Namespace(host) => RegistryAddress::parse(host).map(Some),
         }
     }
+
+    /// Whether a ping is answered by the mirror itself: whoever names an upstream wants to know
+    /// about that one. `ns=` comes by itself.
+    pub fn is_answered_here(&self) -> bool {
+        matches!(
+            self,
+            UpstreamSelector::Default | UpstreamSelector::Namespace(_)
+        )
+    }
 }
 
 #[cfg(test)]

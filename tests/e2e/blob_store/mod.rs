@@ -1,6 +1,7 @@
 //! Blobs and manifests in an object store: from where clients get them, what is kept, what happens
 //! where the store fails.
 
+mod accounts;
 mod copy;
 mod faults;
 mod hit;

@@ -10,7 +10,7 @@ use crate::support::hub_fixture::HubFixture;
 use crate::support::mirror::repository;
 use crate::support::process::Process;
 use crate::support::programs::Programs;
-use crate::support::wait_for;
+use crate::support::{free_address, wait_for};
 use test_support::hub::Service;
 use test_support::s3::{ACCESS_KEY, S3, SECRET_KEY};
 use test_support::server::Reply;
@@ -26,17 +26,11 @@ fn program(name: &str) -> Option<Command> {
     Some(Programs::installed(&[name])?.command(name))
 }
 
-async fn free_address() -> SocketAddr {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0");
-    let listener = listener.await.expect("a free port");
-    listener.local_addr().expect("an address")
-}
-
 /// Starts `rclone serve s3` of a folder.
 async fn rclone(folder: &Path) -> Option<(Process, SocketAddr)> {
     let mut command = program("rclone")?;
     std::fs::create_dir(folder.join(BUCKET)).expect("a bucket");
-    let address = free_address().await;
+    let address = free_address();
     command
         .args(["serve", "s3", "--addr", &address.to_string()])
         .args(["--auth-key", &format!("{ACCESS_KEY},{SECRET_KEY}")])
@@ -57,7 +51,7 @@ async fn seaweedfs(folder: &Path) -> Option<(Process, SocketAddr)> {
     }] });
     let config = folder.join("s3.json");
     std::fs::write(&config, identity.to_string()).expect("a file");
-    let address = free_address().await;
+    let address = free_address();
     command.args([
         "server",
         "-ip=127.0.0.1",
@@ -74,7 +68,7 @@ async fn seaweedfs(folder: &Path) -> Option<(Process, SocketAddr)> {
         "filer.port.grpc",
         "s3.port.grpc",
     ] {
-        command.arg(format!("-{port}={}", free_address().await.port()));
+        command.arg(format!("-{port}={}", free_address().port()));
     }
     command
         .arg(format!("-dir={}", folder.display()))
