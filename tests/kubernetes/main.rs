@@ -20,20 +20,22 @@ use serde_json::Value;
 use kustomize::{build, kind, name};
 
 /// The folders that are applied. `base` is not.
-const SETUPS: [&str; 9] = [
+const SETUPS: [&str; 11] = [
     "small",
     "production",
     "closed",
+    "blob-store",
     "valkey",
     "otel",
     "embedded",
     "embedded-valkey",
+    "embedded-blob-store",
     "clients",
     "runtime-class",
 ];
 
 /// Secrets that the operator makes by hand.
-const BY_HAND: [&str; 1] = ["hammal-access"];
+const BY_HAND: [&str; 2] = ["hammal-access", "hammal-blob-store"];
 
 /// Networks that Spin's `private` leaves open and that lead to IPv4 addresses, or to the cloud.
 const BESIDE_PRIVATE: [&str; 6] = [
@@ -143,7 +145,7 @@ fn custom_resources_match_the_schemas_of_the_operator() {
             }
         }
         let is_spinkube =
-            !["embedded", "embedded-valkey", "clients", "runtime-class"].contains(&setup);
+            !setup.starts_with("embedded") && !["clients", "runtime-class"].contains(&setup);
         assert_eq!(checked, if is_spinkube { 2 } else { 0 }, "{setup}");
     }
 }
