@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::{Fixture, with_store};
+use crate::host::redis::Redis;
 use crate::support::hub_fixture::{NAME, TAG};
 use crate::support::mirror::Options;
 use crate::support::wait_for;
@@ -82,6 +83,40 @@ async fn hosts_with_stores_of_their_own_leave_one_object() {
         let answer = mirror.get(&layer).send().await;
         assert!(location(&answer).starts_with(&s3.url()), "{answer:?}");
     }
+}
+
+/// They see each other's turns in the key-value store. Those that look at the same moment copy
+/// both.
+#[tokio::test]
+async fn hosts_with_one_store_leave_one_object_and_copy_no_more_than_without() {
+    let Some(redis) = Redis::start().await else {
+        return;
+    };
+    let s3 = S3::start().await;
+    let (hub, image) = (Hub::start().await, Image::oci());
+    hub.push(NAME, TAG, &image);
+    let mut mirrors = Vec::new();
+    for _ in 0..3 {
+        mirrors.push(with_store(redis.options(&hub), &s3).start().await);
+    }
+    let layer = format!("/v2/{NAME}/blobs/{}", image.native().layers[0].digest);
+    let ask = (0..40).map(|number| mirrors[number % 3].get(&layer).send());
+    for answer in join_all(ask).await {
+        answer.expect(307);
+    }
+    wait_for("a copy", || s3.objects().len() == 1).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let puts = s3.count("PUT");
+    println!("{puts} uploads by 3 hosts on one store");
+    assert!((1..=3).contains(&puts), "{puts}");
+    // Now each of them sends clients there, and makes no upstream request for it.
+    let before = hub.received(Service::Registry).len();
+    for mirror in &mirrors {
+        let answer = mirror.get(&layer).send().await.expect(307);
+        let location = answer.header("location").unwrap_or_default();
+        assert!(location.starts_with(&s3.url()), "{location}");
+    }
+    assert_eq!(hub.received(Service::Registry).len(), before);
 }
 
 #[tokio::test]
