@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
+use serde_json::json;
+
 use super::{Fixture, with_store};
-use crate::support::daemons::{Containerd, Dockerd};
 use crate::support::hub_fixture::{MANIFEST_PATH, NAME, TAG};
 use crate::support::mirror::{Mirror, Options};
-use crate::support::programs::{Programs, is_root};
+use crate::support::pulls;
 use crate::support::wait_for;
-use serde_json::json;
 use test_support::hub::{Hub, Service};
 use test_support::image::{Content, DOCKER, INDEX, Image};
 use test_support::s3::S3;
@@ -187,49 +187,20 @@ async fn pulls_from_the_store_alone(client: &str, pull: impl AsyncFn(&Mirror, &P
 
 #[tokio::test]
 async fn dockerd_28_pulls_a_kept_image_from_the_store_alone() {
-    let names = ["dockerd", "docker", "containerd"];
-    let Some(programs) = Programs::newer(&names).filter(|_| is_root("dockerd 28")) else {
-        return;
-    };
-    pulls_from_the_store_alone("dockerd 28", async |mirror, folder| {
-        let config = json!({ "registry-mirrors": [format!("http://{}", mirror.address())] });
-        let home = vec![("HOME", folder.to_path_buf())];
-        let dockerd = Dockerd::start(&programs, &folder.join("d"), &config, "vfs", home).await;
-        dockerd.docker(&["pull", "alpine"]).await.expect("a pull");
-        let id = dockerd
-            .docker(&["image", "inspect", "alpine", "--format", "{{.Id}}"])
-            .await
-            .expect("an image");
-        dockerd.stop();
-        id
-    })
-    .await;
+    if let Some(programs) = pulls::dockerd_28() {
+        pulls_from_the_store_alone("dockerd 28", async |mirror, folder| {
+            pulls::pull_with_dockerd(&programs, mirror, folder).await
+        })
+        .await;
+    }
 }
 
 #[tokio::test]
 async fn containerd_2_pulls_a_kept_image_from_the_store_alone() {
-    let Some(programs) =
-        Programs::newer(&["containerd", "ctr"]).filter(|_| is_root("containerd 2"))
-    else {
-        return;
-    };
-    pulls_from_the_store_alone("containerd 2", async |mirror, folder| {
-        let hosts = folder.join("hosts");
-        std::fs::create_dir_all(hosts.join("docker.io")).expect("a folder");
-        let text = format!(
-            "[host.\"http://{}\"]\ncapabilities = [\"pull\", \"resolve\"]\n",
-            mirror.address()
-        );
-        std::fs::write(hosts.join("docker.io/hosts.toml"), text).expect("hosts.toml");
-        let containerd = Containerd::start(&programs, &folder.join("c"), vec![]).await;
-        let reference = format!("docker.io/{NAME}:{TAG}");
-        containerd.pull(&hosts, &reference).await.expect("a pull");
-        let content = containerd
-            .ctr(&["content", "ls", "--quiet"])
-            .await
-            .expect("content");
-        containerd.stop();
-        content
-    })
-    .await;
+    if let Some(programs) = pulls::containerd_2() {
+        pulls_from_the_store_alone("containerd 2", async |mirror, folder| {
+            pulls::pull_with_containerd(&programs, mirror, folder).await
+        })
+        .await;
+    }
 }

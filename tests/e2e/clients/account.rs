@@ -1,8 +1,9 @@
 //! Clients log in to a mirror with accounts, and pull. What they log in with reaches the mirror
 //! only: the registry, its token server and the CDN that blobs are redirected to don't see it.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
+use super::recent::build_from_alpine;
 use crate::support::client_fixture::{
     ACCOUNT, ClientFixture, NAME, REFERENCE, TOKEN, basic_login, expect_blobs,
 };
@@ -86,52 +87,31 @@ async fn skopeo_logs_in_and_copies() {
     fixture.expect_login_here_only(2 + 4).await;
 }
 
-#[tokio::test]
-async fn podman_logs_in_and_pulls() {
-    if !is_root("podman") {
+/// podman and buildah have the same storage and mostly the same options.
+async fn pull_into_storage(program: &str, more: &[&str]) {
+    if !is_root(program) {
         return;
     }
     let tmp = tempfile::tempdir().expect("a folder");
     let tmp = tmp.path().display().to_string();
     let (root, run) = (format!("{tmp}/root"), format!("{tmp}/run"));
-    let global = [
-        "--root",
-        &root,
-        "--runroot",
-        &run,
-        "--storage-driver",
-        "vfs",
-        "--cgroup-manager",
-        "cgroupfs",
-        "--events-backend",
-        "none",
-        "--tmpdir",
-        &tmp,
-    ];
-    if let Some(fixture) = log_in_and_pull("podman", &global, &["pull", REFERENCE]).await {
+    let mut global = vec!["--root", &root, "--runroot", &run];
+    global.extend(["--storage-driver", "vfs"]);
+    global.extend(more);
+    if let Some(fixture) = log_in_and_pull(program, &global, &["pull", REFERENCE]).await {
         fixture.expect_login_here_only(2 + 4).await;
     }
 }
 
 #[tokio::test]
+async fn podman_logs_in_and_pulls() {
+    let more = ["--cgroup-manager", "cgroupfs", "--events-backend", "none"];
+    pull_into_storage("podman", &more).await;
+}
+
+#[tokio::test]
 async fn buildah_logs_in_and_pulls() {
-    if !is_root("buildah") {
-        return;
-    }
-    let tmp = tempfile::tempdir().expect("a folder");
-    let tmp = tmp.path().display().to_string();
-    let (root, run) = (format!("{tmp}/root"), format!("{tmp}/run"));
-    let global = [
-        "--root",
-        &root,
-        "--runroot",
-        &run,
-        "--storage-driver",
-        "vfs",
-    ];
-    if let Some(fixture) = log_in_and_pull("buildah", &global, &["pull", REFERENCE]).await {
-        fixture.expect_login_here_only(2 + 4).await;
-    }
+    pull_into_storage("buildah", &[]).await;
 }
 
 /// With `docker login`, and the mirror in the image's name.
@@ -275,24 +255,7 @@ async fn buildkit_builds_after_a_login() {
         &address,
     ];
     dockerd.docker(&login).await.expect("a login");
-    let context = fixture.path("context").display().to_string();
-    dockerd
-        .docker(&["build", "--tag", "built", &context])
-        .await
-        .expect("a build");
-    let layers = dockerd
-        .docker(&[
-            "image",
-            "inspect",
-            "built",
-            "--format",
-            "{{json .RootFS.Layers}}",
-        ])
-        .await;
-    let layers: Value = serde_json::from_str(&layers.expect("an image")).expect("layers");
-    let config: Value =
-        serde_json::from_slice(&fixture.image.native().config.bytes).expect("a config");
-    assert_eq!(layers, config["rootfs"]["diff_ids"]);
+    build_from_alpine(&dockerd, &fixture).await;
     fixture.expect_login_here_only(6).await;
     dockerd.stop();
 }

@@ -161,28 +161,28 @@ async fn buildkit_builds_from_a_mirrored_image() {
             fixture.environment(),
         )
         .await;
-        let context = fixture.path("context").display().to_string();
-        dockerd
-            .docker(&["build", "--tag", "built", &context])
-            .await
-            .expect("a build");
-        let layers = dockerd
-            .docker(&[
-                "image",
-                "inspect",
-                "built",
-                "--format",
-                "{{json .RootFS.Layers}}",
-            ])
-            .await;
-        let layers: Value = serde_json::from_str(&layers.expect("an image")).expect("layers");
-        let config: Value =
-            serde_json::from_slice(&fixture.image.native().config.bytes).expect("a config");
-        assert_eq!(layers, config["rootfs"]["diff_ids"]);
+        build_from_alpine(&dockerd, &fixture).await;
         // HEAD of the tag or its index, manifest, config, three layers.
         fixture.expect_first_pull("BuildKit", 6).await;
         dockerd.stop();
     }
+}
+
+/// Builds the Dockerfile of the folder `context`, which adds no layer to the image of the fixture.
+pub async fn build_from_alpine(dockerd: &Dockerd, fixture: &ClientFixture) {
+    let context = fixture.path("context").display().to_string();
+    dockerd
+        .docker(&["build", "--tag", "built", &context])
+        .await
+        .expect("a build");
+    let format = ["--format", "{{json .RootFS.Layers}}"];
+    let layers = dockerd
+        .docker(&[&["image", "inspect", "built"][..], &format].concat())
+        .await;
+    let layers: Value = serde_json::from_str(&layers.expect("an image")).expect("layers");
+    let config: Value =
+        serde_json::from_slice(&fixture.image.native().config.bytes).expect("a config");
+    assert_eq!(layers, config["rootfs"]["diff_ids"]);
 }
 
 /// Runs the commands of a recipe in the folder of the fixture, and returns their stdout.

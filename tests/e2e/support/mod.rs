@@ -12,6 +12,7 @@ pub mod mirror;
 pub mod process;
 pub mod programs;
 pub mod public_registries;
+pub mod pulls;
 pub mod token_server;
 
 use std::net::SocketAddr;

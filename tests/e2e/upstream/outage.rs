@@ -3,12 +3,9 @@
 
 use std::path::Path;
 
-use serde_json::json;
-
-use crate::support::daemons::{Containerd, Dockerd};
 use crate::support::hub_fixture::{NAME, TAG};
 use crate::support::mirror::{Mirror, Options};
-use crate::support::programs::{Programs, is_root};
+use crate::support::pulls;
 use test_support::hub::{Hub, Service};
 use test_support::image::{DOCKER, Image};
 use test_support::server::Reply;
@@ -63,51 +60,20 @@ async fn pulls_cached_image(client: &str, pull: impl AsyncFn(&Mirror, &Path) -> 
 
 #[tokio::test]
 async fn dockerd_28_pulls_a_cached_image_during_an_outage() {
-    let names = ["dockerd", "docker", "containerd"];
-    let Some(programs) = Programs::newer(&names).filter(|_| is_root("dockerd 28")) else {
-        return;
-    };
-    pulls_cached_image("dockerd 28", async |mirror, folder| {
-        let config = json!({ "registry-mirrors": [format!("http://{}", mirror.address())] });
-        let home = vec![("HOME", folder.to_path_buf())];
-        let dockerd = Dockerd::start(&programs, &folder.join("d"), &config, "vfs", home).await;
-        dockerd.docker(&["pull", "alpine"]).await.expect("a pull");
-        let id = dockerd
-            .docker(&["image", "inspect", "alpine", "--format", "{{.Id}}"])
-            .await
-            .expect("an image");
-        dockerd.stop();
-        id
-    })
-    .await;
+    if let Some(programs) = pulls::dockerd_28() {
+        pulls_cached_image("dockerd 28", async |mirror, folder| {
+            pulls::pull_with_dockerd(&programs, mirror, folder).await
+        })
+        .await;
+    }
 }
 
 #[tokio::test]
 async fn containerd_2_pulls_a_cached_image_during_an_outage() {
-    let Some(programs) =
-        Programs::newer(&["containerd", "ctr"]).filter(|_| is_root("containerd 2"))
-    else {
-        return;
-    };
-    pulls_cached_image("containerd 2", async |mirror, folder| {
-        let hosts = folder.join("hosts");
-        std::fs::create_dir_all(hosts.join("docker.io")).expect("a folder");
-        let text = format!(
-            "[host.\"http://{}\"]\ncapabilities = [\"pull\", \"resolve\"]\n",
-            mirror.address()
-        );
-        std::fs::write(hosts.join("docker.io/hosts.toml"), text).expect("hosts.toml");
-        let containerd = Containerd::start(&programs, &folder.join("c"), vec![]).await;
-        containerd
-            .pull(&hosts, &format!("docker.io/{NAME}:{TAG}"))
-            .await
-            .expect("a pull");
-        let content = containerd
-            .ctr(&["content", "ls", "--quiet"])
-            .await
-            .expect("content");
-        containerd.stop();
-        content
-    })
-    .await;
+    if let Some(programs) = pulls::containerd_2() {
+        pulls_cached_image("containerd 2", async |mirror, folder| {
+            pulls::pull_with_containerd(&programs, mirror, folder).await
+        })
+        .await;
+    }
 }
