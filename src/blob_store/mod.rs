@@ -32,6 +32,7 @@ use crate::upstream::auth::public_access::proof_key;
 use crate::upstream::error::UpstreamError;
 use crate::upstream::failover::{ProxyRequest, Upstreams};
 use crate::upstream::{CONTENT_DIGEST, UpstreamRequest, redirect};
+use futures_util::future::join_all;
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use std::cell::RefCell;
@@ -101,13 +102,18 @@ impl<P: Platform> BlobStore<P> {
     ) -> Result<BlobResponse<P>, UpstreamError> {
         let context = proxy.context;
         let candidates = kept_candidates(proxy, request);
-        for candidate in &candidates {
-            let object = candidate.object.name.as_str();
+        // All at once: a blob that is not kept waits for one round trip to the store.
+        let lengths = candidates.iter().map(async |candidate| {
             let proof = candidate.proof.as_deref().into_iter();
             if !upstreams.is_public(context, proof).await {
-                continue;
+                return None;
             }
-            if let Some(response) = self.get(context, object, request).await {
+            self.length(context, &candidate.object.name).await
+        });
+        for (candidate, length) in candidates.iter().zip(join_all(lengths).await) {
+            let Some(length) = length else { continue };
+            let object = candidate.object.name.as_str();
+            if let Some(response) = self.get(context, object, length, request).await {
                 return Ok(response);
             }
         }
@@ -123,13 +129,13 @@ impl<P: Platform> BlobStore<P> {
         &self,
         context: &Context<'_, P>,
         object: &str,
+        length: u64,
         request: &UpstreamRequest<'_>,
     ) -> Option<BlobResponse<P>> {
         let client = Client {
             platform: context.platform,
             config: context.config.blob_store.as_ref()?,
         };
-        let length = self.length(context, &client, object).await?;
         let mut response = self
             .respond(context, &client, object, length, request)
             .await?;
@@ -142,12 +148,11 @@ impl<P: Platform> BlobStore<P> {
     }
 
     /// Returns the length of an object that the store has.
-    async fn length(
-        &self,
-        context: &Context<'_, P>,
-        client: &Client<'_, P>,
-        object: &str,
-    ) -> Option<u64> {
+    async fn length(&self, context: &Context<'_, P>, object: &str) -> Option<u64> {
+        let client = Client {
+            platform: context.platform,
+            config: context.config.blob_store.as_ref()?,
+        };
         let now = context.platform.now();
         let is_this = |one: &&Present| one.object == object && now < one.until;
         if let Some(present) = self.present.borrow().iter().find(is_this) {
