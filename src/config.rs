@@ -381,7 +381,7 @@ impl<'a, F: Fn(&'static str) -> &'a str> Variables<F> {
         }
         let (origin, path) = self.parsed("blob_store", url, blob_store::parse_url)?;
         let key = "set where blob_store is: letters, digits and signs, without a comma";
-        let access_key = self.parsed("blob_store_access_key", key, blob_store::parse_key)?;
+        let access_key = self.parsed("blob_store_access_key", key, blob_store::parse_access_key)?;
         let secret_key = self.parsed("blob_store_secret_key", key, blob_store::parse_key)?;
         Ok(Some(BlobStoreConfig {
             host: origin.authority(),

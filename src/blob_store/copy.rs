@@ -21,13 +21,16 @@ use std::time::Duration;
 /// The most copies of an instance that run or wait. What is not copied now is with the next client.
 const MAX_WAITING: usize = 64;
 /// How long a copy waits for its turn.
-const PATIENCE: Duration = Duration::from_secs(10 * 60);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks whether it is its turn.
 const LOOK: Duration = Duration::from_secs(1);
 /// Until a claim that another instance wrote over is seen.
 const SETTLE: Duration = Duration::from_millis(50);
 /// How long a claim holds until the length of the blob is known.
 const CLAIM: Duration = Duration::from_secs(60);
+/// How long it holds at most: an instance may end without a word. A copy that takes longer may be
+/// made twice.
+const MAX_CLAIM: Duration = Duration::from_secs(15 * 60);
 
 /// The copies of this instance.
 #[derive(Debug, Default)]
@@ -168,7 +171,7 @@ impl<P: Platform> Copy<'_, P> {
         if length > self.client.config.max_blob {
             return Ok(None);
         }
-        let until = self.end(upload_time(length));
+        let until = self.end(upload_time(length).min(MAX_CLAIM));
         self.change_ledger(Change::Begin(length, until)).await;
         let payload = Payload::Stream(response.into_body());
         self.client
@@ -238,8 +241,16 @@ impl<P: Platform> Copy<'_, P> {
     /// Changes the list of copies. Returns whether it was written, too.
     async fn change_ledger(&self, change: Change<'_>) -> (Turn, bool) {
         let mut ledger = self.ledger().await;
-        let turn = ledger.change(self.owner, change, self.client.config.bytes_per_minute);
+        let limit = self.client.config.bytes_per_minute;
+        let turn = ledger.change(self.owner, change, limit);
+        if turn != Turn::Granted {
+            return (turn, false);
+        }
         let is_written = self.context.store.set(KEY, ledger.to_bytes()).await;
-        (turn, is_written)
+        match change {
+            // Nothing else counts the bytes of all copies.
+            Change::Claim(..) if limit > 0 && !is_written => (Turn::Later, false),
+            _ => (turn, is_written),
+        }
     }
 }

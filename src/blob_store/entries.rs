@@ -3,9 +3,10 @@
 
 use super::BlobStore;
 use super::client::Client;
+use super::fault::Fault;
 use super::sigv4::sha256_hex;
 use crate::context::Context;
-use crate::platform::{self, Payload, Platform};
+use crate::platform::{self, Payload, Platform, TransportError};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -28,8 +29,15 @@ impl<P: Platform> BlobStore<P> {
         match client.get(&object, None, None).await {
             Ok(response) => {
                 let read = platform.read(response?.into_body(), MAX_ENTRY);
-                let read = platform::within(platform, READ_TIMEOUT, read).await;
-                String::from_utf8(read?.ok()?).ok()
+                match platform::within(platform, READ_TIMEOUT, read).await {
+                    Some(Ok(entry)) => String::from_utf8(entry).ok(),
+                    // Else each request would wait as long.
+                    _ => {
+                        let fault = Fault::Transport(TransportError::TimedOut);
+                        self.failed(context, "get", &fault);
+                        None
+                    }
+                }
             }
             Err(fault) => {
                 self.failed(context, "get", &fault);

@@ -1,6 +1,7 @@
 //! Which copies are running, over all instances: one value of the key-value store, which can't
 //! grow. Its changes are not atomic: where two instances change it in the same moment, one of the
-//! changes is lost, and a blob may be copied twice. Without the store each instance counts its own.
+//! changes is lost, and a blob may be copied twice. Without the store each instance counts its own
+//! copies, and copies nothing where bytes are limited.
 
 use std::time::Duration;
 

@@ -26,6 +26,7 @@ use crate::context::Context;
 use crate::platform::Platform;
 use crate::platform::log_line::LogLine;
 use crate::policy::permitted::Upstream;
+use crate::registry::origin::HttpUrl;
 use crate::request::route::{Resource, Route};
 use crate::response::body::Body;
 use crate::upstream::auth::public_access::proof_key;
@@ -153,13 +154,13 @@ impl<P: Platform> BlobStore<P> {
             platform: context.platform,
             config: context.config.blob_store.as_ref()?,
         };
+        if self.is_resting(context).await {
+            return None;
+        }
         let now = context.platform.now();
         let is_this = |one: &&Present| one.object == object && now < one.until;
         if let Some(present) = self.present.borrow().iter().find(is_this) {
             return Some(present.length);
-        }
-        if self.is_resting(context).await {
-            return None;
         }
         match client.head(object).await {
             Ok(length) => {
@@ -195,9 +196,14 @@ impl<P: Platform> BlobStore<P> {
             response.headers_mut().insert(CONTENT_LENGTH, length);
             return Some(response);
         }
-        if context.config.blob_delivery == BlobDelivery::Redirect {
+        let url = client.client_url(object);
+        let takes_login = |url: &str| {
+            let parsed = HttpUrl::parse(url);
+            parsed.map_or(true, |from| redirect::takes_login_to(context, &from, url))
+        };
+        if context.config.blob_delivery == BlobDelivery::Redirect && !takes_login(&url) {
             let mut response = Body::respond(StatusCode::TEMPORARY_REDIRECT, Vec::new(), false);
-            let location = HeaderValue::try_from(client.client_url(object)).ok()?;
+            let location = HeaderValue::try_from(url).ok()?;
             response.headers_mut().insert(LOCATION, location);
             return Some(response);
         }
@@ -220,6 +226,8 @@ impl<P: Platform> BlobStore<P> {
                 self.forget(object);
                 return None;
             }
+            // It may be the client's range that the store refuses.
+            Err(Fault::Status { .. }) if range.is_some() => return None,
             Err(fault) => {
                 self.failed(context, "get", &fault);
                 return None;
@@ -337,8 +345,7 @@ fn kept_candidates<'a, P: Platform>(
         return Vec::new();
     };
     let range = request.headers.get(RANGE);
-    let is_several = range.is_some_and(|range| range.as_bytes().contains(&b','));
-    if config.blob_store.is_none() || is_several {
+    if config.blob_store.is_none() || !range.is_none_or(is_one_range) {
         return Vec::new();
     }
     let kept = proxy.candidates.iter().filter_map(|upstream| {
@@ -357,9 +364,46 @@ fn kept_candidates<'a, P: Platform>(
     kept.collect()
 }
 
+/// Whether a `Range` is one of bytes (RFC 9110, section 14.1.2), with numbers that a blob can have:
+/// what else a client sends is not for the store to judge.
+fn is_one_range(range: &HeaderValue) -> bool {
+    let ends = range.to_str().ok().and_then(|range| {
+        let (first, last) = range.strip_prefix("bytes=")?.split_once('-')?;
+        Some([first, last])
+    });
+    let is_number = |end: &str| end.len() <= 15 && end.bytes().all(|byte| byte.is_ascii_digit());
+    ends.is_some_and(|ends| ends != ["", ""] && ends.into_iter().all(is_number))
+}
+
 /// Adds what is so of every kept blob.
 fn describe(headers: &mut HeaderMap) {
     let octets = HeaderValue::from_static("application/octet-stream");
     headers.insert(CONTENT_TYPE, octets);
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_store_is_asked_for_one_range_of_bytes_with_numbers_that_a_blob_can_have() {
+        for (range, expected) in [
+            ("bytes=0-0", true),
+            ("bytes=5-", true),
+            ("bytes=-5", true),
+            ("bytes=0-5368709119", true),
+            ("bytes=-", false),
+            ("bytes=0-1,3-4", false),
+            ("bytes=0", false),
+            ("bytes=a-b", false),
+            ("bytes=0-0000000000000005", false),
+            ("items=0-1", false),
+            ("bytes= 0-1", false),
+            ("", false),
+        ] {
+            let value = HeaderValue::from_static(range);
+            assert_eq!(is_one_range(&value), expected, "{range:?}");
+        }
+    }
 }

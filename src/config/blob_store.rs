@@ -64,8 +64,12 @@ pub fn parse_region(text: &str) -> Option<String> {
     well_formed.then(|| text.to_owned())
 }
 
-/// Parses one of the two keys. An access key is part of a list in a header, which a comma or a
-/// slash would end.
+/// Parses an access key: a part of a list in a header, which a comma or a slash would end.
+pub fn parse_access_key(text: &str) -> Option<String> {
+    parse_key(text).filter(|key| !key.contains('/'))
+}
+
+/// Parses a key.
 pub fn parse_key(text: &str) -> Option<String> {
     let is_plain = |byte: u8| byte.is_ascii_graphic() && byte != b',';
     let well_formed = !text.is_empty() && text.len() <= 512 && text.bytes().all(is_plain);

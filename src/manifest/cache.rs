@@ -1,7 +1,7 @@
 //! The cache of manifests. The content of a digest never changes, so it is kept once it was
 //! verified; a tag only points to a digest, and is asked for again once it is older than `tag_ttl`.
 
-use super::entry::{CONTENT_TTL, CachedManifest, ManifestEntry, ManifestKey, TagEntry};
+use super::entry::{CONTENT_TTL, CachedManifest, ManifestEntry, ManifestKey, TagEntry, is_past};
 use crate::blob_store::BlobStore;
 use crate::cache::Cache;
 use crate::cache::bucket::BucketLayout;
@@ -79,7 +79,9 @@ impl<P: Platform> ManifestCache<P> {
                             Some(tag) => tag,
                             None => {
                                 let kept = self.kept::<TagEntry>(context, key, &key_of_tag).await;
-                                let kept = kept.filter(is_valid)?;
+                                let kept = kept
+                                    .filter(is_valid)
+                                    .filter(|kept| is_past(kept.validated_at, now))?;
                                 let life = tag_retention(context).checked_sub(kept.age(now))?;
                                 let (store, kept) = (context.store, Rc::new(kept));
                                 self.tags.put(
@@ -138,6 +140,7 @@ impl<P: Platform> ManifestCache<P> {
                     None => {
                         let kept = self.kept::<ManifestEntry>(context, key, &key_of_content);
                         let kept = kept.await.filter(is_valid)?;
+                        let kept = Some(kept).filter(|kept| is_past(kept.validated_at, now))?;
                         let life = retention(context).checked_sub(kept.age(now))?;
                         let (store, kept) = (context.store, Rc::new(kept));
                         let (cache, owner) = (&self.manifests, key.owner);

@@ -1,7 +1,7 @@
 //! Cached manifests and tags, and the key that they are found by.
 
 use crate::blob_store::object::entries_prefix;
-use crate::cache::bucket::Owner;
+use crate::cache::bucket::{MAX_CLOCK_SKEW, Owner};
 use crate::cache::status::{CACHE_STATUS, CacheStatus};
 use crate::config::Config;
 use crate::context::Context;
@@ -50,11 +50,14 @@ impl ManifestKey {
         if headers.keys().any(|header| header != ACCEPT) {
             return None;
         }
+        let accept = Accept::from_headers(headers);
+        // Each list of types has a tag of its own, and objects cost somebody money.
+        let is_usual = accept.is_usual();
         Some(ManifestKey {
             repository: config.repository_key(candidates, name),
             reference: reference.clone(),
-            accept: Accept::from_headers(headers),
-            object_prefix: entries_prefix(config, candidates, name),
+            accept,
+            object_prefix: entries_prefix(config, candidates, name).filter(|_| is_usual),
             owner: candidates.owner(),
         })
     }
@@ -103,6 +106,11 @@ pub struct TagEntry {
     /// The same of the blob store; 0 where it is not there.
     #[serde(default)]
     pub kept_at: u64,
+}
+
+/// Whether an entry is from the past: one that a clock far ahead wrote would be fresh for long.
+pub fn is_past(validated_at: u64, now: Duration) -> bool {
+    Duration::from_secs(validated_at) <= now.saturating_add(MAX_CLOCK_SKEW)
 }
 
 impl ManifestEntry {
@@ -218,5 +226,24 @@ impl CachedManifest {
         }
         context.stats.cache_status.set(Some(status));
         Some(response)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_that_a_clock_far_ahead_wrote_is_not_believed() {
+        let now = Duration::from_secs(1_000_000);
+        for (validated_at, expected) in [
+            (0, true),
+            (1_000_000, true),
+            (1_000_600, true),
+            (1_000_601, false),
+            (u64::MAX, false),
+        ] {
+            assert_eq!(is_past(validated_at, now), expected, "{validated_at}");
+        }
     }
 }

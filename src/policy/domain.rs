@@ -40,9 +40,22 @@ pub fn share_domain(one: &Origin, other: &Origin) -> bool {
     }
 }
 
+/// Whether one host is the other, or below it. Names beside each other may be of two owners:
+/// providers give their customers names below one domain.
+pub fn is_one_below_the_other(one: &Origin, other: &Origin) -> bool {
+    let is_below = match (&one.host, &other.host) {
+        (Host::Domain(one), Host::Domain(other)) => {
+            one == other || is_subdomain(one, other) || is_subdomain(other, one)
+        }
+        (one, other) => one == other,
+    };
+    is_below && share_domain(one, other)
+}
+
 /// Returns the last two labels of a name; three where the second-last has three letters or fewer
 /// below a country's domain (`co.uk`, `com.cn`). A list of all public suffixes would be larger than
-/// the rest of the component, and a wrong guess gives a token server nothing that is not public.
+/// the rest of the component. A wrong guess gives a token server nothing that is not public; passwords
+/// need more: [`is_one_below_the_other`].
 fn registrable_domain(name: &str) -> &str {
     let mut dots = name.rmatch_indices('.').map(|(at, _)| at);
     let (last, second) = (dots.next(), dots.next());

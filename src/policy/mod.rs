@@ -9,11 +9,12 @@ pub mod domain;
 pub mod pattern;
 pub mod permitted;
 
-use self::domain::{is_public_name, share_domain};
+use self::domain::{is_one_below_the_other, is_public_name, share_domain};
 use self::pattern::{HostPattern, PortRule, RepositoryPattern};
 use self::permitted::{Denied, Permitted, Upstream};
 use crate::oci::name::Name;
 use crate::registry::address::RegistryAddress;
+use crate::registry::docker_hub;
 use crate::registry::origin::{Authority, Origin, Scheme};
 use crate::request::route::Route;
 use url::Host;
@@ -93,8 +94,9 @@ impl Policy {
     }
 
     /// May the operator's account at `upstream` be used at this realm, which [`permit_realm`] has
-    /// let pass: a password goes to hosts of the registry's own domain, and to those that
-    /// `token_services` names; in clear text only where it goes to the registry so.
+    /// let pass: a password goes to the registry's own host, one above or below it, and to those that
+    /// `token_services` names; in clear text only where it goes to the registry so. All of Docker
+    /// Hub's domain is Docker's.
     ///
     /// [`permit_realm`]: Policy::permit_realm
     pub fn permit_credentials(&self, realm: &Origin, upstream: &Origin) -> Result<(), Denied> {
@@ -102,7 +104,10 @@ impl Policy {
         let mut is_named = || named.any(|one| one.matches(realm, PortRule::SchemeDefault));
         if realm.scheme == Scheme::Http && upstream.scheme == Scheme::Https {
             Err(Denied::PlainHttp)
-        } else if share_domain(realm, upstream) || is_named() {
+        } else if is_one_below_the_other(realm, upstream)
+            || docker_hub::is_docker_hub(upstream) && share_domain(realm, upstream)
+            || is_named()
+        {
             Ok(())
         } else {
             Err(Denied::ClosedRealm)

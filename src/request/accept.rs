@@ -4,6 +4,19 @@ use http::header::ACCEPT;
 use http::{HeaderMap, HeaderValue};
 use std::fmt;
 
+/// What dockerd, containerd, podman, skopeo, crane, oras and curl accept of manifests.
+const USUAL: [&str; 9] = [
+    "*/*",
+    "application/json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+    "application/vnd.docker.distribution.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.v1+prettyjws",
+    "application/vnd.docker.distribution.manifest.v2+json",
+    "application/vnd.oci.artifact.manifest.v1+json",
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.oci.image.manifest.v1+json",
+];
+
 /// The media types that a client accepts.
 #[derive(Clone, Debug)]
 pub struct Accept(Vec<HeaderValue>);
@@ -26,6 +39,19 @@ impl Accept {
     pub fn names(&self, media_type: &str) -> bool {
         self.media_types()
             .any(|named| named.eq_ignore_ascii_case(media_type))
+    }
+
+    /// Whether all that the client accepts is what clients of registries ask for, without
+    /// parameters: there are so many such lists, and no more.
+    pub fn is_usual(&self) -> bool {
+        let mut ranges = self
+            .0
+            .iter()
+            .flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+        ranges.all(|range| {
+            let is_known = |known: &&str| range.trim_ascii().eq_ignore_ascii_case(known.as_bytes());
+            USUAL.iter().any(|known| is_known(&known))
+        })
     }
 
     fn media_types(&self) -> impl Iterator<Item = &str> {
@@ -58,6 +84,27 @@ impl fmt::Display for Accept {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn what_clients_of_registries_accept_is_usual() {
+        let is_usual = |lines: &[&str]| {
+            let lines = lines.iter().map(|line| (ACCEPT, line.parse().unwrap()));
+            Accept::from_headers(&lines.collect()).is_usual()
+        };
+        assert!(is_usual(&[]) && is_usual(&["*/*"]));
+        let docker = "application/vnd.docker.distribution.manifest.v2+json";
+        let oci = "application/vnd.oci.image.index.v1+json, application/JSON,*/*";
+        assert!(is_usual(&[docker, oci]));
+        for other in [
+            "x/1",
+            "*/*;q=0.1",
+            "text/html",
+            "",
+            "application/vnd.oci.image.index.v2+json",
+        ] {
+            assert!(!is_usual(&[docker, other]), "{other}");
+        }
+    }
 
     proptest! {
         #[test]

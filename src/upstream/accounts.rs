@@ -167,6 +167,7 @@ impl<P: Platform> Asker<'_, P> {
         let accept = accept.map(|value| (ACCEPT, value.clone()));
         let head = UpstreamRequest {
             method: Method::HEAD,
+            query: "",
             headers: accept.collect(),
             ..self.request.clone()
         };
@@ -183,7 +184,8 @@ impl<P: Platform> Asker<'_, P> {
     async fn send_as_anonymous(&self, request: &UpstreamRequest<'_>, key: &str) -> Sent<P::Body> {
         let answer = self.send_as(request, None).await;
         let public_access = &self.auth.public_access;
-        if shows_manifest(request.route, &answer) {
+        // With a query, it may be the query that opens it.
+        if request.query.is_empty() && shows_manifest(request.route, &answer) {
             public_access.prove(self.context, self.upstream, key);
         } else if is_refused(&answer) {
             public_access

@@ -211,7 +211,11 @@ pub fn takes_login_along<P: Platform, B>(
 
 /// Whether clients log in here, and would do so there too: Go's HTTP library sends `Authorization`
 /// again to the same host at any port, and to names below it.
-fn takes_login_to<P: Platform>(context: &Context<'_, P>, from: &HttpUrl, location: &str) -> bool {
+pub fn takes_login_to<P: Platform>(
+    context: &Context<'_, P>,
+    from: &HttpUrl,
+    location: &str,
+) -> bool {
     if context.config.access.clients.is_empty() {
         return false;
     }

@@ -7,6 +7,7 @@ use crate::support::wait_for;
 use test_support::hub::Hub;
 use test_support::image::Image;
 use test_support::s3::S3;
+use test_support::server::ReceivedRequest;
 
 const PASSWORD: &str = "password";
 const SECRET: &str = "0123456789abcdef";
@@ -52,6 +53,40 @@ async fn what_became_private_is_not_had_from_the_store() {
     assert!(!leads_to_store().await);
     let response = mirror.get(&layer).send().await;
     assert!(response.status.as_u16() >= 400, "{response:?}");
+}
+
+/// Clients send their login again to the same host at another port, as that of the store is.
+#[tokio::test]
+async fn a_kept_blob_is_streamed_where_a_redirect_would_take_the_login_along() {
+    let (hub, image, s3) = (Hub::start().await, Image::oci(), S3::start().await);
+    hub.push(NAME, TAG, &image);
+    let options = Options::default()
+        .upstream(hub.address())
+        .plain_http(hub.addresses())
+        // The SHA-256 of `token`.
+        .variable(
+            "clients",
+            "alice:3c469e9d6c5875d37a43f353d4f88e61fcf812c66eee3457465a40b0da4153e0",
+        );
+    let mirror = with_store(options, &s3).start().await;
+    let is_kept = |line: &String| line.contains("blob_store=kept");
+    let get = || {
+        // The mirror is at the store's address, too.
+        let request = mirror.get(&layer(&image)).host("127.0.0.4:3000");
+        request.header("authorization", "Basic YWxpY2U6dG9rZW4=")
+    };
+    // The delivery network has another address.
+    get().send().await.expect(307);
+    wait_for("a copy", || mirror.stderr().iter().any(is_kept)).await;
+    let response = get().send().await.expect(200);
+    assert_eq!(response.body, image.native().layers[0].bytes);
+    let received = s3.received();
+    assert!(received.iter().any(|one| one.method == "GET"));
+    let shows_login = |one: &ReceivedRequest| {
+        let authorization = one.header("authorization").unwrap_or_default();
+        authorization.contains("Basic")
+    };
+    assert!(!received.iter().any(shows_login));
 }
 
 #[tokio::test]

@@ -1,11 +1,11 @@
 //! What is kept, and for whom.
 
 use super::Fixture;
-use crate::support::hub_fixture::{NAME, TAG};
+use crate::support::hub_fixture::{MANIFEST_PATH, NAME, TAG};
 use crate::support::mirror::is_spin;
 use crate::support::wait_for;
 use test_support::hub::Hub;
-use test_support::image::Image;
+use test_support::image::{INDEX, Image};
 use test_support::s3::{SECRET_KEY, error};
 use test_support::server::Server;
 
@@ -19,6 +19,44 @@ async fn what_the_patterns_leave_out_is_not_kept() {
     answer.expect(307);
     fixture.hub.mirror.log(1).await;
     assert_eq!(fixture.s3.received().len(), 0);
+}
+
+/// The key-value store counts the bytes of all copies.
+#[tokio::test]
+async fn without_a_key_value_store_nothing_is_copied_where_bytes_are_limited() {
+    let mut fixture = Fixture::with(|options| {
+        let limited = options.variable("blob_store_bytes_per_minute", 1_000_000);
+        limited.variable("store", "off")
+    })
+    .await;
+    let answer = fixture.hub.mirror.get(&fixture.hub.layer()).send().await;
+    answer.expect(307);
+    fixture.hub.mirror.log(1).await;
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    fixture.hub.mirror.stop();
+    let puts = fixture.s3.received();
+    let blobs = puts
+        .iter()
+        .filter(|one| one.method == "PUT" && one.target.contains("/blobs/"));
+    assert_eq!(blobs.count(), 0);
+}
+
+/// Each list of types that a client accepts has a tag of its own.
+#[tokio::test]
+async fn no_client_fills_the_store_with_tags_by_what_it_accepts() {
+    let mut fixture = Fixture::start().await;
+    let accept = |more: usize| format!("{INDEX}, x/{more}");
+    for number in 0..5 {
+        let request = fixture.hub.mirror.get(MANIFEST_PATH);
+        request
+            .header("accept", accept(number))
+            .send()
+            .await
+            .expect(200);
+    }
+    fixture.hub.mirror.log(5).await;
+    fixture.hub.mirror.stop();
+    assert_eq!(fixture.s3.count("PUT"), 0, "{:?}", fixture.s3.objects());
 }
 
 #[tokio::test]
