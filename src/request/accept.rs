@@ -49,8 +49,9 @@ impl Accept {
             .iter()
             .flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
         ranges.all(|range| {
-            let is_known = |known: &&str| range.trim_ascii().eq_ignore_ascii_case(known.as_bytes());
-            USUAL.iter().any(|known| is_known(&known))
+            let range = range.trim_ascii();
+            let mut usual = USUAL.iter().map(|known| known.as_bytes());
+            usual.any(|known| range.eq_ignore_ascii_case(known))
         })
     }
 
