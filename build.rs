@@ -8,7 +8,7 @@ use std::path::Path;
 
 /// Bytes: three times what the end-to-end tests need. A WASIp2 instance answers one request, and then a host clears all the
 /// memory that it had: the linker's 1 MiB takes it longer than many a step of the answer.
-const STACK: u32 = 64 * 1024;
+const STACK: u32 = 128 * 1024;
 
 /// Files of `src/page` that are sent as they are: a third of their size in the component.
 const COMPRESSED: [&str; 5] = ["page.css", "page.js", "image.js", "speed.js", "sha256.js"];

@@ -182,7 +182,7 @@ impl<P: Platform> Mirror<P> {
             manifests: &self.manifests,
             upstreams: &self.upstreams,
         };
-        let mut response = match page::respond_with_upstreams(&registry, &proxy).await {
+        let mut response = match Box::pin(page::respond_with_upstreams(&registry, &proxy)).await {
             Some(answer) => answer?,
             None => {
                 let error = |error| RegistryError::from_upstream(&parsed.route, &error);
@@ -215,19 +215,19 @@ impl<P: Platform> Mirror<P> {
             }
             _ => None,
         };
+        // On the heap: a WASIp2 instance has its stack cleared for each request, so it is small.
         match manifest_key {
             Some(key) => {
-                self.manifests
-                    .serve(&self.upstreams, proxy, &upstream_request, &key)
-                    .await
+                let (manifests, upstreams) = (&self.manifests, &self.upstreams);
+                Box::pin(manifests.serve(upstreams, proxy, &upstream_request, &key)).await
             }
             None if parsed.route.is_blob() => {
                 let (kept, redirects) = (&self.blob_store, &self.blob_redirects);
                 let (upstreams, asked) = (&self.upstreams, &upstream_request);
                 let forward = redirects.serve(upstreams, proxy, asked, request.headers());
-                kept.serve(upstreams, proxy, asked, forward).await
+                Box::pin(kept.serve(upstreams, proxy, asked, forward)).await
             }
-            None => manifest::forward(&self.upstreams, proxy, &upstream_request).await,
+            None => Box::pin(manifest::forward(&self.upstreams, proxy, &upstream_request)).await,
         }
     }
 
