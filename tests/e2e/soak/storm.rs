@@ -194,7 +194,11 @@ fn check_cold(asked: &Asked) {
     let clients = usize::from(CLIENTS);
     assert_eq!(asked.heads, clients, "{asked:?}");
     assert!(asked.tokens <= clients, "{asked:?}");
-    assert!((2..=clients).contains(&asked.manifests), "{asked:?}");
+    // Two for each client would be all.
+    assert!(
+        (2..=clients * 3 / 2).contains(&asked.manifests),
+        "{asked:?}"
+    );
     let most = if is_wasip2() {
         BLOBS * clients * 3 / 4
     } else {
