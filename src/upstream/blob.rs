@@ -21,6 +21,17 @@ pub async fn stream<P: Platform>(
     request: &UpstreamRequest<'_>,
 ) -> Result<RawResponse<P::Body>, UpstreamError> {
     let response = accounts::send(context, auth, upstream, request).await?;
+    follow(context, auth, upstream, request, response).await
+}
+
+/// The same for an upstream's response that is there already.
+pub async fn follow<P: Platform>(
+    context: &Context<'_, P>,
+    auth: &Auth<P>,
+    upstream: &Upstream,
+    request: &UpstreamRequest<'_>,
+    response: RawResponse<P::Body>,
+) -> Result<RawResponse<P::Body>, UpstreamError> {
     if !redirect::is_redirect(response.response.status()) {
         return Ok(response);
     }

@@ -104,16 +104,11 @@ impl<P: Platform> Upstreams<P> {
         upstream: &Upstream,
         request: &UpstreamRequest<'_>,
     ) -> Result<UpstreamResponse<UpstreamBody<P::Body>>, UpstreamError> {
+        let mut response = accounts::send(context, &self.auth, upstream, request).await?;
         let is_streamed = context.config.blob_delivery == BlobDelivery::Stream;
-        let mut response = None;
-        if !(is_streamed && request.route.is_blob()) {
-            let own = accounts::send(context, &self.auth, upstream, request).await?;
-            response = Some(own).filter(|own| !takes_login_along(context, own));
+        if request.route.is_blob() && (is_streamed || takes_login_along(context, &response)) {
+            response = blob::follow(context, &self.auth, upstream, request, response).await?;
         }
-        let response = match response {
-            Some(response) => response,
-            None => self.blob(context, upstream, request).await?,
-        };
         let response = manifest_body::identify(context, request, response).await?;
         response.accept(context, request).await
     }
