@@ -6,7 +6,7 @@ pub mod entry;
 
 use self::entry::{BLOB_REDIRECTS, NOT_KEPT, RedirectEntry, RedirectKey};
 use crate::cache::Cache;
-use crate::cache::single_flight::SingleFlight;
+use crate::cache::single_flight::{Collapsed, SingleFlight};
 use crate::cache::status::{CACHE_STATUS, CacheStatus};
 use crate::config::BlobDelivery;
 use crate::platform::Platform;
@@ -18,7 +18,6 @@ use crate::upstream::failover::{ProxyRequest, Upstreams};
 use crate::upstream::outcome::{Verdict, classify_error};
 use http::header::LOCATION;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use std::cell::RefCell;
 use std::rc::Rc;
 
 type BlobResponse<P> = Result<Response<Body<<P as Platform>::Body>>, UpstreamError>;
@@ -120,25 +119,24 @@ impl<P: Platform> BlobRedirects<P> {
         if !context.cdn_loop.is_direct() {
             return Ok(self.fetch(upstreams, proxy, request, key).await?.0);
         }
-        let own = RefCell::new(None);
-        let fetch = async || {
-            let fetched = self.fetch(upstreams, proxy, request, key).await;
-            let shared = match &fetched {
-                Ok((_, entry)) => Ok(entry.clone()),
-                Err(error) => Err(error.clone()),
-            };
-            own.replace(Some(fetched));
-            shared
+        let fetch = async || self.fetch(upstreams, proxy, request, key).await;
+        let share = |fetched: &Result<(_, Option<_>), UpstreamError>| match fetched {
+            Ok((_, entry)) => Ok(entry.clone()),
+            Err(error) => Err(error.clone()),
         };
-        let shared = self.fetches.run(context.platform, &key.text, fetch).await;
-        if let Some(fetched) = own.take() {
-            return Ok(fetched?.0);
-        }
-        let entry = match shared {
-            Ok(entry) => entry,
+        let collapsed = self
+            .fetches
+            .collapse(context.platform, &key.text, fetch, share);
+        let entry = match collapsed.await {
+            Collapsed::Own(fetched) => return Ok(fetched?.0),
+            Collapsed::Shared(Ok(entry)) => entry,
             // It may be about the other client's range.
-            Err(error) if classify_error(request.route, &error).verdict == Verdict::Final => None,
-            Err(error) => return Err(error),
+            Collapsed::Shared(Err(error))
+                if classify_error(request.route, &error).verdict == Verdict::Final =>
+            {
+                None
+            }
+            Collapsed::Shared(Err(error)) => return Err(error),
         };
         match entry.and_then(|entry| entry.location(proxy)) {
             Some(location) => Ok(respond(proxy, location, CacheStatus::Collapsed)),

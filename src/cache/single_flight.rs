@@ -14,6 +14,13 @@ struct Call<P: Platform, T> {
     waiting: Vec<P::Alarm>,
 }
 
+/// The result of a call, for the request that ran it and for those that waited.
+#[derive(Debug)]
+pub enum Collapsed<O, T> {
+    Own(O),
+    Shared(T),
+}
+
 impl<P: Platform, T> Default for SingleFlight<P, T> {
     fn default() -> Self {
         SingleFlight(RefCell::default())
@@ -45,6 +52,26 @@ impl<P: Platform, T: Clone> SingleFlight<P, T> {
                 }
             }
         }
+    }
+
+    /// Runs `work` for all with the same key, as [`SingleFlight::run`] does, where what it makes can't
+    /// be shared as it is: the others get what `share` makes of it.
+    pub async fn collapse<O>(
+        &self,
+        platform: &P,
+        key: &str,
+        work: impl AsyncFn() -> O,
+        share: impl Fn(&O) -> T,
+    ) -> Collapsed<O, T> {
+        let own = RefCell::new(None);
+        let work = async || {
+            let result = work().await;
+            let shared = share(&result);
+            own.replace(Some(result));
+            shared
+        };
+        let shared = self.run(platform, key, work).await;
+        own.take().map_or(Collapsed::Shared(shared), Collapsed::Own)
     }
 
     fn register<'a>(&'a self, key: &'a str) -> CallGuard<'a, P, T> {

@@ -9,7 +9,7 @@ use self::cache::{ManifestCache, complete, content_digest, is_complete};
 use self::entry::{CachedManifest, ManifestKey};
 use self::rate_limits::RateLimits;
 use crate::blob_store::BlobStore;
-use crate::cache::single_flight::SingleFlight;
+use crate::cache::single_flight::{Collapsed, SingleFlight};
 use crate::cache::status::CacheStatus;
 use crate::oci::digest::Digest;
 use crate::platform::Platform;
@@ -24,7 +24,6 @@ use crate::upstream::health::Scope;
 use crate::upstream::outcome::{classify_error, needs_get};
 use crate::upstream::{UpstreamRequest, manifest_body};
 use http::{Method, Response, StatusCode};
-use std::cell::RefCell;
 use std::rc::Rc;
 
 type ManifestResponse<P> = Result<Response<Body<<P as Platform>::Body>>, UpstreamError>;
@@ -198,23 +197,20 @@ impl<P: Platform> Manifests<P> {
         if !context.cdn_loop.is_direct() {
             return self.fetch_verified(manifest).await;
         }
-        let own = RefCell::new(None);
-        let fetch = async || {
-            let fetched = self.fetch_verified(manifest).await;
+        let fetch = async || self.fetch_verified(manifest).await;
+        let share = |fetched: &ManifestResponse<P>| {
             let digest = |response: &Response<_>| content_digest(response.headers());
-            let shared = fetched.as_ref().map(digest).map_err(UpstreamError::clone);
-            own.replace(Some(fetched));
-            shared
+            fetched.as_ref().map(digest).map_err(UpstreamError::clone)
         };
         let key = manifest.key;
-        let shared = self
+        let cache_key = key.cache_key();
+        let collapsed = self
             .fetches
-            .run(context.platform, &key.cache_key(), fetch)
-            .await;
-        if let Some(fetched) = own.take() {
-            return fetched;
-        }
-        let digest = shared?;
+            .collapse(context.platform, &cache_key, fetch, share);
+        let digest = match collapsed.await {
+            Collapsed::Own(fetched) => return fetched,
+            Collapsed::Shared(digest) => digest?,
+        };
         // Where the fetched manifest was not cached, the one before it is found.
         let cached = self.cache.get(context, key).await;
         let cached = cached.filter(|cached| digest.as_ref() == Some(&cached.digest));
