@@ -392,7 +392,7 @@ impl<'a, F: Fn(&'static str) -> &'a str> Variables<F> {
                 access_key,
                 secret_key,
             },
-            public_url: public_url.map(|(origin, path)| format!("{origin}{path}")),
+            public_url,
             max_blob,
             bytes_per_minute,
         }))

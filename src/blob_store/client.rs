@@ -3,6 +3,7 @@
 use super::fault::{self, Fault, MAX_DOCUMENT};
 use super::sigv4::{Signer, Target, Timestamp, sha256_hex};
 use crate::config::blob_store::BlobStoreConfig;
+use crate::context::Context;
 use crate::platform::{self, Payload, Platform, Timeouts, TransportError};
 use crate::upstream::client::AGENT;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, ETAG, RANGE, USER_AGENT};
@@ -24,7 +25,7 @@ const REGION: &str = "x-amz-bucket-region";
 
 /// A blob store, as one request sees it.
 pub struct Client<'a, P: Platform> {
-    pub platform: &'a P,
+    platform: &'a P,
     pub config: &'a BlobStoreConfig,
 }
 
@@ -33,7 +34,13 @@ pub fn upload_time(length: u64) -> Duration {
     Duration::from_secs(30_u64.saturating_add(length / LEAST_RATE))
 }
 
-impl<P: Platform> Client<'_, P> {
+impl<'a, P: Platform> Client<'a, P> {
+    /// Returns the client of the operator's blob store, if there is one.
+    pub fn new(context: &Context<'a, P>) -> Option<Client<'a, P>> {
+        let (platform, config) = (context.platform, context.config.blob_store.as_ref()?);
+        Some(Client { platform, config })
+    }
+
     /// Returns the length of an object, `None` where there is none.
     pub async fn head(&self, object: &str) -> Result<Option<u64>, Fault> {
         let response = self.ask(Method::HEAD, object, None, None).await?;
@@ -111,8 +118,8 @@ impl<P: Platform> Client<'_, P> {
             public_url,
             ..
         } = self.config;
-        if let Some(public) = public_url {
-            return format!("{public}{object}");
+        if let Some((origin, path)) = public_url {
+            return format!("{origin}{path}{object}");
         }
         let path = format!("{path}{object}");
         let signer = self.signer();

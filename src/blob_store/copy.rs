@@ -104,14 +104,11 @@ impl<P: Platform> Drop for CopyGuard<P> {
 
 async fn copy<P: Platform>(mut guard: CopyGuard<P>, job: Job<P>) {
     let context = job.context.borrow();
-    let Some(config) = &context.config.blob_store else {
+    let Some(client) = Client::new(&context) else {
         return;
     };
     let copy = Copy {
-        client: Client {
-            platform: context.platform,
-            config,
-        },
+        client,
         context: &context,
         job: &job,
         owner: context.platform.random(),

@@ -19,26 +19,25 @@ impl<P: Platform> BlobStore<P> {
     /// Returns the entry of a key, as it was written. `prefix` begins its name: see
     /// [`super::object::entries_prefix`].
     pub async fn entry(&self, context: &Context<'_, P>, prefix: &str, key: &str) -> Option<String> {
-        let config = context.config.blob_store.as_ref()?;
+        let client = Client::new(context)?;
         if self.is_resting(context).await {
             return None;
         }
         let platform = context.platform;
-        let client = Client { platform, config };
-        let object = entry_name(prefix, key);
-        match client.get(&object, None, None).await {
-            Ok(response) => {
-                let read = platform.read(response?.into_body(), MAX_ENTRY);
-                match platform::within(platform, READ_TIMEOUT, read).await {
-                    Some(Ok(entry)) => String::from_utf8(entry).ok(),
-                    // Else each request would wait as long.
-                    _ => {
-                        let fault = Fault::Transport(TransportError::TimedOut);
-                        self.failed(context, "get", &fault);
-                        None
-                    }
-                }
-            }
+        let read = async {
+            let response = client.get(&entry_name(prefix, key), None, None).await?;
+            let Some(response) = response else {
+                return Ok(None);
+            };
+            let read = platform.read(response.into_body(), MAX_ENTRY);
+            let read = platform::within(platform, READ_TIMEOUT, read).await;
+            let entry = read.and_then(Result::ok);
+            // Else each request would wait as long.
+            let entry = entry.ok_or(Fault::Transport(TransportError::TimedOut))?;
+            Ok(String::from_utf8(entry).ok())
+        };
+        match read.await {
+            Ok(entry) => entry,
             Err(fault) => {
                 self.failed(context, "get", &fault);
                 None
@@ -59,14 +58,12 @@ impl<P: Platform> BlobStore<P> {
         let (platform, context) = (context.platform.clone(), context.to_owned());
         let write = async move {
             let context = context.borrow();
-            let Some(config) = &context.config.blob_store else {
+            let Some(client) = Client::new(&context) else {
                 return;
             };
             if store.is_resting(&context).await {
                 return;
             }
-            let platform = context.platform;
-            let client = Client { platform, config };
             let (hash, length) = (sha256_hex(&entry), entry.len());
             let length = u64::try_from(length).unwrap_or(u64::MAX);
             let put = client.put(&object, Payload::Bytes(entry), length, &hash);

@@ -26,7 +26,6 @@ use crate::context::Context;
 use crate::platform::Platform;
 use crate::platform::log_line::LogLine;
 use crate::policy::permitted::Upstream;
-use crate::registry::origin::HttpUrl;
 use crate::request::route::{Resource, Route};
 use crate::response::body::Body;
 use crate::upstream::auth::public_access::proof_key;
@@ -133,10 +132,7 @@ impl<P: Platform> BlobStore<P> {
         length: u64,
         request: &UpstreamRequest<'_>,
     ) -> Option<BlobResponse<P>> {
-        let client = Client {
-            platform: context.platform,
-            config: context.config.blob_store.as_ref()?,
-        };
+        let client = Client::new(context)?;
         let mut response = self
             .respond(context, &client, object, length, request)
             .await?;
@@ -150,10 +146,7 @@ impl<P: Platform> BlobStore<P> {
 
     /// Returns the length of an object that the store has.
     async fn length(&self, context: &Context<'_, P>, object: &str) -> Option<u64> {
-        let client = Client {
-            platform: context.platform,
-            config: context.config.blob_store.as_ref()?,
-        };
+        let client = Client::new(context)?;
         if self.is_resting(context).await {
             return None;
         }
@@ -196,14 +189,12 @@ impl<P: Platform> BlobStore<P> {
             response.headers_mut().insert(CONTENT_LENGTH, length);
             return Some(response);
         }
-        let url = client.client_url(object);
-        let takes_login = |url: &str| {
-            let parsed = HttpUrl::parse(url);
-            parsed.map_or(true, |from| redirect::takes_login_to(context, &from, url))
-        };
-        if context.config.blob_delivery == BlobDelivery::Redirect && !takes_login(&url) {
+        let host = || Some(client.config.client_host().clone());
+        if context.config.blob_delivery == BlobDelivery::Redirect
+            && !redirect::host_gets_login(context, host)
+        {
             let mut response = Body::respond(StatusCode::TEMPORARY_REDIRECT, Vec::new(), false);
-            let location = HeaderValue::try_from(url).ok()?;
+            let location = HeaderValue::try_from(client.client_url(object)).ok()?;
             response.headers_mut().insert(LOCATION, location);
             return Some(response);
         }

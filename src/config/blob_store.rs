@@ -2,6 +2,7 @@
 
 use crate::registry::origin::{HttpUrl, Origin};
 use std::fmt;
+use url::Host;
 
 /// Bytes. S3 takes no larger object by one `PUT`.
 const MAX_PUT: u64 = 5 << 30;
@@ -16,13 +17,21 @@ pub struct BlobStoreConfig {
     pub path: String,
     pub region: String,
     pub credentials: Credentials,
-    /// A public name of the bucket, or a delivery network in front of it, with `/` at its end.
-    /// Without one, clients get presigned URLs.
-    pub public_url: Option<String>,
+    /// A public name of the bucket, or a delivery network in front of it: origin and path, which
+    /// ends with `/`. Without one, clients get presigned URLs.
+    pub public_url: Option<(Origin, String)>,
     /// Bytes. A larger blob is not kept.
     pub max_blob: u64,
     /// Bytes. No copy begins in a minute in which as many have begun; 0 is no limit.
     pub bytes_per_minute: u64,
+}
+
+impl BlobStoreConfig {
+    /// Returns the host that clients are sent to.
+    pub fn client_host(&self) -> &Host {
+        let public = self.public_url.as_ref().map(|(origin, _)| origin);
+        &public.unwrap_or(&self.origin).host
+    }
 }
 
 /// The key that requests are signed with.

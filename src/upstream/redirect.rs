@@ -209,19 +209,23 @@ pub fn takes_login_along<P: Platform, B>(
             .is_some_and(|location| takes_login_to(context, &response.url, location))
 }
 
-/// Whether clients log in here, and would do so there too: Go's HTTP library sends `Authorization`
-/// again to the same host at any port, and to names below it.
-pub fn takes_login_to<P: Platform>(
+/// Whether clients log in here, and would take their login along to where this leads.
+fn takes_login_to<P: Platform>(context: &Context<'_, P>, from: &HttpUrl, location: &str) -> bool {
+    let target = || from.join(location).ok().map(|target| target.origin.host);
+    host_gets_login(context, target)
+}
+
+/// Whether clients log in here, and would do so at a host too: Go's HTTP library sends
+/// `Authorization` again to the same host at any port, and to names below it.
+pub fn host_gets_login<P: Platform>(
     context: &Context<'_, P>,
-    from: &HttpUrl,
-    location: &str,
+    host: impl FnOnce() -> Option<Host>,
 ) -> bool {
     if context.config.access.clients.is_empty() {
         return false;
     }
-    let target = from.join(location).map(|target| target.origin.host);
     let own = context.external_url.authority().map(|own| own.host);
-    match (target.ok(), own) {
+    match (host(), own) {
         (Some(Host::Domain(name)), Some(Host::Domain(own))) => {
             name == own || is_subdomain(&name, &own)
         }
