@@ -5,9 +5,18 @@
 //! people choose; each request would pay for it. So tokens have to be random.
 
 use super::secret::Secret;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use base64::{Engine as _, alphabet};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
+/// Base64 (RFC 4648, section 4), read with its padding or without.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_allow_trailing_bits(true)
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 const MAX_NAME: usize = 64;
 /// Bytes. A longer `Authorization` is no login of this mirror.
 const MAX_LOGIN: usize = 1024;
@@ -105,38 +114,10 @@ fn basic_credentials(line: &[u8]) -> Option<(Secret, Secret)> {
     if !scheme.eq_ignore_ascii_case(SCHEME) {
         return None;
     }
-    let decoded = decode_base64(encoded.trim_ascii())?;
+    let decoded = BASE64.decode(encoded.trim_ascii()).ok()?;
     let colon = decoded.iter().position(|byte| *byte == b':')?;
     let (name, token) = decoded.split_at_checked(colon)?;
     Some((Secret::hash(name), Secret::hash(token.get(1..)?)))
-}
-
-/// Decodes base64 (RFC 4648, section 4), with its padding or without.
-fn decode_base64(encoded: &[u8]) -> Option<Vec<u8>> {
-    let end = encoded.iter().rposition(|byte| *byte != b'=');
-    let digits = encoded.get(..end.map_or(0, |end| end.saturating_add(1)))?;
-    if encoded.len().saturating_sub(digits.len()) > 2 || digits.len() & 3 == 1 {
-        return None;
-    }
-    let mut decoded = Vec::with_capacity(encoded.len());
-    let (mut bits, mut count) = (0_u32, 0_u32);
-    for digit in digits {
-        let value = match digit {
-            b'A'..=b'Z' => digit.wrapping_sub(b'A'),
-            b'a'..=b'z' => digit.wrapping_sub(b'a').wrapping_add(26),
-            b'0'..=b'9' => digit.wrapping_sub(b'0').wrapping_add(52),
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        bits = (bits << 6) | u32::from(value);
-        count = count.wrapping_add(6);
-        if count >= 8 {
-            count = count.wrapping_sub(8);
-            decoded.push(u8::try_from((bits >> count) & 0xff).ok()?);
-        }
-    }
-    Some(decoded)
 }
 
 #[cfg(test)]
@@ -146,29 +127,9 @@ pub mod tests {
     use proptest::prelude::*;
     use std::fmt::Write as _;
 
-    /// Encodes base64 with its padding.
-    pub fn encode_base64(bytes: &[u8]) -> String {
-        const DIGITS: &[u8; 64] =
-            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-        let mut encoded = String::new();
-        for chunk in bytes.chunks(3) {
-            let mut three = [0; 3];
-            three[..chunk.len()].copy_from_slice(chunk);
-            let bits = u32::from_be_bytes([0, three[0], three[1], three[2]]);
-            for at in 0..4 {
-                let digit = DIGITS[(bits >> (18 - 6 * at)) as usize & 63];
-                encoded.push(if at > chunk.len() { '=' } else { digit.into() });
-            }
-        }
-        encoded
-    }
-
     /// The value of `Authorization` for a name and a token.
     pub fn basic(name: &str, token: &str) -> String {
-        format!(
-            "Basic {}",
-            encode_base64(format!("{name}:{token}").as_bytes())
-        )
+        format!("Basic {}", BASE64.encode(format!("{name}:{token}")))
     }
 
     /// The entry of the setting for a name and a token.
@@ -276,10 +237,10 @@ pub mod tests {
     proptest! {
         #[test]
         fn base64_is_decoded_as_it_was_encoded(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
-            let encoded = encode_base64(&bytes);
-            prop_assert_eq!(decode_base64(encoded.as_bytes()), Some(bytes.clone()));
+            let encoded = BASE64.encode(&bytes);
+            prop_assert_eq!(BASE64.decode(&encoded).ok(), Some(bytes.clone()));
             let bare = encoded.trim_end_matches('=');
-            prop_assert_eq!(decode_base64(bare.as_bytes()), Some(bytes));
+            prop_assert_eq!(BASE64.decode(bare).ok(), Some(bytes));
         }
 
         #[test]

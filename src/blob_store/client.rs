@@ -1,11 +1,13 @@
 //! Requests to the blob store.
 
 use super::fault::{self, Fault, MAX_DOCUMENT};
-use super::sigv4::{Signer, Target, Timestamp, sha256_hex};
+use super::sigv4::{Signer, Target, sha256_hex};
 use crate::config::blob_store::BlobStoreConfig;
 use crate::context::Context;
 use crate::platform::{self, Payload, Platform, Timeouts, TransportError};
 use crate::upstream::client::AGENT;
+use crate::upstream::response_headers::content_length;
+use crate::upstream::timestamp::Timestamp;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, ETAG, RANGE, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use std::time::Duration;
@@ -47,9 +49,7 @@ impl<'a, P: Platform> Client<'a, P> {
         match response.status() {
             StatusCode::NOT_FOUND => Ok(None),
             StatusCode::OK if response.headers().contains_key(ETAG) => {
-                content_length(response.headers())
-                    .map(Some)
-                    .ok_or(Fault::Nonsense)
+                length_of(&response).map(Some).ok_or(Fault::Nonsense)
             }
             StatusCode::OK => Err(Fault::Nonsense),
             _ => Err(self.fault(response).await),
@@ -66,8 +66,7 @@ impl<'a, P: Platform> Client<'a, P> {
         let response = self.ask(Method::GET, object, range, between_bytes).await?;
         match response.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT
-                if response.headers().contains_key(ETAG)
-                    && content_length(response.headers()).is_some() =>
+                if response.headers().contains_key(ETAG) && length_of(&response).is_some() =>
             {
                 Ok(Some(response))
             }
@@ -220,9 +219,7 @@ impl<'a, P: Platform> Client<'a, P> {
     }
 }
 
-/// Returns the `Content-Length` of a response that has one.
-pub fn content_length(headers: &HeaderMap) -> Option<u64> {
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    let length = lengths.next()?.to_str().ok()?.parse().ok()?;
-    lengths.next().is_none().then_some(length)
+/// Returns the length of a response's body, where it says one.
+pub fn length_of<B>(response: &Response<B>) -> Option<u64> {
+    content_length(response.headers()).ok().flatten()
 }

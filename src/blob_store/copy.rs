@@ -1,7 +1,7 @@
 //! Copies of blobs into the store, after the client has its answer.
 
 use super::BlobStore;
-use super::client::{Client, content_length, upload_time};
+use super::client::{Client, length_of, upload_time};
 use super::fault::Fault;
 use super::ledger::{Change, KEY, Ledger, MAX_COPIES, Turn};
 use super::object::BlobObject;
@@ -163,7 +163,7 @@ impl<P: Platform> Copy<'_, P> {
         }
         let response = self.source().await.ok_or(Fault::Source)?;
         let is_encoded = response.headers().contains_key(CONTENT_ENCODING);
-        let length = content_length(response.headers()).filter(|_| !is_encoded);
+        let length = length_of(&response).filter(|_| !is_encoded);
         let length = length.ok_or(Fault::Source)?;
         if length > self.client.config.max_blob {
             return Ok(None);

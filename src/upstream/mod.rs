@@ -19,9 +19,9 @@ pub mod health;
 pub mod manifest_body;
 pub mod outcome;
 pub mod redirect;
-mod response_headers;
+pub mod response_headers;
 pub mod signed_url;
-mod timestamp;
+pub mod timestamp;
 
 use self::error::{RedirectError, UpstreamError};
 use self::manifest_body::UpstreamBody;

@@ -40,11 +40,11 @@ pub fn pick(method: &Method, received: &HeaderMap) -> Result<HeaderMap, Upstream
 
 /// Lengths that are no number, or several numbers.
 #[derive(Debug, PartialEq, Eq)]
-struct NoLength;
+pub struct NoLength;
 
 /// Returns the one number that all `Content-Length` say (RFC 9110, section 8.6): proxies that join
 /// headers make `93, 93` of two lines.
-fn content_length(headers: &HeaderMap) -> Result<Option<u64>, NoLength> {
+pub fn content_length(headers: &HeaderMap) -> Result<Option<u64>, NoLength> {
     let mut length = None;
     for value in headers.get_all(CONTENT_LENGTH) {
         let text = value.to_str().map_err(|_| NoLength)?;

@@ -1,5 +1,6 @@
-//! Points in time as signed URLs and the `Date` header write them, all in UTC.
+//! Points in time as signatures, signed URLs and the `Date` header write them, all in UTC.
 
+use std::fmt;
 use std::time::Duration;
 
 const MONTHS: [&str; 12] = [
@@ -8,6 +9,53 @@ const MONTHS: [&str; 12] = [
 
 /// Days of leap years before 1970.
 const LEAP_DAYS_BEFORE_1970: u64 = 477;
+
+/// A time in whole seconds, to be written as S3 does: `20130524T000000Z`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timestamp {
+    /// Days since the Unix epoch.
+    days: u64,
+    second_of_day: u64,
+}
+
+impl Timestamp {
+    /// `now` is the time since the Unix epoch.
+    pub fn new(now: Duration) -> Timestamp {
+        const DAY: u64 = 24 * 60 * 60;
+        Timestamp {
+            days: now.as_secs() / DAY,
+            second_of_day: now.as_secs() % DAY,
+        }
+    }
+
+    /// Returns the date alone: `20130524`.
+    pub fn date(self) -> String {
+        let (mut year, mut day) = (1970_u64, self.days);
+        let is_leap = |year: u64| {
+            year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+        };
+        while let Some(rest) = day.checked_sub(if is_leap(year) { 366 } else { 365 }) {
+            (year, day) = (year.saturating_add(1), rest);
+        }
+        let february = if is_leap(year) { 29 } else { 28 };
+        let mut month = 1;
+        for length in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30] {
+            let Some(rest) = day.checked_sub(length) else {
+                break;
+            };
+            (month, day) = (u64::saturating_add(month, 1), rest);
+        }
+        format!("{year:04}{month:02}{:02}", day.saturating_add(1))
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let second = self.second_of_day;
+        let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+        write!(f, "{}T{hour:02}{minute:02}{second:02}Z", self.date())
+    }
+}
 
 /// Parses a time by a pattern, in which each of the letters `YMDhms` stands for a digit of the
 /// year, month, day, hour, minute or second, and any other character for itself. Returns the time
@@ -80,35 +128,6 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Writes a time by counting years and months from 1970, one by one.
-    fn write(seconds: u64) -> String {
-        let (mut days, second) = (seconds / 86_400, seconds % 86_400);
-        let (mut year, mut month) = (1970, 1);
-        loop {
-            let is_leap = year % 400 == 0 || year % 4 == 0 && year % 100 != 0;
-            let length = match month {
-                2 if is_leap => 29,
-                2 => 28,
-                4 | 6 | 9 | 11 => 30,
-                _ => 31,
-            };
-            if days < length {
-                break;
-            }
-            days -= length;
-            (year, month) = if month == 12 {
-                (year + 1, 1)
-            } else {
-                (year, month + 1)
-            };
-        }
-        let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-        format!(
-            "{year:04}-{month:02}-{:02}T{hour:02}:{minute:02}:{second:02}Z",
-            days + 1
-        )
-    }
-
     #[test]
     fn reads_times_of_the_protocols() {
         for (pattern, text, seconds) in [
@@ -166,14 +185,33 @@ mod tests {
         }
     }
 
+    #[test]
+    fn times_are_those_of_the_calendar() {
+        for (seconds, text) in [
+            (0, "19700101T000000Z"),
+            (951_782_399, "20000228T235959Z"),
+            (951_782_400, "20000229T000000Z"),
+            (951_868_800, "20000301T000000Z"),
+            (1_709_164_800, "20240229T000000Z"),
+            (1_735_689_599, "20241231T235959Z"),
+            (4_107_542_400, "21000301T000000Z"),
+        ] {
+            let time = Timestamp::new(Duration::from_secs(seconds));
+            assert_eq!(time.to_string(), text);
+        }
+    }
+
     proptest! {
         #[test]
         fn reads_every_second_until_the_year_9999(seconds in 0..253_402_300_800_u64) {
-            let text = write(seconds);
+            let basic = Timestamp::new(Duration::from_secs(seconds)).to_string();
             let read = Some(Duration::from_secs(seconds));
-            prop_assert_eq!(parse("YYYY-MM-DDThh:mm:ssZ", &text), read);
-            let basic: String = text.chars().filter(|it| !"-:".contains(*it)).collect();
             prop_assert_eq!(parse("YYYYMMDDThhmmssZ", &basic), read);
+            let part = |from, to| &basic[from..to];
+            let date = [part(0, 4), part(4, 6), part(6, 8)].join("-");
+            let time = [part(9, 11), part(11, 13), part(13, 15)].join(":");
+            let text = format!("{date}T{time}Z");
+            prop_assert_eq!(parse("YYYY-MM-DDThh:mm:ssZ", &text), read);
             let month = MONTHS[text[5..7].parse::<usize>().unwrap() - 1];
             let (year, day, time) = (&text[..4], &text[8..10], &text[11..19]);
             let date = format!("Any, {day} {month} {year} {time} GMT");

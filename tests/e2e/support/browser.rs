@@ -6,6 +6,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -123,7 +125,7 @@ impl Browser {
         let options = json!({ "captureBeyondViewport": true });
         let shot = self.devtools("Page.captureScreenshot", options).await;
         let data = shot["data"].as_str().expect("a picture");
-        let bytes = base64_decode(data);
+        let bytes = BASE64_STANDARD.decode(data).expect("base64");
         std::fs::create_dir_all(file.parent().expect("a folder")).expect("a folder");
         std::fs::write(file, bytes).expect("a picture");
     }
@@ -187,25 +189,4 @@ impl Drop for Browser {
             eprintln!("chromium may still run: {error}");
         }
     }
-}
-
-/// RFC 4648, section 4, as the driver writes it.
-fn base64_decode(text: &str) -> Vec<u8> {
-    let value = |byte: u8| match byte {
-        b'A'..=b'Z' => byte - b'A',
-        b'a'..=b'z' => byte - b'a' + 26,
-        b'0'..=b'9' => byte - b'0' + 52,
-        b'+' => 62,
-        _ => 63,
-    };
-    let text: Vec<u8> = text.bytes().filter(|byte| *byte != b'=').collect();
-    let mut bytes = Vec::with_capacity(text.len() * 3 / 4);
-    for group in text.chunks(4) {
-        let bits = group
-            .iter()
-            .fold(0_u32, |bits, byte| bits << 6 | u32::from(value(*byte)));
-        let bits = bits << (6 * (4 - group.len()));
-        bytes.extend_from_slice(&bits.to_be_bytes()[1..group.len()]);
-    }
-    bytes
 }

@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use tempfile::TempDir;
 
 use super::daemons::Environment;
@@ -258,12 +260,7 @@ impl ClientFixture {
 
 /// Name and token as Basic authorisation encodes them.
 pub fn basic_login() -> String {
-    let encoded = std::process::Command::new("sh")
-        .args(["-c", "printf %s \"$1\" | base64 -w 0", "sh"])
-        .arg(format!("{ACCOUNT}:{TOKEN}"))
-        .output()
-        .expect("base64");
-    String::from_utf8(encoded.stdout).expect("text")
+    BASE64_STANDARD.encode(format!("{ACCOUNT}:{TOKEN}"))
 }
 
 pub fn hex(digest: &str) -> &str {
