@@ -3,7 +3,7 @@
 //! | file | subject |
 //! | --- | --- |
 //! | `load` | the clients, in this process, as is the upstream: `test_support::counting_registry` |
-//! | `systems`, `build`, `process`, `usage` | the systems, how they are started, CPU and memory |
+//! | `run`, `systems`, `build`, `process`, `usage` | the start and the end, the systems, how they are started, CPU and memory |
 //! | `measurements` | rounds, medians and ratios |
 //! | `requests`, `blob`, `footprint`, `cold_start` | the cases |
 //! | `table`, `targets` | the output |
@@ -18,39 +18,22 @@ mod load;
 mod measurements;
 mod process;
 mod requests;
+mod run;
 mod systems;
 mod table;
 mod targets;
 mod usage;
 
 use arguments::{Arguments, Case};
-use clap::{Parser as _, ValueEnum as _};
+use clap::ValueEnum as _;
 use std::process::ExitCode;
 use systems::System;
 use targets::Targets;
 use test_support::ca::Ca;
 use test_support::counting_registry::CountingRegistry;
-use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
-    // `cargo test --benches` runs this too, without `--bench`; it would take minutes.
-    let is_benchmark = |argument: String| ["--bench", "--help", "-h"].contains(&&*argument);
-    if !std::env::args().any(is_benchmark) {
-        println!("skipped: run it with `cargo bench`");
-        return ExitCode::SUCCESS;
-    }
-    let arguments = Arguments::parse();
-    build::components(&arguments);
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate()).expect("a signal");
-        // An interrupt drops the measurement, which stops the child processes.
-        tokio::select! {
-            () = measure(&arguments) => ExitCode::SUCCESS,
-            _ = tokio::signal::ctrl_c() => ExitCode::FAILURE,
-            _ = terminate.recv() => ExitCode::FAILURE,
-        }
-    })
+    run::run(measure)
 }
 
 async fn measure(arguments: &Arguments) {

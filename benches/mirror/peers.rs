@@ -15,6 +15,7 @@ mod build;
 mod load;
 mod measurements;
 mod process;
+mod run;
 mod storm;
 mod systems;
 mod table;
@@ -22,7 +23,6 @@ mod targets;
 mod usage;
 
 use arguments::{Arguments, Scale};
-use clap::Parser as _;
 use hyper::StatusCode;
 use load::{Connection, Load, Until};
 use measurements::{compare, median, position, warm};
@@ -38,7 +38,6 @@ use table::Table;
 use test_support::counting_registry::{CountingRegistry, SIGNED, WARM, by_digest, repository};
 use test_support::image::digest;
 use test_support::process::find;
-use tokio::signal::unix::{SignalKind, signal};
 
 const STREAMING: &str = "mirror, stream";
 const MIB: u64 = 1024 * 1024;
@@ -53,23 +52,7 @@ struct Peers {
 }
 
 fn main() -> ExitCode {
-    // As in `main.rs`.
-    let is_benchmark = |argument: String| ["--bench", "--help", "-h"].contains(&&*argument);
-    if !std::env::args().any(is_benchmark) {
-        println!("skipped: run it with `cargo bench`");
-        return ExitCode::SUCCESS;
-    }
-    let arguments = Arguments::parse();
-    build::components(&arguments);
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate()).expect("a signal");
-        tokio::select! {
-            () = measure(&arguments) => ExitCode::SUCCESS,
-            _ = tokio::signal::ctrl_c() => ExitCode::FAILURE,
-            _ = terminate.recv() => ExitCode::FAILURE,
-        }
-    })
+    run::run(measure)
 }
 
 /// Shorter than those of the other benchmark: there are more systems.

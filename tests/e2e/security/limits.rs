@@ -273,12 +273,7 @@ async fn forwarding_headers_do_not_evade_the_client_limit() {
             .await;
         statuses.push(response.status.as_u16());
         if response.status == 429 {
-            let wait: u64 = response
-                .header("retry-after")
-                .and_then(|wait| wait.parse().ok())
-                .expect("seconds");
-            assert!((1..=60).contains(&wait), "{wait}");
-            response.expect_error(429, "TOOMANYREQUESTS");
+            response.expect_over_limit();
         }
     }
     // A new minute may begin during the test.

@@ -20,7 +20,6 @@ use crate::support::mirror::{Mirror, Options, is_spin, is_wasip2};
 use crate::support::skip;
 use test_support::hub::Service;
 
-const CLIENTS: usize = 50;
 /// The time between two pulls of one client.
 const PAUSE: Duration = Duration::from_millis(250);
 /// Bytes by which memory may grow for the attacker; more on WASIp2, see SECURITY.md.
@@ -121,19 +120,7 @@ async fn run_clients(fixture: &Arc<Fixture>, mirror: &Arc<Mirror>, time: Duratio
         .clear();
     let failed = fixture.counters.failed.load(Ordering::Relaxed);
     let end = Instant::now() + time;
-    let mut clients = JoinSet::new();
-    for number in 0..CLIENTS {
-        let (fixture, mirror) = (Arc::clone(fixture), Arc::clone(mirror));
-        clients.spawn(async move {
-            for turn in number.. {
-                if Instant::now() > end {
-                    break;
-                }
-                fixture.pull(&mirror, client(number), turn % IMAGES).await;
-                tokio::time::sleep(PAUSE).await;
-            }
-        });
-    }
+    let mut clients = fixture.spawn_clients(std::slice::from_ref(mirror), PAUSE, end);
     let mut resident = 0;
     while Instant::now() < end {
         resident = resident.max(mirror.resident());

@@ -8,15 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::task::JoinSet;
-
 use super::{Counters, Fixture, IMAGES, client, manifest, name};
 use crate::support::mirror::{Mirror, Options};
 use test_support::hub::Service;
 use test_support::image::{OCI, digest};
 use test_support::server::{ReceivedRequest, Reply, ScriptedBody};
 
-const CLIENTS: usize = 50;
 /// One response in so many is a fault.
 const FAULTS: u64 = 20;
 /// The time between two pulls of one client.
@@ -46,22 +43,7 @@ async fn clients_get_correct_content_or_errors_while_upstreams_fail() {
     fixture
         .hub
         .script(move |service, received| fault(&counters, service, received));
-    let mut clients = JoinSet::new();
-    for number in 0..CLIENTS {
-        let (fixture, mirror) = (
-            Arc::clone(&fixture),
-            Arc::clone(&mirrors[number % mirrors.len()]),
-        );
-        clients.spawn(async move {
-            for turn in number.. {
-                if Instant::now() > end {
-                    break;
-                }
-                fixture.pull(&mirror, client(number), turn % IMAGES).await;
-                tokio::time::sleep(PAUSE).await;
-            }
-        });
-    }
+    let mut clients = fixture.spawn_clients(&mirrors, PAUSE, end);
     let resident = watch(&fixture, &mirrors, end).await;
     while let Some(client) = clients.join_next().await {
         client.expect("a client without failures");

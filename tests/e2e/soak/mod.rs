@@ -11,12 +11,14 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio::task::JoinSet;
 
 use crate::support::client::{Error, Request, Response};
 use crate::support::mirror::Mirror;
 use test_support::hub::Hub;
 use test_support::image::{Content, Image, OCI};
 
+const CLIENTS: usize = 50;
 const IMAGES: usize = 12;
 /// The number of attempts at one request.
 const TRIES: usize = 40;
@@ -82,6 +84,30 @@ impl Fixture {
             images,
             counters: Arc::default(),
         }
+    }
+
+    /// Starts the clients, each of which pulls from one of the mirrors, and pauses, until `end`.
+    fn spawn_clients(
+        self: &Arc<Self>,
+        mirrors: &[Arc<Mirror>],
+        pause: Duration,
+        end: Instant,
+    ) -> JoinSet<()> {
+        let mut clients = JoinSet::new();
+        for number in 0..CLIENTS {
+            let mirror = Arc::clone(&mirrors[number % mirrors.len()]);
+            let fixture = Arc::clone(self);
+            clients.spawn(async move {
+                for turn in number.. {
+                    if Instant::now() > end {
+                        break;
+                    }
+                    fixture.pull(&mirror, client(number), turn % IMAGES).await;
+                    tokio::time::sleep(pause).await;
+                }
+            });
+        }
+        clients
     }
 
     /// Pulls as clients do: the tag, the manifest of a platform, its blobs; and a HEAD of the tag's

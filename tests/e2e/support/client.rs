@@ -233,6 +233,17 @@ impl Response {
         self
     }
 
+    /// Expects 429 for the rest of a minute.
+    #[track_caller]
+    pub fn expect_over_limit(self) -> Self {
+        let wait: u64 = self
+            .header("retry-after")
+            .and_then(|wait| wait.parse().ok())
+            .expect("seconds");
+        assert!((1..=60).contains(&wait), "{wait}");
+        self.expect_error(429, "TOOMANYREQUESTS")
+    }
+
     /// Expects an error document of the OCI specification, with this status and code.
     #[track_caller]
     pub fn expect_error(self, status: u16, code: &str) -> Self {
