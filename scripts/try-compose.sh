@@ -34,7 +34,7 @@ step "base images from Debian's packages"
 if [ ! -e "$folder/debian/etc/os-release" ]; then
     debootstrap --variant=minbase \
         --include=ca-certificates,gcc,libc6-dev,binutils,caddy,redis-server,docker-registry \
-        bookworm "$folder/debian" http://deb.debian.org/debian
+        bookworm "$folder/debian"
 fi
 # Rust is mounted into the build, where rustup has it.
 path=${CARGO_HOME:-$HOME/.cargo}/bin:/usr/sbin:/usr/bin:/sbin:/bin

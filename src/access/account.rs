@@ -33,7 +33,7 @@ pub struct Account {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidAccount;
 
-/// What a request shows of an account.
+/// The login of a request, judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Login<'a> {
     Missing,

@@ -16,7 +16,7 @@ use std::time::Duration;
 pub struct Access {
     /// Stands in front of every path of a closed mirror.
     pub secret: Option<Secret>,
-    /// Who may use the mirror; empty if nobody needs an account. Where there is a secret too,
+    /// The accounts of clients; empty where no client needs one. Where there is a secret too,
     /// either of them opens the mirror.
     pub clients: Vec<Account>,
     /// Requests of one client address, or of one account, in a minute; 0 is no limit.
@@ -34,7 +34,7 @@ pub struct Entrance<'a> {
     pub path_prefix: &'a str,
     /// The path behind it.
     pub path: &'a str,
-    /// What the request shows of an account; `None` where it needs none.
+    /// The login, judged; `None` where the request needs none.
     pub login: Option<Login<'a>>,
 }
 
@@ -57,8 +57,8 @@ impl Access {
         self.secret.is_some() || !self.clients.is_empty()
     }
 
-    /// Looks at what a request shows. To who lacks the secret, where an account would not help,
-    /// there is nothing.
+    /// Judges the secret and the login of a request. Without the secret, where there are no
+    /// accounts, every path is unknown.
     pub fn enter<'a>(
         &'a self,
         path: &'a str,

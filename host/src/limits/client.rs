@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderName};
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-/// What proxies append the address of their client to.
+/// The header to which proxies append the address of their client.
 pub const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// A client: an IPv4 address, or the /64 of an IPv6 address, which is what one user has.

@@ -29,7 +29,7 @@ struct Account {
     token_sha256: String,
 }
 
-/// What a request shows.
+/// The login of a request, judged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Login {
     Missing,
