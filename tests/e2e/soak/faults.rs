@@ -151,7 +151,7 @@ fn fault(counters: &Counters, service: Service, received: &ReceivedRequest) -> O
         3 => Reply::Close,
         4 => Reply::Hang,
         // To a `HEAD` this would be a length that no check can find wrong.
-        5 if received.method == "HEAD" => Reply::Close,
+        5 | 6 if received.method == "HEAD" => Reply::Close,
         5 => Reply::streamed(
             200,
             &[("content-type", OCI.index), ("content-length", "5000")],

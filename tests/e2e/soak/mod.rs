@@ -207,7 +207,8 @@ impl Fixture {
             self.counters.failed.fetch_add(1, Ordering::Relaxed);
             tokio::time::sleep(Duration::from_millis(20 * attempt as u64)).await;
         }
-        panic!("{target} failed {TRIES} times");
+        let last = self.counters.last_failure.lock().expect("text").clone();
+        panic!("{target} failed {TRIES} times; the last failure of a client: {last}");
     }
 }
 
