@@ -12,7 +12,7 @@ use crate::config::route::Route;
 use crate::limits::admission::{Admission, Turn};
 use crate::limits::client::{Client, FORWARDED_FOR};
 use crate::limits::connections::{Connection, Connections, IDLE_TIMEOUT, STALL_TIMEOUT};
-use crate::limits::delivery::ClientBody;
+use crate::limits::delivery::{self, ClientBody};
 use crate::limits::rate::{OverLimit, Rates};
 use crate::limits::{Limits, Settings};
 use crate::metrics;
@@ -278,6 +278,7 @@ impl Server {
         if self.admission.has_used_up(client) {
             self.warn_of_proxy(&parts.headers, client, "--client-memory");
         }
+        let is_blob = delivery::is_blob(parts.uri.path());
         let named = self.settings.own_upstreams.named_by_client(&parts.uri);
         let queued = metrics::request_queued();
         let Ok(turn) = self.admission.admit(client, named).await else {
@@ -298,9 +299,10 @@ impl Server {
                     .headers()
                     .get(header::CONTENT_LENGTH)
                     .and_then(|length| length.to_str().ok()?.parse().ok());
-                let delivery = active.deliver(turn.client());
+                let progress = active.deliver(turn.client());
                 response.map(|body| {
-                    ClientBody::new(body, length, is_http2, turn, delivery, interest).boxed_unsync()
+                    ClientBody::new(body, length, is_blob, is_http2, turn, progress, interest)
+                        .boxed_unsync()
                 })
             }
             Err(response) => response,
@@ -317,7 +319,8 @@ impl Server {
     ) -> Result<(Response<WasiBody>, Turn), Response<WasiBody>> {
         let limit = self.limits.request_timeout;
         // The handler's own time-out can't stop a component that computes without ever waiting.
-        match tokio::time::timeout(limit, self.handler.handle(life, request)).await {
+        let handled = self.handler.handle(Arc::clone(&life), request);
+        match tokio::time::timeout(limit, handled).await {
             Ok(Ok(response)) => Ok((response, turn)),
             Ok(Err(error)) if error.is::<InstantiationError<Arc<RequestLife>>>() => {
                 warn(&format!("can't instantiate the component: {error:#}"));
@@ -326,12 +329,11 @@ impl Server {
                     "the component can't be instantiated now\n",
                 ))
             }
-            // Ended because nobody waits for it.
-            Ok(Err(error)) if error.is::<TrapOrPanicError>() => {
-                Err(text_response(StatusCode::INTERNAL_SERVER_ERROR, ""))
-            }
             Ok(Err(error)) if !error.is::<ExpirationError>() => {
-                warn(&format!("the component failed to respond: {error:#}"));
+                // The end of an instance is told of where it ends, if somebody waited for it.
+                if !life.is_given_up() && !error.is::<TrapOrPanicError>() {
+                    warn(&format!("the component failed to respond: {error:#}"));
+                }
                 Err(text_response(StatusCode::INTERNAL_SERVER_ERROR, ""))
             }
             Ok(Err(_)) | Err(_) => {

@@ -4,8 +4,8 @@
 //! has asked upstreams for, once nobody waits for any of its requests.
 
 use futures::task::AtomicWaker;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -26,27 +26,32 @@ enum State {
 impl RequestLife {
     /// `instance` begins to handle the request.
     pub fn start(&self, instance: &Arc<InstanceLife>) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         match *state {
             State::Queued => {
-                instance.open.fetch_add(1, Ordering::SeqCst);
+                instance.requests().open += 1;
                 *state = State::With(Arc::clone(instance));
             }
             State::With(_) => {}
-            State::Over(given_up) => {
-                if given_up {
-                    instance.has_given_up.store(true, Ordering::SeqCst);
-                }
-            }
+            State::Over(given_up) => instance.requests().ended(given_up),
         }
     }
 
+    /// Whether nobody waited for it any more before it was answered.
+    pub fn is_given_up(&self) -> bool {
+        matches!(*self.lock(), State::Over(true))
+    }
+
     fn end(&self, given_up: bool) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         if let State::With(instance) = &*state {
             instance.close(given_up);
         }
         *state = State::Over(given_up);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -82,14 +87,32 @@ impl Drop for Interest {
 /// One instance's requests.
 #[derive(Debug, Default)]
 pub struct InstanceLife {
-    /// Requests that somebody waits for, and responses that somebody takes.
-    open: AtomicUsize,
-    has_given_up: AtomicBool,
-    /// When `open` became 0.
-    since: Mutex<Option<Instant>>,
+    requests: Mutex<Requests>,
     waker: AtomicWaker,
     /// Bytes of linear memory.
     memory: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct Requests {
+    /// Requests that somebody waits for, and responses that somebody takes.
+    open: usize,
+    has_given_up: bool,
+    /// When the last of them ended.
+    last_end: Option<Instant>,
+}
+
+impl Requests {
+    fn ended(&mut self, given_up: bool) {
+        self.has_given_up |= given_up;
+        self.last_end = Some(Instant::now());
+    }
+
+    /// Since when nobody waits for any of them, if one was given up.
+    fn given_up_since(&self) -> Option<Instant> {
+        self.last_end
+            .filter(|_| self.open == 0 && self.has_given_up)
+    }
 }
 
 impl InstanceLife {
@@ -104,11 +127,10 @@ impl InstanceLife {
     }
 
     fn close(&self, given_up: bool) {
-        if given_up {
-            self.has_given_up.store(true, Ordering::SeqCst);
-        }
-        *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-        if self.open.fetch_sub(1, Ordering::SeqCst) == 1 {
+        let mut requests = self.requests();
+        requests.open -= 1;
+        requests.ended(given_up);
+        if requests.open == 0 {
             self.waker.wake();
         }
     }
@@ -117,22 +139,27 @@ impl InstanceLife {
     /// `Pending` wakes the task once that is so.
     pub fn poll_given_up(&self, cx: &mut Context<'_>) -> Poll<Instant> {
         self.waker.register(cx.waker());
-        if !self.is_given_up() {
-            return Poll::Pending;
+        match self.requests().given_up_since() {
+            Some(since) => Poll::Ready(since),
+            None => Poll::Pending,
         }
-        let since = *self.since.lock().unwrap_or_else(PoisonError::into_inner);
-        Poll::Ready(since.unwrap_or_else(Instant::now))
     }
 
     /// Whether requests were given up, and nobody waits for others of this instance.
     pub fn is_given_up(&self) -> bool {
-        self.open.load(Ordering::SeqCst) == 0 && self.has_given_up.load(Ordering::SeqCst)
+        self.requests().given_up_since().is_some()
+    }
+
+    fn requests(&self) -> MutexGuard<'_, Requests> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::task::Waker;
+    use std::time::Duration;
 
     fn request(instance: &Arc<InstanceLife>) -> Interest {
         let request = Arc::new(RequestLife::default());
@@ -169,6 +196,22 @@ mod tests {
         let queued = Arc::new(RequestLife::default());
         drop(Interest::new(Arc::clone(&queued)));
         queued.start(&instance);
-        assert!(instance.is_given_up());
+        assert!(queued.is_given_up() && instance.is_given_up());
+    }
+
+    #[test]
+    fn the_end_of_an_instance_that_is_given_up_is_not_put_off() {
+        let cx = &mut Context::from_waker(Waker::noop());
+        let (queued, running) = (Arc::default(), Arc::default());
+        let before = Arc::new(RequestLife::default());
+        drop(Interest::new(Arc::clone(&before)));
+        before.start(&queued);
+        drop(request(&running));
+        for instance in [queued, running] {
+            let first = instance.poll_given_up(cx);
+            assert!(first.is_ready());
+            std::thread::sleep(Duration::from_millis(2));
+            assert_eq!(instance.poll_given_up(cx), first);
+        }
     }
 }
