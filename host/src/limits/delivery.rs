@@ -1,7 +1,7 @@
 //! The body of a response on its way to a client.
 
 use crate::component::lifetime::Interest;
-use crate::limits::admission::Turn;
+use crate::limits::admission::{REQUEST_MEMORY, Turn};
 use crate::limits::connections::Delivery;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -9,8 +9,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use wasmtime_wasi_http::{Error, WasiBody};
 
-/// Bytes that a body counts for of which the host does not know that it is shorter: the buffers of
-/// both connections, what the component has copied, and half of the window that an upstream's
+/// Bytes that a body counts for that is passed on as it arrives, if it is not shorter: the buffers
+/// of both connections, what the component has copied, and half of the window that an upstream's
 /// HTTP/2 stream has, which few fill.
 pub const STREAM_MEMORY: u64 = 1024 * 1024;
 
@@ -27,6 +27,22 @@ const HTTP2_PIECE: usize = 16 * 1024;
 /// Bytes of the last piece over HTTP/2: hyper forgets the response once it has this, and holds it
 /// until the client opens its window.
 const HTTP2_LAST_PIECE: usize = 1024;
+
+/// Whether a request is for a blob: the digest in its path is one segment.
+pub fn is_blob(path: &str) -> bool {
+    path.rsplit('/').nth(1) == Some("blobs")
+}
+
+/// Returns the bytes that a body counts for. Only blobs are known to be passed on as they arrive:
+/// the component has manifests whole, and so has the host until their client takes them.
+fn memory(length: Option<u64>, is_blob: bool) -> u64 {
+    let most = if is_blob {
+        STREAM_MEMORY
+    } else {
+        REQUEST_MEMORY
+    };
+    length.map_or(STREAM_MEMORY, |length| length.clamp(LEAST_MEMORY, most))
+}
 
 /// A body that counts for its client until it is sent. It has no trailers: the component judges
 /// headers, and doesn't see those.
@@ -46,10 +62,12 @@ pub struct ClientBody {
 }
 
 impl ClientBody {
-    /// Sends `body`. `turn` is that of its request, `is_http2` says over which protocol it leaves.
+    /// Sends `body`. `turn` is that of its request, `is_blob` says whether that was for a blob,
+    /// `is_http2` over which protocol the body leaves.
     pub fn new(
         body: WasiBody,
         length: Option<u64>,
+        is_blob: bool,
         is_http2: bool,
         mut turn: Turn,
         delivery: Delivery,
@@ -60,9 +78,7 @@ impl ClientBody {
         } else {
             length.or(body.size_hint().exact())
         };
-        turn.answered(length.map_or(STREAM_MEMORY, |length| {
-            length.clamp(LEAST_MEMORY, STREAM_MEMORY)
-        }));
+        turn.answered(memory(length, is_blob));
         Self {
             body,
             rest: Bytes::new(),
@@ -167,6 +183,7 @@ mod tests {
         ClientBody::new(
             StreamBody::new(frames).boxed_unsync(),
             length,
+            false,
             is_http2,
             turn,
             connection.request().deliver(client),
@@ -180,6 +197,34 @@ mod tests {
             pieces.push(frame.unwrap().into_data().unwrap().len());
         }
         pieces
+    }
+
+    #[test]
+    fn only_a_blob_counts_for_less_than_it_has() {
+        for (path, is_a_blob) in [
+            ("/v2/library/alpine/blobs/sha256:12", true),
+            ("/v2/library/alpine/manifests/latest", false),
+            ("/v2/library/blobs/manifests/latest", false),
+            ("/v2/blobs/tags/list", false),
+            ("/blobs/", true),
+            ("/blobs", false),
+            ("", false),
+        ] {
+            assert_eq!(is_blob(path), is_a_blob, "{path:?}");
+        }
+        let (small, large) = (Some(10), Some(1 << 40));
+        for (length, is_blob, expected) in [
+            (small, false, LEAST_MEMORY),
+            (small, true, LEAST_MEMORY),
+            (Some(3 * STREAM_MEMORY), false, 3 * STREAM_MEMORY),
+            (Some(3 * STREAM_MEMORY), true, STREAM_MEMORY),
+            (large, false, REQUEST_MEMORY),
+            (large, true, STREAM_MEMORY),
+            (None, false, STREAM_MEMORY),
+            (None, true, STREAM_MEMORY),
+        ] {
+            assert_eq!(memory(length, is_blob), expected, "{length:?} {is_blob}");
+        }
     }
 
     #[tokio::test]

@@ -16,15 +16,14 @@ use tokio::task::JoinSet;
 
 use super::{Fixture, IMAGES, client};
 use crate::support::attacker::{connect, get, http2, http2_request, large_manifest, never};
-use crate::support::mirror::{Mirror, Options, is_spin, is_wasip2};
+use crate::support::mirror::{Mirror, Options, is_spin};
 use crate::support::skip;
 use test_support::hub::Service;
 
 /// The time between two pulls of one client.
 const PAUSE: Duration = Duration::from_millis(250);
-/// Bytes by which memory may grow for the attacker; more on WASIp2, see SECURITY.md.
+/// Bytes by which memory may grow for the attacker.
 const GROWTH: u64 = 256 * 1024 * 1024;
-const GROWTH_ON_WASIP2: u64 = 320 * 1024 * 1024;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_attacker_harms_no_other_client() {
@@ -76,12 +75,7 @@ async fn one_attacker_harms_no_other_client() {
     let last_failure = fixture.counters.last_failure.lock().expect("text");
     assert_eq!((quiet.failed, attacked.failed), (0, 0), "{last_failure}");
     let growth = attacked.resident.saturating_sub(before);
-    let allowed = if is_wasip2() {
-        GROWTH_ON_WASIP2
-    } else {
-        GROWTH
-    };
-    assert!(growth < allowed, "{} MiB", growth >> 20);
+    assert!(growth < GROWTH, "{} MiB", growth >> 20);
 }
 
 /// What the clients saw.
