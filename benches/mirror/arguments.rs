@@ -93,6 +93,8 @@ pub enum Case {
     Memory,
     /// A blob of 512 MiB, streamed
     Blob,
+    /// With an object store: a blob that it has, and blobs that it does not have
+    BlobStore,
     /// Upstream requests of 10,000 warm requests
     Steady,
     /// Keys in the store after requests for 100,000 repositories that do not exist

@@ -122,6 +122,11 @@ impl Measurements {
         )
     }
 
+    /// The median of one system's measurements.
+    pub fn median(&self, name: &str, value: impl Fn(&Measurement) -> f64) -> f64 {
+        median(self.of(name).iter().map(value).collect())
+    }
+
     pub fn mirror_against_forwarder(&self, value: impl Fn(&Measurement) -> f64) -> f64 {
         self.ratio(MIRROR, FORWARDER, value)
     }

@@ -114,7 +114,12 @@ pub async fn measure(case: Case, systems: &[System], scale: &Scale, targets: &mu
             ];
             show(systems, scale, &names.each_ref().map(String::as_str), loads).await;
         }
-        Case::Blob | Case::Steady | Case::Names | Case::Instance | Case::Outage => {}
+        Case::Blob
+        | Case::BlobStore
+        | Case::Steady
+        | Case::Names
+        | Case::Instance
+        | Case::Outage => {}
     }
 }
 

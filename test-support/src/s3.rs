@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use ring::{digest, hmac};
@@ -34,6 +34,8 @@ struct State {
     script: Mutex<Option<Script>>,
     /// Seconds by which the store's clock is ahead.
     ahead: Mutex<i64>,
+    /// How long it takes for a response.
+    delay: Mutex<Duration>,
 }
 
 impl S3 {
@@ -41,7 +43,13 @@ impl S3 {
         let state = Arc::new(State::default());
         let replies = Arc::clone(&state);
         let at = any_port("127.0.0.4");
-        let handler = Arc::new(move |received| replies.reply(received));
+        let handler = Arc::new(move |received| {
+            let delay = *replies.delay.lock().expect("the delay");
+            match replies.reply(received) {
+                reply if delay.is_zero() => reply,
+                reply => reply.after(delay),
+            }
+        });
         let server = Server::start(at, None, handler).await;
         Self { state, server }
     }
@@ -72,6 +80,11 @@ impl S3 {
     /// Sets its clock.
     pub fn set_ahead(&self, seconds: i64) {
         *self.state.ahead.lock().expect("the clock") = seconds;
+    }
+
+    /// From now on each response takes so long.
+    pub fn delay(&self, time: Duration) {
+        *self.state.delay.lock().expect("the delay") = time;
     }
 
     /// Replies by `script` where that returns something.
