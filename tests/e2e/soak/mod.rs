@@ -147,12 +147,8 @@ impl Fixture {
             )
             .await;
         }
-        let head = mirror
-            .head(&manifest(number, &image.index.digest))
-            .source(client)
-            .accept_manifests()
-            .send()
-            .await;
+        let target = manifest(number, &image.index.digest);
+        let head = request(mirror, client, "HEAD", &target).send().await;
         if head.status == 200 {
             assert_eq!(
                 head.header("docker-content-digest"),
@@ -191,7 +187,7 @@ impl Fixture {
     ) -> Bytes {
         for attempt in 0..TRIES {
             self.counters.requests.fetch_add(1, Ordering::Relaxed);
-            let request = mirror.get(target).source(client).accept_manifests();
+            let request = request(mirror, client, "GET", target);
             let start = Instant::now();
             match follow(request).await {
                 Ok(response) if response.status == 200 && is_right(&response.body) => {
@@ -210,6 +206,13 @@ impl Fixture {
         let last = self.counters.last_failure.lock().expect("text").clone();
         panic!("{target} failed {TRIES} times; the last failure of a client: {last}");
     }
+}
+
+/// Not [`Mirror::request`], which waits for the line of the log on WASIp2.
+fn request(mirror: &Mirror, client: Ipv4Addr, method: &str, target: &str) -> Request {
+    Request::new(mirror.address(), method, target)
+        .source(client)
+        .accept_manifests()
 }
 
 async fn follow(request: Request) -> Result<Response, Error> {
