@@ -40,7 +40,7 @@ const MAX_CONCURRENT_REQUESTS_PER_INSTANCE: Count = 16;
 
 /// Bytes of linear memory beyond which an instance takes no more requests: it ends with those that
 /// it has, and gives back what large manifests took.
-const MAX_REUSED_MEMORY: usize = 12 * 1024 * 1024;
+const MAX_REUSED_MEMORY: usize = 4 * 1024 * 1024;
 
 /// The most instances at one time. A WASIp2 component needs one for each download, until its end.
 const MAX_INSTANCES: u32 = 4_000;
