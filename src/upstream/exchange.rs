@@ -1,8 +1,10 @@
 //! A request to one upstream, with what it takes: its token, and redirects that clients don't
 //! follow.
 
+use super::auth::Auth;
+use super::auth::credential::Credential;
 use super::auth::requirement::AuthRequirement;
-use super::auth::{Auth, Credential, TokenTarget};
+use super::auth::tokens::TokenTarget;
 use super::client::{self, OutboundRequest};
 use super::error::{RedirectError, UpstreamError};
 use super::redirect::{self, Hop, MAX_REDIRECTS};
