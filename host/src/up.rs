@@ -3,9 +3,10 @@
 use crate::build::build;
 use crate::cli::{Compile, Format, Instances, LimitFlags, Up};
 use crate::component;
+use crate::component::EngineOptions;
 use crate::component::guest::GuestConfig;
+use crate::component::instances::InstanceLimits;
 use crate::component::stores::Stores;
-use crate::component::{EngineOptions, InstanceLimits};
 use crate::config::manifest::Manifest;
 use crate::config::route::Route;
 use crate::config::runtime_config::{RuntimeConfig, StoreLocation};
