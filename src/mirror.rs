@@ -125,14 +125,16 @@ impl<P: Platform> Mirror<P> {
         }
         let config = self.config().await?;
         let (access, headers) = (&config.access, request.headers());
-        let entrance = access.enter(path, headers)?;
+        let mut entrance = access.enter(path, headers)?;
         let external_url = ExternalUrl::from_request(request, entrance.path_prefix);
         record.is_shared = cors::is_shared(access, headers);
         let is_preflight = record.is_shared && request.method() == Method::OPTIONS;
         let method = Some(request.method()).filter(|_| !is_preflight);
         let parsed = RegistryRequest::parse(method.unwrap_or(&Method::GET), entrance.path, query);
-        let is_page = parsed.as_ref().is_ok_and(|parsed| parsed.route.is_page());
-        limiter.check_login(store, &entrance, is_page).await?;
+        if parsed.as_ref().is_ok_and(|parsed| parsed.route.is_page()) {
+            entrance.open_page();
+        }
+        limiter.check_login(store, &entrance).await?;
         record.client = entrance.client().map(str::to_owned);
         let parsed = record.request.insert(parsed?);
         record.is_shared &= parsed.route.is_registry();

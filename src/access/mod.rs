@@ -100,6 +100,14 @@ impl Access {
 }
 
 impl Entrance<'_> {
+    /// The request is for the page, which needs no login where only accounts close the mirror. Its
+    /// login is not looked at then: the page must not tell a right one from a wrong one.
+    pub fn open_page(&mut self) {
+        if self.access.secret.is_none() {
+            self.login = None;
+        }
+    }
+
     /// Returns the name of the account that the request has logged in to.
     pub fn client(&self) -> Option<&str> {
         self.login.and_then(Login::name)

@@ -65,20 +65,15 @@ impl<P: Platform> RateLimiter<P> {
         counted.map_err(OverClientLimit)
     }
 
-    /// Lets a request in if it needs no login, or has a right one. The page needs none where only
-    /// accounts close the mirror. Beyond [`MAX_WRONG_LOGINS`] wrong
+    /// Lets a request in if it needs no login, or has a right one. Beyond [`MAX_WRONG_LOGINS`] wrong
     /// ones from an address, none from there is judged for the rest of the minute: a guess must not
     /// be told from the others by being right.
     pub async fn check_login(
         &self,
         store: &Store<P>,
         entrance: &Entrance<'_>,
-        is_page: bool,
     ) -> Result<(), LoginError> {
         let (access, headers) = (entrance.access, entrance.headers);
-        if is_page && access.secret.is_none() {
-            return Ok(());
-        }
         let error = match entrance.login {
             None => return Ok(()),
             Some(Login::Missing) => return Err(LoginError::Missing),

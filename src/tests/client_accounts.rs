@@ -337,6 +337,23 @@ async fn no_remembered_redirect_takes_the_login_along() {
 }
 
 #[tokio::test]
+async fn the_status_does_not_tell_a_right_login_from_a_wrong_one() {
+    let (platform, mirror) = closed([]);
+    platform.set_variable("client_limit", "2");
+    let mut statuses = Vec::new();
+    for token in ['x', 'x', 'x', 'a', 'x'] {
+        let received = send(
+            &mirror,
+            from("192.0.2.1:1", "/status.json", &token_of(token)),
+        )
+        .await;
+        statuses.push(received.status());
+    }
+    // The page needs no login, and each request of the address counts.
+    assert_eq!(statuses, [200, 200, 429, 429, 429]);
+}
+
+#[tokio::test]
 async fn the_status_tells_no_upstream_to_who_has_no_account() {
     let (_, mirror) = closed([]);
     let status = send(&mirror, get("/status.json")).await.text();
