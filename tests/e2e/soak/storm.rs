@@ -193,7 +193,9 @@ fn heads_only() -> Asked {
 fn check_cold(asked: &Asked) {
     let clients = usize::from(CLIENTS);
     assert_eq!(asked.heads, clients, "{asked:?}");
-    assert!(asked.tokens <= clients, "{asked:?}");
+    // One for each of 14 requests would be all. On a busy machine some are lost that instances write
+    // to the empty store at the same time.
+    assert!(asked.tokens <= clients * 2, "{asked:?}");
     // Two for each client would be all.
     assert!(
         (2..=clients * 3 / 2).contains(&asked.manifests),
