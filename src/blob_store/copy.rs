@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks whether it is its turn.
 const LOOK: Duration = Duration::from_secs(1);
 /// Until a claim that another instance wrote over is seen.
-const SETTLE: Duration = Duration::from_millis(50);
+pub const SETTLE: Duration = Duration::from_millis(50);
 /// How long a claim holds until the length of the blob is known.
 const CLAIM: Duration = Duration::from_secs(60);
 /// How long it holds at most: an instance may end without a word. A copy that takes longer may be
@@ -53,43 +53,53 @@ pub struct Job<P: Platform> {
     pub location: Option<String>,
 }
 
-impl<P: Platform> BlobStore<P> {
-    /// Copies a blob once the answer has left. Does nothing where that is being done.
-    pub fn copy_later(self: &Rc<Self>, job: Job<P>) {
-        let mut copies = self.copies.borrow_mut();
-        let name = &job.object.name;
-        if copies.objects.len() >= MAX_WAITING || !copies.objects.insert(name.clone()) {
-            return;
-        }
-        let guard = CopyGuard {
-            store: Rc::clone(self),
-            object: name.clone(),
-            is_running: false,
-        };
-        let platform = job.context.platform.clone();
-        // Deferred once more, so that it comes after all that the request itself leaves for later:
-        // on WASIp2 one is done after the other.
-        platform.clone().defer(async move {
-            platform.defer(async move { copy(guard, job).await });
-        });
-    }
-
-    /// Takes a place among the copies of this instance that run.
-    fn start_copy(&self) -> bool {
-        let mut copies = self.copies.borrow_mut();
-        let is_free = copies.running < MAX_COPIES;
-        if is_free {
-            copies.running = copies.running.saturating_add(1);
-        }
-        is_free
+impl<P: Platform> Job<P> {
+    /// Returns the most bytes that a blob may have.
+    pub fn max_blob(&self) -> Option<u64> {
+        let context = self.context.borrow();
+        Some(context.config.blob_store.as_ref()?.max_blob)
     }
 }
 
-/// Removes a copy from those of the instance when it ends, also by being cancelled.
-struct CopyGuard<P: Platform> {
-    store: Rc<BlobStore<P>>,
+/// Copies a blob once the answer has left.
+pub fn later<P: Platform>(guard: CopyGuard<P>, job: Job<P>) {
+    let platform = job.context.platform.clone();
+    // Deferred once more, so that it comes after all that the request itself leaves for later: on
+    // WASIp2 one is done after the other.
+    platform.clone().defer(async move {
+        platform.defer(async move { copy(guard, job).await });
+    });
+}
+
+/// A copy of this instance, that waits or runs. Dropped, also by being cancelled, it is one no more.
+pub struct CopyGuard<P: Platform> {
+    pub store: Rc<BlobStore<P>>,
     object: String,
     is_running: bool,
+}
+
+impl<P: Platform> CopyGuard<P> {
+    /// Returns `None` where the object is being copied, or too many wait.
+    pub fn new(store: &Rc<BlobStore<P>>, object: &str) -> Option<CopyGuard<P>> {
+        let mut copies = store.copies.borrow_mut();
+        let is_taken =
+            copies.objects.len() >= MAX_WAITING || !copies.objects.insert(object.to_owned());
+        (!is_taken).then(|| CopyGuard {
+            store: Rc::clone(store),
+            object: object.to_owned(),
+            is_running: false,
+        })
+    }
+
+    /// Takes a place among the copies of this instance that run. Returns whether it has one.
+    pub fn start(&mut self) -> bool {
+        let mut copies = self.store.copies.borrow_mut();
+        if !self.is_running && copies.running < MAX_COPIES {
+            copies.running = copies.running.saturating_add(1);
+            self.is_running = true;
+        }
+        self.is_running
+    }
 }
 
 impl<P: Platform> Drop for CopyGuard<P> {
@@ -104,14 +114,8 @@ impl<P: Platform> Drop for CopyGuard<P> {
 
 async fn copy<P: Platform>(mut guard: CopyGuard<P>, job: Job<P>) {
     let context = job.context.borrow();
-    let Some(client) = Client::new(&context) else {
+    let Some(copy) = Copy::new(&context, &job) else {
         return;
-    };
-    let copy = Copy {
-        client,
-        context: &context,
-        job: &job,
-        owner: context.platform.random(),
     };
     if !copy.take_turn(&mut guard).await {
         return;
@@ -119,40 +123,58 @@ async fn copy<P: Platform>(mut guard: CopyGuard<P>, job: Job<P>) {
     let begun = context.platform.now();
     let copied = copy.run(&guard.store).await;
     copy.change_ledger(Change::End).await;
-    let (object, store) = (&job.object.name, &guard.store);
-    let mut line = LogLine::new(context.config.log_format);
     match copied {
-        Ok(None) => return,
-        Ok(Some(length)) => {
-            let now = context.platform.now();
-            store.remember(object, length, now);
-            let duration = now.saturating_sub(begun).as_millis();
-            line.word("blob_store", "kept");
-            line.word("object", object);
-            line.number("bytes", length);
-            line.number("duration_ms", u64::try_from(duration).unwrap_or(u64::MAX));
-        }
+        Ok(None) => {}
+        Ok(Some(length)) => copy.kept(&guard.store, length, begun, "copy"),
         // The upstream may have broken off, or the store: the next look at the store tells.
-        Err(fault) if fault.is_of_content() => {
-            line.word("blob_store", "not_kept");
-            line.word("object", object);
-            fault.add_to(&mut line);
-        }
-        Err(fault) => return store.failed(&context, "put", &fault),
+        Err(fault) if fault.is_of_content() => copy.not_kept("not_kept", &fault),
+        Err(fault) => guard.store.failed(&context, "put", &fault),
     }
-    context.platform.log(&line.finish());
 }
 
 /// A copy that runs.
-struct Copy<'a, P: Platform> {
-    client: Client<'a, P>,
+pub struct Copy<'a, P: Platform> {
+    pub client: Client<'a, P>,
     context: &'a Context<'a, P>,
     job: &'a Job<P>,
     /// What its claim is known by.
     owner: u64,
 }
 
-impl<P: Platform> Copy<'_, P> {
+impl<'a, P: Platform> Copy<'a, P> {
+    /// Returns `None` where there is no store.
+    pub fn new(context: &'a Context<'a, P>, job: &'a Job<P>) -> Option<Copy<'a, P>> {
+        Some(Copy {
+            client: Client::new(context)?,
+            context,
+            job,
+            owner: context.platform.random(),
+        })
+    }
+
+    /// Remembers and logs that the store has the blob. `by` says how it came there.
+    pub fn kept(&self, store: &BlobStore<P>, length: u64, begun: Duration, by: &str) {
+        let (object, now) = (&self.job.object.name, self.context.platform.now());
+        store.remember(object, length, now);
+        let duration = now.saturating_sub(begun).as_millis();
+        let mut line = LogLine::new(self.context.config.log_format);
+        line.word("blob_store", "kept");
+        line.word("object", object);
+        line.number("bytes", length);
+        line.number("duration_ms", u64::try_from(duration).unwrap_or(u64::MAX));
+        line.word("by", by);
+        self.context.platform.log(&line.finish());
+    }
+
+    /// Logs that the store does not have the blob, which is not its fault.
+    pub fn not_kept(&self, word: &str, fault: &Fault) {
+        let mut line = LogLine::new(self.context.config.log_format);
+        line.word("blob_store", word);
+        line.word("object", &self.job.object.name);
+        fault.add_to(&mut line);
+        self.context.platform.log(&line.finish());
+    }
+
     /// Copies the blob. Returns its length, `None` where it is there already, or is too large.
     async fn run(&self, store: &BlobStore<P>) -> Result<Option<u64>, Fault> {
         let object = &self.job.object;
@@ -168,7 +190,7 @@ impl<P: Platform> Copy<'_, P> {
         if length > self.client.config.max_blob {
             return Ok(None);
         }
-        let until = self.end(upload_time(length).min(MAX_CLAIM));
+        let until = self.claim_end(length);
         self.change_ledger(Change::Begin(length, until)).await;
         let payload = Payload::Stream(response.into_body());
         self.client
@@ -205,15 +227,14 @@ impl<P: Platform> Copy<'_, P> {
         let platform = self.context.platform;
         let end = self.end(PATIENCE);
         while platform.now() < end {
-            guard.is_running = guard.is_running || guard.store.start_copy();
-            if guard.is_running {
-                let claim = Change::Claim(&guard.object, self.end(CLAIM));
+            if guard.start() {
+                let claim = Change::Claim(&guard.object, 0, self.end(CLAIM));
                 match self.change_ledger(claim).await {
                     (Turn::Taken, _) => return false,
                     (Turn::Granted, false) => return true,
                     (Turn::Granted, true) => {
                         platform.sleep(SETTLE).await;
-                        if self.ledger().await.holds(self.owner) {
+                        if self.holds_claim().await {
                             return true;
                         }
                     }
@@ -225,8 +246,18 @@ impl<P: Platform> Copy<'_, P> {
         false
     }
 
+    /// Returns when the claim of an upload of so many bytes ends.
+    pub fn claim_end(&self, length: u64) -> Duration {
+        self.end(upload_time(length).min(MAX_CLAIM))
+    }
+
     fn end(&self, duration: Duration) -> Duration {
         self.context.platform.now().saturating_add(duration)
+    }
+
+    /// Whether the list of copies has this one: another instance may have written over it.
+    pub async fn holds_claim(&self) -> bool {
+        self.ledger().await.holds(self.owner)
     }
 
     /// Reads the list of copies in the key-value store.
@@ -236,7 +267,7 @@ impl<P: Platform> Copy<'_, P> {
     }
 
     /// Changes the list of copies. Returns whether it was written, too.
-    async fn change_ledger(&self, change: Change<'_>) -> (Turn, bool) {
+    pub async fn change_ledger(&self, change: Change<'_>) -> (Turn, bool) {
         let mut ledger = self.ledger().await;
         let limit = self.client.config.bytes_per_minute;
         let turn = ledger.change(self.owner, change, limit);

@@ -2,6 +2,7 @@
 
 use crate::platform::TransportError;
 use crate::platform::log_line::LogLine;
+use crate::platform::pipe::End;
 use http::StatusCode;
 
 /// Bytes of an error document that are looked at.
@@ -22,6 +23,8 @@ pub enum Fault {
     Nonsense,
     /// The upstream did not send what is to be kept.
     Source,
+    /// What a client was sent did not become an object: it ended so.
+    Tee(End),
 }
 
 impl Fault {
@@ -29,7 +32,7 @@ impl Fault {
     /// broke off. That says nothing of the store.
     pub fn is_of_content(&self) -> bool {
         let code = match self {
-            Fault::Transport(_) | Fault::Source => return true,
+            Fault::Transport(_) | Fault::Source | Fault::Tee(_) => return true,
             Fault::Status {
                 status: StatusCode::BAD_REQUEST,
                 code: Some(code),
@@ -49,6 +52,9 @@ impl Fault {
             Fault::Transport(error) => return Some(error.reason()),
             Fault::Source => return Some("the upstream did not send it"),
             Fault::Nonsense => return Some("the answer is no object store's: see blob_store"),
+            Fault::Tee(End::Full) => return Some("the store is slower than the client"),
+            Fault::Tee(End::Slow) => return Some("the client is too slow"),
+            Fault::Tee(_) => return Some("the client went away, or the upstream broke off"),
         };
         Some(match (status, code.unwrap_or_default()) {
             (_, "RequestTimeTooSkewed") => "the clocks of this host and of the store differ",

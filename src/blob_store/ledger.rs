@@ -34,8 +34,8 @@ struct Claim {
 /// A change of the list.
 #[derive(Clone, Copy, Debug)]
 pub enum Change<'a> {
-    /// Claims an object until a time.
-    Claim(&'a str, Duration),
+    /// Claims an object until a time, for a copy of so many bytes; 0 where that is not known yet.
+    Claim(&'a str, u64, Duration),
     /// A copy of so many bytes begins; its claim holds until a time.
     Begin(u64, Duration),
     End,
@@ -103,7 +103,13 @@ impl Ledger {
     /// Changes the claim of one owner.
     pub fn change(&mut self, owner: u64, change: Change<'_>, limit: u64) -> Turn {
         match change {
-            Change::Claim(object, until) => return self.claim(object, owner, until, limit),
+            Change::Claim(object, length, until) => {
+                let turn = self.claim(object, owner, until, limit);
+                if turn == Turn::Granted {
+                    self.begin(owner, length, until);
+                }
+                return turn;
+            }
             Change::Begin(length, until) => self.begin(owner, length, until),
             Change::End => self.claims.retain(|claim| claim.owner != owner),
         }

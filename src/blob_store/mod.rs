@@ -13,9 +13,10 @@ mod fault;
 mod ledger;
 pub mod object;
 mod sigv4;
+mod tee;
 
 use self::client::Client;
-use self::copy::{Copies, Job};
+use self::copy::{Copies, CopyGuard, Job};
 use self::fault::Fault;
 use self::object::BlobObject;
 use crate::cache::Cache;
@@ -118,10 +119,10 @@ impl<P: Platform> BlobStore<P> {
             }
         }
         let response = forward.await?;
-        if request.method == Method::GET && !request.headers.contains_key(RANGE) {
-            self.keep(upstreams, proxy, candidates, &response);
+        if request.method != Method::GET || request.headers.contains_key(RANGE) {
+            return Ok(response);
         }
-        Ok(response)
+        Ok(self.keep(upstreams, proxy, candidates, response))
     }
 
     /// Makes the response of an object that the store has.
@@ -240,42 +241,50 @@ impl<P: Platform> BlobStore<P> {
         Some(response)
     }
 
-    /// Copies the blob that an upstream has just served.
+    /// Keeps the blob that an upstream has just served: one that goes through this mirror as it
+    /// goes, else by a copy afterwards.
     fn keep(
         self: &Rc<Self>,
         upstreams: &Rc<Upstreams<P>>,
         proxy: &ProxyRequest<'_, P>,
         candidates: Vec<Candidate<'_>>,
-        response: &BlobResponse<P>,
-    ) {
+        response: BlobResponse<P>,
+    ) -> BlobResponse<P> {
         let headers = response.headers();
         let location = match response.status() {
             StatusCode::OK => None,
             status if redirect::is_redirect(status) => redirect::location(headers),
-            _ => return,
+            _ => return response,
         };
         let context = proxy.context;
-        let attempts = context.stats.attempts.borrow();
+        if self.is_known_to_rest(context) {
+            return response;
+        }
         // Nobody was asked where the redirect was remembered: of one upstream, whose it is, is clear.
         let only = proxy
             .candidates
             .is_single()
             .then(|| proxy.candidates.first());
+        let attempts = context.stats.attempts.borrow();
         let server = attempts.last().or(only);
         let served = candidates
             .into_iter()
             .find(|candidate| Some(candidate.upstream) == server);
         let Some(served) = served else {
-            return;
+            return response;
         };
-        self.copy_later(Job {
+        let Some(guard) = CopyGuard::new(self, &served.object.name) else {
+            return response;
+        };
+        let job = Job {
             context: context.to_owned(),
             upstreams: Rc::clone(upstreams),
             upstream: served.upstream.clone(),
             route: served.route,
             object: served.object,
             location: location.map(str::to_owned),
-        });
+        };
+        tee::keep(guard, job, response)
     }
 
     /// Remembers that the store has an object.
@@ -309,10 +318,15 @@ impl<P: Platform> BlobStore<P> {
         }
     }
 
+    /// Whether this instance knows so.
+    fn is_known_to_rest(&self, context: &Context<'_, P>) -> bool {
+        let now = context.platform.now();
+        self.failed.get_memory("", now).as_deref() == Some(&true)
+    }
+
     /// Leaves the store alone for a while, and tells the log once.
     fn failed(&self, context: &Context<'_, P>, operation: &str, fault: &Fault) {
-        let now = context.platform.now();
-        let is_known = self.failed.get_memory("", now).as_deref() == Some(&true);
+        let is_known = self.is_known_to_rest(context);
         self.failed
             .put(context.store, "", true, REST, Owner::Operator);
         if !is_known {

@@ -268,7 +268,9 @@ impl<P: Platform> ManifestCache<P> {
     ) -> Result<Response<Body<P::Body>>, UpstreamError> {
         let (mut head, body) = response.into_parts();
         let body = match body {
-            Body::Upstream(body) => manifest_body::read(context, &head.headers, body).await?,
+            Body::Upstream(body) | Body::Teed(body, _) => {
+                manifest_body::read(context, &head.headers, body).await?
+            }
             Body::Buffered(body) if head.status == StatusCode::OK => body,
             Body::Buffered(_) => return Ok(Response::from_parts(head, body)),
         };

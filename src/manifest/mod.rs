@@ -308,7 +308,9 @@ pub async fn forward<P: Platform>(
     let (mut head, body) = response.into_parts();
     if head.status == StatusCode::OK && !is_complete(&head.headers) {
         let body = match body {
-            Body::Upstream(body) => manifest_body::read(context, &head.headers, body).await?,
+            Body::Upstream(body) | Body::Teed(body, _) => {
+                manifest_body::read(context, &head.headers, body).await?
+            }
             Body::Buffered(body) => body,
         };
         complete(context, &mut head.headers, &body).await;

@@ -129,7 +129,7 @@ impl<P: Platform> Repository<'_, P> {
         let (head, body) = response.map_err(fail)?.into_parts();
         let body = match body {
             Body::Buffered(body) => body,
-            Body::Upstream(body) => {
+            Body::Upstream(body) | Body::Teed(body, _) => {
                 let body = manifest_body::read(context, &head.headers, body).await;
                 body.map_err(fail)?
             }

@@ -2,9 +2,11 @@
 //! scripted platform of the tests does.
 
 pub mod log_line;
+pub mod pipe;
 #[cfg(any(test, feature = "test-util"))]
 pub mod scripted;
 
+use self::pipe::Pipe;
 use futures_util::future::{self, Either};
 use std::error::Error;
 use std::fmt;
@@ -99,6 +101,8 @@ pub enum Payload<B> {
     Bytes(Vec<u8>),
     /// The body of a response that has not been read.
     Stream(B),
+    /// A body that is written to a client at the same time.
+    Pipe(Pipe),
 }
 
 /// How long an exchange with an upstream may take.

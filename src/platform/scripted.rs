@@ -1,5 +1,6 @@
 //! A platform for tests and fuzzing: it answers requests from a script, and records what was sent.
 
+use super::pipe::End;
 use super::{
     Payload, Platform, ReadBodyError, StoreError, Timeouts, TransportError, VariableError,
 };
@@ -232,6 +233,18 @@ impl Platform for Scripted {
                 return Err(TransportError::Broken);
             }
             Payload::Stream(bytes) => bytes,
+            Payload::Pipe(pipe) => {
+                let mut bytes = Vec::new();
+                let mut piece = pipe.read(Vec::new()).await;
+                while !piece.is_empty() {
+                    bytes.extend_from_slice(&piece);
+                    piece = pipe.read(piece).await;
+                }
+                if pipe.end() != Some(End::Whole) {
+                    return Err(TransportError::Broken);
+                }
+                bytes
+            }
         };
         self.0.uploads.borrow_mut().push(body);
         self.send(Request::from_parts(head, ()), timeouts).await

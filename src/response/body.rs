@@ -1,16 +1,61 @@
 //! The body of a response.
 
+use crate::platform::pipe::PipeWriter;
+use futures_util::future::LocalBoxFuture;
 use http::header;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use std::future::poll_fn;
+use std::pin::pin;
 
 /// How many headers a response usually has: a map that grows hashes all its entries anew.
 const USUAL_HEADERS: usize = 10;
 
 /// The body of a response: bytes in memory, or an upstream's body that has not been read.
-#[derive(Debug, PartialEq, Eq)]
 pub enum Body<B> {
     Buffered(Vec<u8>),
     Upstream(B),
+    /// An upstream's body whose bytes go to the client and to the blob store.
+    Teed(B, Tee),
+}
+
+/// Where the bytes go that a client gets, besides. Dropped, it is given up.
+pub struct Tee {
+    /// Takes each piece, after the client has.
+    pub pipe: PipeWriter,
+    upload: Option<LocalBoxFuture<'static, ()>>,
+}
+
+impl Tee {
+    /// Makes a tee whose pipe is read by `upload`.
+    pub fn new(pipe: PipeWriter, upload: impl Future<Output = ()> + 'static) -> Tee {
+        Tee {
+            pipe,
+            upload: Some(Box::pin(upload)),
+        }
+    }
+
+    /// Sends a piece to the client by `send`, and meanwhile uploads as much as can be.
+    pub async fn beside<T>(&mut self, send: impl Future<Output = T>) -> T {
+        let mut send = pin!(send);
+        poll_fn(|context| {
+            let sent = send.as_mut().poll(context);
+            if let Some(upload) = &mut self.upload
+                && upload.as_mut().poll(context).is_ready()
+            {
+                self.upload = None;
+            }
+            sent
+        })
+        .await
+    }
+
+    /// Ends the upload, once the client has all or is gone.
+    pub async fn finish(self) {
+        drop(self.pipe);
+        if let Some(upload) = self.upload {
+            upload.await;
+        }
+    }
 }
 
 impl<B> Body<B> {

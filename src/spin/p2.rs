@@ -2,10 +2,11 @@
 
 use super::{conversions, nanoseconds};
 use crate::mirror::Mirror;
+use crate::platform::pipe::End;
 use crate::platform::{
     Payload, Platform, ReadBodyError, StoreError, Timeouts, TransportError, VariableError,
 };
-use crate::response::body::Body;
+use crate::response::body::{Body, Tee};
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, StatusCode};
 use spin_executor::{CancelOnDropToken, push_waker_and_get_token};
@@ -28,10 +29,13 @@ use wasi::http::types::{
     http_error_code,
 };
 use wasi::io::poll::Pollable;
-use wasi::io::streams::{OutputStream, StreamError};
+use wasi::io::streams::{InputStream, OutputStream, StreamError};
 
 /// Bytes that are moved out of the host at a time.
 const PIECE_SIZE: u64 = 16 * 1024;
+
+/// Bytes that are moved at a time of a body that goes to the client and into the store.
+const TEE_PIECE_SIZE: u64 = 64 * 1024;
 
 /// Bytes that the host may move at a time from an upstream to the client. It moves what has
 /// arrived.
@@ -57,14 +61,14 @@ async fn serve(request: &IncomingRequest, out: ResponseOutparam) {
     // Never dropped: its memory goes with the instance.
     let mirror = ManuallyDrop::new(Mirror::new(spin.clone()));
     let response = mirror.handle(request).await;
-    respond(response, head_only, out);
+    respond(response, head_only, out).await;
     while let Some(work) = spin.next_deferred() {
         work.await;
     }
 }
 
-/// Sends a response. Returns once the host has taken all of it.
-fn respond(
+/// Sends a response. Returns once the host has taken all of it, and so has the blob store.
+async fn respond(
     response: http::Response<Body<IncomingResponse>>,
     head_only: bool,
     out: ResponseOutparam,
@@ -89,9 +93,14 @@ fn respond(
     // Called once the first bytes of the body are there, so that they go out in one packet with the
     // head.
     let send_head = || ResponseOutparam::set(out, Ok(response));
+    let mut upload = None;
     let sent = match body {
         Body::Buffered(bytes) => write(&bytes, &output, send_head),
         Body::Upstream(upstream) => splice(&upstream, &output, send_head),
+        Body::Teed(upstream, tee) => {
+            let tee = upload.insert(tee);
+            Box::pin(send_teed(&upstream, &output, tee, send_head)).await
+        }
     };
     drop(output);
     match sent {
@@ -100,6 +109,9 @@ fn respond(
         // Dropped without being finished, it is aborted: the client must not take a part for the
         // whole.
         Err(_) => drop(sink),
+    }
+    if let Some(tee) = upload {
+        tee.finish().await;
     }
 }
 
@@ -143,6 +155,89 @@ fn splice(
             // The end of the body, or a client that went away.
             Err(StreamError::Closed) => return Ok(()),
             Err(failed) => return Err(failed),
+        }
+    }
+}
+
+/// Passes an upstream's body on, piece by piece, to the client and into a pipe; once that is closed,
+/// as [`splice`] does.
+async fn send_teed(
+    upstream: &IncomingResponse,
+    output: &OutputStream,
+    tee: &mut Tee,
+    send_head: impl FnOnce(),
+) -> Result<(), StreamError> {
+    let body = upstream.consume().ok();
+    let input = body.as_ref().and_then(|body| body.stream().ok());
+    let Some(input) = input else {
+        send_head();
+        return Err(StreamError::Closed);
+    };
+    let mut sent = tee.beside(send_piece(&input, output)).await;
+    send_head();
+    let failed = loop {
+        match sent {
+            Ok(piece) => tee.pipe.write(&piece),
+            Err(failed) => break failed,
+        }
+        if !tee.pipe.is_open() {
+            break tee.beside(splice_all(&input, output)).await;
+        }
+        sent = tee.beside(send_piece(&input, output)).await;
+    };
+    match failed {
+        // The end of the body, or a client that went away.
+        StreamError::Closed => Ok(()),
+        failed => Err(failed),
+    }
+}
+
+/// Passes what has arrived on to the client, and returns it.
+async fn send_piece(input: &InputStream, output: &OutputStream) -> Result<Vec<u8>, StreamError> {
+    let piece = next_piece(input, TEE_PIECE_SIZE).await?;
+    write_all(output, &piece).await?;
+    Ok(piece)
+}
+
+async fn write_all(output: &OutputStream, bytes: &[u8]) -> Result<(), StreamError> {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        writable(output).await?;
+        rest = write_some(output, rest)?;
+    }
+    Ok(())
+}
+
+/// Reads what has arrived, at most `limit` bytes, and waits for it.
+async fn next_piece(input: &InputStream, limit: u64) -> Result<Vec<u8>, StreamError> {
+    let piece = || match input.read(limit) {
+        Ok(piece) if piece.is_empty() => None,
+        read => Some(read),
+    };
+    ready(piece, || input.subscribe()).await
+}
+
+/// Waits until the host takes bytes.
+async fn writable(output: &OutputStream) -> Result<(), StreamError> {
+    let permit = || match output.check_write() {
+        Ok(0) => None,
+        permit => Some(permit.map(drop)),
+    };
+    ready(permit, || output.subscribe()).await
+}
+
+/// Lets the host move all bytes, until one of both ends.
+async fn splice_all(input: &InputStream, output: &OutputStream) -> StreamError {
+    let moved = || match output.splice(input, SPLICE_SIZE) {
+        Ok(0) => None,
+        moved => Some(moved),
+    };
+    loop {
+        if let Err(ended) = writable(output).await {
+            return ended;
+        }
+        if let Err(ended) = ready(moved, || input.subscribe()).await {
+            return ended;
         }
     }
 }
@@ -230,12 +325,8 @@ impl Platform for Spin {
         let mut bytes = super::read_buffer(length.first(), limit);
         let source = body.consume().map_err(broken)?;
         let input = source.stream().map_err(broken)?;
-        let piece = || match input.read(PIECE_SIZE) {
-            Ok(piece) if piece.is_empty() => None,
-            read => Some(read),
-        };
         loop {
-            match ready(piece, || input.subscribe()).await {
+            match next_piece(&input, PIECE_SIZE).await {
                 Ok(piece) => bytes.extend_from_slice(&piece),
                 Err(StreamError::Closed) => return Ok(bytes),
                 Err(StreamError::LastOperationFailed(error)) => {
@@ -357,35 +448,27 @@ async fn send_payload(
     payload: Payload<IncomingResponse>,
     output: &OutputStream,
 ) -> Result<(), StreamError> {
-    let writable = || match output.check_write() {
-        Ok(0) => None,
-        permit => Some(permit),
-    };
     match payload {
-        Payload::Bytes(bytes) => {
-            let mut rest = bytes.as_slice();
-            while !rest.is_empty() {
-                ready(writable, || output.subscribe()).await?;
-                rest = write_some(output, rest)?;
+        Payload::Bytes(bytes) => write_all(output, &bytes).await,
+        Payload::Pipe(pipe) => {
+            let mut piece = pipe.read(Vec::new()).await;
+            while !piece.is_empty() {
+                write_all(output, &piece).await?;
+                piece = pipe.read(piece).await;
             }
-            Ok(())
+            match pipe.end() {
+                Some(End::Whole) => Ok(()),
+                _ => Err(StreamError::Closed),
+            }
         }
         Payload::Stream(source) => {
             let closed = |()| StreamError::Closed;
             let body = source.consume().map_err(closed)?;
             let input = body.stream().map_err(closed)?;
-            loop {
-                ready(writable, || output.subscribe()).await?;
-                let splice = || match output.splice(&input, SPLICE_SIZE) {
-                    Ok(0) => None,
-                    moved => Some(moved),
-                };
-                match ready(splice, || input.subscribe()).await {
-                    Ok(_) => {}
-                    // The end of the source, or a server that takes no more: the length tells.
-                    Err(StreamError::Closed) => return Ok(()),
-                    Err(failed) => return Err(failed),
-                }
+            match splice_all(&input, output).await {
+                // The end of the source, or a server that takes no more: the length tells.
+                StreamError::Closed => Ok(()),
+                failed => Err(failed),
             }
         }
     }

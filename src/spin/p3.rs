@@ -2,11 +2,12 @@
 
 use super::{READ_SIZE, conversions, nanoseconds};
 use crate::mirror::Mirror;
+use crate::platform::pipe::End;
 use crate::platform::{
     Payload, Platform, ReadBodyError, StoreError, Timeouts, TransportError, VariableError,
 };
-use crate::response::body::Body;
-use futures_util::future::join;
+use crate::response::body::{Body, Tee};
+use futures_util::future::{Either, join, select};
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, StatusCode};
 use spin_sdk::key_value::{self, Store};
@@ -21,6 +22,7 @@ use spin_sdk::wasip3::{self, spawn, wit_future, wit_stream};
 use spin_sdk::wit_bindgen::{FutureReader, StreamReader, StreamResult, StreamWriter, yield_async};
 use std::cell::{OnceCell, RefCell};
 use std::future::{poll_fn, ready};
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -31,6 +33,9 @@ const LOG_DELAY: Duration = Duration::from_millis(5);
 /// Bytes of lines that are written at a time: a host takes no more in one call, and would cut a
 /// line in two.
 const MAX_LOG_WRITE: usize = 4096;
+
+/// Bytes that are read at a time of a body that goes to the client and into the store.
+const TEE_PIECE_SIZE: usize = 64 * 1024;
 
 thread_local! {
     /// Lives as long as the instance, which answers up to 128 requests, 16 at a time.
@@ -53,6 +58,7 @@ impl Guest for Component {
         let response = match body {
             Body::Buffered(bytes) => buffered(head.headers, bytes).await,
             Body::Upstream(upstream) => spliced(head.headers, upstream),
+            Body::Teed(upstream, tee) => teed(head.headers, upstream, tee),
         };
         let response =
             response.map_err(|error| ErrorCode::InternalError(Some(error.to_string())))?;
@@ -120,6 +126,34 @@ fn spliced(headers: HeaderMap, upstream: Response) -> Result<Response, HeaderErr
     Ok(Response::new(fields(&headers)?, Some(body), trailers).0)
 }
 
+/// Makes a response with an upstream's unread body, whose bytes go into the pipe of a tee too.
+fn teed(headers: HeaderMap, upstream: Response, mut tee: Tee) -> Result<Response, HeaderError> {
+    let (mut writer, reader) = wit_stream::new();
+    let (response, _sent) = Response::new(fields(&headers)?, Some(reader), no_trailers());
+    let (sent, received) = wit_future::new(|| Ok(()));
+    let (mut body, trailers) = Response::consume_body(upstream, received);
+    drop((sent, trailers));
+    spawn(async move {
+        let mut buffer = Vec::with_capacity(TEE_PIECE_SIZE);
+        loop {
+            let (_, piece) = tee.beside(body.read(buffer)).await;
+            if piece.is_empty() {
+                break;
+            }
+            tee.pipe.write(&piece);
+            buffer = tee.beside(writer.write_all(piece)).await;
+            // A client that went away leaves the rest unwritten.
+            if !buffer.is_empty() {
+                break;
+            }
+        }
+        // The host aborts a response that is shorter than its `Content-Length`.
+        drop(writer);
+        tee.finish().await;
+    });
+    Ok(response)
+}
+
 fn fields(headers: &HeaderMap) -> Result<Fields, HeaderError> {
     Fields::from_list(&super::entries(headers))
 }
@@ -161,6 +195,28 @@ impl Platform for Spin {
                 drop(received);
                 let request = upstream_request(head, Some(body), trailers, timeouts);
                 exchange(request.map_err(broken)?).await
+            }
+            Payload::Pipe(pipe) => {
+                let (mut writer, body) = wit_stream::new();
+                let request = upstream_request(head, Some(body), no_trailers(), timeouts);
+                let exchange = exchange(request.map_err(broken)?);
+                let write = async move {
+                    let mut piece = pipe.read(Vec::new()).await;
+                    while !piece.is_empty() {
+                        let rest = writer.write_all(piece).await;
+                        if !rest.is_empty() {
+                            break;
+                        }
+                        piece = pipe.read(rest).await;
+                    }
+                    pipe.end()
+                };
+                // A server may refuse a body before it has all of it.
+                match select(pin!(write), pin!(exchange)).await {
+                    Either::Left((None | Some(End::Whole), exchange)) => exchange.await,
+                    Either::Left((Some(_), _)) => Err(TransportError::Broken),
+                    Either::Right((response, _)) => response,
+                }
             }
             Payload::Bytes(bytes) => {
                 let (mut writer, body) = wit_stream::new();

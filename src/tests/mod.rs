@@ -5,6 +5,7 @@ mod access;
 mod accounts;
 mod auth;
 mod blob_redirects;
+mod blob_tee;
 mod blobs;
 mod client_accounts;
 mod config;
@@ -113,7 +114,7 @@ impl Received {
 
     fn text(&self) -> String {
         match self.0.body() {
-            Body::Buffered(bytes) | Body::Upstream(bytes) => {
+            Body::Buffered(bytes) | Body::Upstream(bytes) | Body::Teed(bytes, _) => {
                 String::from_utf8(bytes.clone()).unwrap()
             }
         }

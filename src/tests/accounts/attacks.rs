@@ -608,7 +608,9 @@ async fn no_password_is_in_the_log_the_store_or_an_answer() {
         ] {
             let received = send(&mirror, get(path)).await;
             let body = match received.0.body() {
-                Body::Buffered(bytes) | Body::Upstream(bytes) => String::from_utf8_lossy(bytes),
+                Body::Buffered(bytes) | Body::Upstream(bytes) | Body::Teed(bytes, _) => {
+                    String::from_utf8_lossy(bytes)
+                }
             };
             seen += &format!("{:?} {body}", received.0.headers());
         }

@@ -1,0 +1,121 @@
+//! Blobs that go through this mirror: the bytes that a client gets fill the store too, as long as it
+//! keeps up. A client never waits for the store.
+
+use super::BlobResponse;
+use super::client::{LEAST_RATE, length_of};
+use super::copy::{self, Copy, CopyGuard, Job, SETTLE};
+use super::fault::Fault;
+use super::ledger::{Change, Turn};
+use crate::platform::pipe::{End, Pipe};
+use crate::platform::{Payload, Platform};
+use crate::response::body::{Body, Tee};
+use futures_util::future::{Either, select};
+use http::header::CONTENT_ENCODING;
+use std::pin::pin;
+use std::time::Duration;
+
+/// Between two looks whether the client is too slow for an upload: a store would end it, and it is
+/// one of few.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Keeps the blob of a response: as it is sent, where it goes through this mirror and a copy may run
+/// now, else by a copy afterwards.
+pub fn keep<P: Platform>(
+    mut guard: CopyGuard<P>,
+    job: Job<P>,
+    response: BlobResponse<P>,
+) -> BlobResponse<P> {
+    let is_encoded = response.headers().contains_key(CONTENT_ENCODING);
+    let length = length_of(&response).filter(|length| *length > 0 && !is_encoded);
+    let is_too_large = length > job.max_blob();
+    let (head, body) = response.into_parts();
+    let body = match (body, length) {
+        (body @ Body::Upstream(_), Some(_)) if is_too_large => body,
+        (Body::Upstream(body), Some(length)) if guard.start() => {
+            let (pipe, reader) = Pipe::new(length);
+            let upload = upload(guard, job, reader, length);
+            Body::Teed(body, Tee::new(pipe, upload))
+        }
+        (body, _) => {
+            copy::later(guard, job);
+            body
+        }
+    };
+    BlobResponse::<P>::from_parts(head, body)
+}
+
+/// Uploads what is written to `pipe`. Where that comes to nothing, and the store is not to blame,
+/// the blob is copied afterwards.
+async fn upload<P: Platform>(guard: CopyGuard<P>, job: Job<P>, pipe: Pipe, length: u64) {
+    // The client has its first bytes before anything else is waited for.
+    pipe.ready().await;
+    let context = job.context.borrow();
+    let Some(copy) = Copy::new(&context, &job) else {
+        return;
+    };
+    let claim = Change::Claim(&job.object.name, length, copy.claim_end(length));
+    let (turn, is_shared) = copy.change_ledger(claim).await;
+    let is_copied_later = match turn {
+        Turn::Taken => false,
+        Turn::Later => true,
+        Turn::Granted => {
+            let begun = context.platform.now();
+            let sha256 = &job.object.sha256;
+            let payload = Payload::Pipe(pipe.clone());
+            let put = copy.client.put(&job.object.name, payload, length, sha256);
+            let watch = watch(context.platform, &copy, &pipe, is_shared);
+            let put = match select(pin!(put), pin!(watch)).await {
+                Either::Left((put, _)) => put,
+                Either::Right((fault, _)) => Err(fault),
+            };
+            copy.change_ledger(Change::End).await;
+            let fault = put.map_err(|fault| match pipe.end() {
+                Some(end) if end != End::Whole && fault.is_of_content() => Fault::Tee(end),
+                _ => fault,
+            });
+            match fault {
+                Ok(()) => copy.kept(&guard.store, length, begun, "tee"),
+                // Another instance copies it.
+                Err(Fault::Tee(End::Closed)) => {}
+                Err(fault @ Fault::Tee(_)) => copy.not_kept("tee_given_up", &fault),
+                Err(fault @ Fault::Status { .. }) if fault.is_of_content() => {
+                    copy.not_kept("not_kept", &fault);
+                }
+                Err(fault) => guard.store.failed(&context, "put", &fault),
+            }
+            matches!(pipe.end(), Some(End::Short | End::Full | End::Slow))
+        }
+    };
+    pipe.finish(End::Closed);
+    if is_copied_later {
+        copy::later(guard, job);
+    }
+}
+
+/// Returns why an upload has to end, once it has to: another instance has written over its claim, or
+/// the client takes the bytes too slowly.
+async fn watch<P: Platform>(
+    platform: &P,
+    copy: &Copy<'_, P>,
+    pipe: &Pipe,
+    is_shared: bool,
+) -> Fault {
+    if is_shared {
+        platform.sleep(SETTLE).await;
+        if !copy.holds_claim().await {
+            pipe.finish(End::Closed);
+            return Fault::Tee(End::Closed);
+        }
+    }
+    let mut before = 0;
+    loop {
+        platform.sleep(LOOK).await;
+        let written = pipe.written();
+        let least = LOOK.as_secs().saturating_mul(LEAST_RATE);
+        if pipe.end().is_none() && written.saturating_sub(before) < least {
+            pipe.finish(End::Slow);
+            return Fault::Tee(End::Slow);
+        }
+        before = written;
+    }
+}
