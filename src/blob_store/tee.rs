@@ -59,6 +59,8 @@ async fn upload<P: Platform>(guard: CopyGuard<P>, job: Job<P>, pipe: Pipe, lengt
         Turn::Taken => false,
         Turn::Later => true,
         Turn::Granted => {
+            // No upload ends before its claim is certain.
+            pipe.hold(is_shared);
             let begun = context.platform.now();
             let sha256 = &job.object.sha256;
             let payload = Payload::Pipe(pipe.clone());
@@ -106,6 +108,7 @@ async fn watch<P: Platform>(
             pipe.finish(End::Closed);
             return Fault::Tee(End::Closed);
         }
+        pipe.hold(false);
     }
     let mut before = 0;
     loop {

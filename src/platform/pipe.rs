@@ -33,6 +33,8 @@ struct State {
     spare: Vec<u8>,
     written: u64,
     length: u64,
+    /// Whether the last batch is held back.
+    is_held: bool,
     end: Option<End>,
     reader: Option<Waker>,
 }
@@ -61,6 +63,7 @@ impl Pipe {
             spare: Vec::new(),
             written: 0,
             length,
+            is_held: false,
             end: None,
             reader: None,
         })));
@@ -74,7 +77,12 @@ impl Pipe {
         self.0.borrow_mut().spare = read;
         poll_fn(|context| {
             let mut state = self.0.borrow_mut();
-            if state.waiting < BATCH && state.end.is_none() {
+            let has_to_wait = match state.end {
+                None => state.waiting < BATCH,
+                Some(End::Whole) => state.is_held && state.batches.len() <= 1,
+                Some(_) => false,
+            };
+            if has_to_wait {
                 return state.wait(context);
             }
             let batch = state.batches.pop_front().unwrap_or_default();
@@ -82,6 +90,13 @@ impl Pipe {
             Poll::Ready(batch)
         })
         .await
+    }
+
+    /// Holds the last batch back, or not any more: until then what is read is not whole.
+    pub fn hold(&self, is_held: bool) {
+        let mut state = self.0.borrow_mut();
+        state.is_held = is_held;
+        state.wake_reader();
     }
 
     /// Waits until something is written, or the writing ends.
@@ -183,6 +198,97 @@ impl State {
     fn wake_reader(&mut self) {
         if let Some(reader) = self.reader.take() {
             reader.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt as _;
+    use proptest::prelude::*;
+
+    /// Reads what can be read now.
+    fn read(pipe: &Pipe) -> Option<Vec<u8>> {
+        pipe.read(Vec::new()).now_or_never()
+    }
+
+    #[test]
+    fn the_reader_gets_full_batches_then_the_last() {
+        let length = 2 * BATCH + 3;
+        let (writer, pipe) = Pipe::new(length as u64);
+        assert_eq!(pipe.ready().now_or_never(), None);
+        writer.write(&vec![1; BATCH - 1]);
+        assert_eq!((read(&pipe), pipe.ready().now_or_never()), (None, Some(())));
+        writer.write(&vec![2; BATCH + 1]);
+        let batch = read(&pipe).unwrap();
+        assert_eq!((batch.len(), batch.last()), (BATCH, Some(&2)));
+        assert_eq!(read(&pipe).unwrap(), vec![2; BATCH]);
+        writer.write(&[3; 3]);
+        assert_eq!(pipe.end(), Some(End::Whole));
+        drop(writer);
+        assert_eq!((read(&pipe), read(&pipe)), (Some(vec![3; 3]), Some(vec![])));
+        assert_eq!(pipe.end(), Some(End::Whole));
+    }
+
+    #[test]
+    fn a_reader_that_does_not_keep_up_gets_no_more() {
+        let (writer, pipe) = Pipe::new(u64::MAX);
+        for _ in 0..MAX_WAITING / BATCH {
+            writer.write(&vec![0; BATCH]);
+        }
+        assert!(writer.is_open());
+        writer.write(&[0]);
+        assert_eq!((pipe.end(), writer.is_open()), (Some(End::Full), false));
+        assert_eq!(read(&pipe), Some(vec![]));
+    }
+
+    #[test]
+    fn the_first_end_counts_and_only_a_whole_body_is_read_after_it() {
+        for end in [End::Short, End::Full, End::Slow, End::Closed] {
+            let (writer, pipe) = Pipe::new(10);
+            writer.write(&[0; 9]);
+            pipe.finish(end);
+            writer.write(&[0]);
+            drop(writer);
+            assert_eq!((pipe.end(), read(&pipe)), (Some(end), Some(vec![])));
+        }
+        let (writer, pipe) = Pipe::new(10);
+        writer.write(&[0; 9]);
+        drop(writer);
+        assert_eq!((pipe.end(), pipe.written()), (Some(End::Short), 9));
+    }
+
+    #[test]
+    fn the_last_batch_may_be_held_back() {
+        let (writer, pipe) = Pipe::new(BATCH as u64 + 1);
+        pipe.hold(true);
+        writer.write(&vec![0; BATCH + 1]);
+        assert_eq!(read(&pipe).unwrap().len(), BATCH);
+        assert_eq!(read(&pipe), None);
+        pipe.hold(false);
+        assert_eq!(read(&pipe), Some(vec![0]));
+    }
+
+    proptest! {
+        #[test]
+        fn all_that_is_written_is_read_once(pieces in prop::collection::vec(0..=BATCH, 1..20), every in 1..5_usize) {
+            let length: usize = pieces.iter().sum();
+            let (writer, pipe) = Pipe::new(length as u64);
+            let (mut written, mut got) = (Vec::new(), Vec::new());
+            for (number, length) in pieces.into_iter().enumerate() {
+                let piece: Vec<u8> = (0..length).map(|at| (at + number) as u8).collect();
+                written.extend_from_slice(&piece);
+                writer.write(&piece);
+                if number % every == 0 {
+                    got.extend(read(&pipe).unwrap_or_default());
+                }
+            }
+            drop(writer);
+            while let Some(batch) = read(&pipe).filter(|batch| !batch.is_empty()) {
+                got.extend(batch);
+            }
+            prop_assert!(got == written);
         }
     }
 }

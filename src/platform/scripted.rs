@@ -46,6 +46,8 @@ struct State {
     deferred: RefCell<Vec<LocalBoxFuture<'static, ()>>>,
     log: RefCell<Vec<String>>,
     now: Cell<Duration>,
+    /// When those end that sleep.
+    sleepers: RefCell<Vec<Duration>>,
     random: Cell<u64>,
 }
 
@@ -295,12 +297,19 @@ impl Platform for Scripted {
         random
     }
 
-    /// Lets everything else go on first, as far as it can. Then the time passes at once.
+    /// Lets everything else go on first, as far as it can. Then the time passes at once, for whoever
+    /// sleeps least.
     async fn sleep(&self, duration: Duration) {
-        for _ in 0..100 {
-            yield_now().await;
+        let sleeper = Sleeper::new(&self.0, self.now().saturating_add(duration));
+        while self.now() < sleeper.end {
+            for _ in 0..100 {
+                yield_now().await;
+            }
+            let ends = self.0.sleepers.borrow().clone();
+            if ends.iter().min() == Some(&sleeper.end) {
+                self.0.now.set(self.now().max(sleeper.end));
+            }
         }
-        self.advance(duration);
     }
 
     fn alarm(&self) -> (oneshot::Sender<()>, impl Future<Output = ()> + 'static) {
@@ -314,6 +323,27 @@ impl Platform for Scripted {
 
     fn log(&self, line: &str) {
         self.0.log.borrow_mut().push(line.to_owned());
+    }
+}
+
+/// One who sleeps.
+struct Sleeper<'a> {
+    state: &'a State,
+    end: Duration,
+}
+
+impl Sleeper<'_> {
+    fn new(state: &State, end: Duration) -> Sleeper<'_> {
+        state.sleepers.borrow_mut().push(end);
+        Sleeper { state, end }
+    }
+}
+
+impl Drop for Sleeper<'_> {
+    fn drop(&mut self) {
+        let mut sleepers = self.state.sleepers.borrow_mut();
+        let own = sleepers.iter().position(|end| *end == self.end);
+        own.map(|own| sleepers.swap_remove(own));
     }
 }
 

@@ -19,6 +19,8 @@ enum Client {
     Fast,
     /// Goes away after so many pieces.
     Leaves(usize),
+    /// Takes no second piece before the store is tired of it.
+    Slow,
 }
 
 /// A mirror that streams blobs, with a store that has none and answers a `PUT` with `put`. The
@@ -67,6 +69,9 @@ async fn deliver(mirror: &Mirror<Scripted>, request: Request<()>, client: Client
             for piece in pieces.take(count) {
                 received.extend_from_slice(piece);
                 tee.pipe.write(piece);
+                while matches!(client, Client::Slow) && tee.pipe.is_open() {
+                    tee.beside(tokio::task::yield_now()).await;
+                }
                 if !matches!(client, Client::Fast) {
                     for _ in 0..5 {
                         tee.beside(tokio::task::yield_now()).await;
@@ -184,6 +189,7 @@ async fn a_blob_is_copied_afterwards_where_the_store_is_slower_or_the_client_lea
             MAX_WAITING + 1,
             "the store is slower than the client",
         ),
+        (layer, Client::Slow, 20, "the client is too slow"),
         (layer, Client::Leaves(0), 0, "the client went away"),
         (layer, Client::Leaves(1), 2, "the client went away"),
         (layer, Client::Leaves(9), 18, "the client went away"),
