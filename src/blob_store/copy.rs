@@ -135,8 +135,8 @@ async fn copy<P: Platform>(mut guard: CopyGuard<P>, job: Job<P>) {
 /// A copy that runs.
 pub struct Copy<'a, P: Platform> {
     pub client: Client<'a, P>,
-    context: &'a Context<'a, P>,
-    job: &'a Job<P>,
+    pub context: &'a Context<'a, P>,
+    pub job: &'a Job<P>,
     /// What its claim is known by.
     owner: u64,
 }

@@ -6,6 +6,7 @@ use super::client::{LEAST_RATE, length_of};
 use super::copy::{self, Copy, CopyGuard, Job, SETTLE};
 use super::fault::Fault;
 use super::ledger::{Change, Turn};
+use super::object::BlobObject;
 use crate::platform::pipe::{End, Pipe};
 use crate::platform::{Payload, Platform};
 use crate::response::body::{Body, Tee};
@@ -54,38 +55,24 @@ async fn upload<P: Platform>(guard: CopyGuard<P>, job: Job<P>, pipe: Pipe, lengt
         return;
     };
     let claim = Change::Claim(&job.object.name, length, copy.claim_end(length));
-    let (turn, is_shared) = copy.change_ledger(claim).await;
-    let is_copied_later = match turn {
-        Turn::Taken => false,
-        Turn::Later => true,
-        Turn::Granted => {
-            // No upload ends before its claim is certain.
-            pipe.hold(is_shared);
+    let is_copied_later = match copy.change_ledger(claim).await {
+        (Turn::Taken, _) => false,
+        (Turn::Later, _) => true,
+        (Turn::Granted, is_shared) => {
             let begun = context.platform.now();
-            let sha256 = &job.object.sha256;
-            let payload = Payload::Pipe(pipe.clone());
-            let put = copy.client.put(&job.object.name, payload, length, sha256);
-            let watch = watch(context.platform, &copy, &pipe, is_shared);
-            let put = match select(pin!(put), pin!(watch)).await {
-                Either::Left((put, _)) => put,
-                Either::Right((fault, _)) => Err(fault),
-            };
+            let result = put(&copy, &pipe, length, is_shared).await;
             copy.change_ledger(Change::End).await;
-            let fault = put.map_err(|fault| match pipe.end() {
-                Some(end) if end != End::Whole && fault.is_of_content() => Fault::Tee(end),
-                _ => fault,
-            });
-            match fault {
+            match &result {
                 Ok(()) => copy.kept(&guard.store, length, begun, "tee"),
                 // Another instance copies it.
                 Err(Fault::Tee(End::Closed)) => {}
-                Err(fault @ Fault::Tee(_)) => copy.not_kept("tee_given_up", &fault),
+                Err(fault @ Fault::Tee(_)) => copy.not_kept("tee_given_up", fault),
                 Err(fault @ Fault::Status { .. }) if fault.is_of_content() => {
-                    copy.not_kept("not_kept", &fault);
+                    copy.not_kept("not_kept", fault);
                 }
-                Err(fault) => guard.store.failed(&context, "put", &fault),
+                Err(fault) => guard.store.failed(&context, "put", fault),
             }
-            matches!(pipe.end(), Some(End::Short | End::Full | End::Slow))
+            matches!(result, Err(Fault::Tee(end)) if end != End::Closed)
         }
     };
     pipe.finish(End::Closed);
@@ -94,19 +81,37 @@ async fn upload<P: Platform>(guard: CopyGuard<P>, job: Job<P>, pipe: Pipe, lengt
     }
 }
 
-/// Returns why an upload has to end, once it has to: another instance has written over its claim, or
-/// the client takes the bytes too slowly.
-async fn watch<P: Platform>(
-    platform: &P,
+/// Uploads what is written to `pipe`, as long as its claim holds and client and store keep up.
+async fn put<P: Platform>(
     copy: &Copy<'_, P>,
     pipe: &Pipe,
+    length: u64,
     is_shared: bool,
-) -> Fault {
+) -> Result<(), Fault> {
+    // No upload ends before its claim is certain.
+    pipe.hold(is_shared);
+    let BlobObject { name, sha256 } = &copy.job.object;
+    let payload = Payload::Pipe(pipe.clone());
+    let put = copy.client.put(name, payload, length, sha256);
+    let (broken, claim) = (pin!(pipe.broken()), pin!(watch(copy, pipe, is_shared)));
+    let result = match select(select(broken, claim), pin!(put)).await {
+        Either::Left(_) => Err(Fault::Tee(End::Closed)),
+        Either::Right((result, _)) => result,
+    };
+    result.map_err(|fault| match pipe.end() {
+        Some(end) if end != End::Whole && fault.is_of_content() => Fault::Tee(end),
+        _ => fault,
+    })
+}
+
+/// Returns once another instance has written over the claim of an upload. Ends the pipe where the
+/// client takes the bytes too slowly.
+async fn watch<P: Platform>(copy: &Copy<'_, P>, pipe: &Pipe, is_shared: bool) {
+    let platform = copy.context.platform;
     if is_shared {
         platform.sleep(SETTLE).await;
         if !copy.holds_claim().await {
-            pipe.finish(End::Closed);
-            return Fault::Tee(End::Closed);
+            return;
         }
         pipe.hold(false);
     }
@@ -115,9 +120,8 @@ async fn watch<P: Platform>(
         platform.sleep(LOOK).await;
         let written = pipe.written();
         let least = LOOK.as_secs().saturating_mul(LEAST_RATE);
-        if pipe.end().is_none() && written.saturating_sub(before) < least {
+        if written.saturating_sub(before) < least && pipe.end().is_none() {
             pipe.finish(End::Slow);
-            return Fault::Tee(End::Slow);
         }
         before = written;
     }

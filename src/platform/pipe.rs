@@ -111,6 +111,18 @@ impl Pipe {
         .await;
     }
 
+    /// Waits until it ends before the body does.
+    pub async fn broken(&self) {
+        poll_fn(|context| {
+            let mut state = self.0.borrow_mut();
+            match state.end {
+                None | Some(End::Whole) => state.wait(context),
+                Some(_) => Poll::Ready(()),
+            }
+        })
+        .await;
+    }
+
     /// Ends it, unless it has ended. What waits is dropped, but of a whole body.
     pub fn finish(&self, end: End) {
         let mut state = self.0.borrow_mut();

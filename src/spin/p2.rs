@@ -2,7 +2,6 @@
 
 use super::{conversions, nanoseconds};
 use crate::mirror::Mirror;
-use crate::platform::pipe::End;
 use crate::platform::{
     Payload, Platform, ReadBodyError, StoreError, Timeouts, TransportError, VariableError,
 };
@@ -456,10 +455,7 @@ async fn send_payload(
                 write_all(output, &piece).await?;
                 piece = pipe.read(piece).await;
             }
-            match pipe.end() {
-                Some(End::Whole) => Ok(()),
-                _ => Err(StreamError::Closed),
-            }
+            Ok(())
         }
         Payload::Stream(source) => {
             let closed = |()| StreamError::Closed;

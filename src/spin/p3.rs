@@ -2,7 +2,6 @@
 
 use super::{READ_SIZE, conversions, nanoseconds};
 use crate::mirror::Mirror;
-use crate::platform::pipe::End;
 use crate::platform::{
     Payload, Platform, ReadBodyError, StoreError, Timeouts, TransportError, VariableError,
 };
@@ -200,6 +199,7 @@ impl Platform for Spin {
                 let (mut writer, body) = wit_stream::new();
                 let request = upstream_request(head, Some(body), no_trailers(), timeouts);
                 let exchange = exchange(request.map_err(broken)?);
+                // The host breaks off what is shorter than its `Content-Length`.
                 let write = async move {
                     let mut piece = pipe.read(Vec::new()).await;
                     while !piece.is_empty() {
@@ -209,12 +209,10 @@ impl Platform for Spin {
                         }
                         piece = pipe.read(rest).await;
                     }
-                    pipe.end()
                 };
                 // A server may refuse a body before it has all of it.
                 match select(pin!(write), pin!(exchange)).await {
-                    Either::Left((None | Some(End::Whole), exchange)) => exchange.await,
-                    Either::Left((Some(_), _)) => Err(TransportError::Broken),
+                    Either::Left(((), exchange)) => exchange.await,
                     Either::Right((response, _)) => response,
                 }
             }

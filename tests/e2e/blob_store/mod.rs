@@ -9,6 +9,7 @@ mod memory;
 mod outage;
 mod policy;
 mod real_servers;
+mod tee;
 
 use crate::support::hub_fixture::HubFixture;
 use crate::support::mirror::Options;
