@@ -88,8 +88,8 @@ async fn put<P: Platform>(
     length: u64,
     is_shared: bool,
 ) -> Result<(), Fault> {
-    // No upload ends before its claim is certain.
-    pipe.hold(is_shared);
+    // No upload ends before it is certain that it is the only one.
+    pipe.hold(true);
     let BlobObject { name, sha256 } = &copy.job.object;
     let payload = Payload::Pipe(pipe.clone());
     let put = copy.client.put(name, payload, length, sha256);
@@ -104,8 +104,8 @@ async fn put<P: Platform>(
     })
 }
 
-/// Returns once another instance has written over the claim of an upload. Ends the pipe where the
-/// client takes the bytes too slowly.
+/// Returns once another instance has written over the claim of an upload, or has been faster. Ends
+/// the pipe where the client takes the bytes too slowly.
 async fn watch<P: Platform>(copy: &Copy<'_, P>, pipe: &Pipe, is_shared: bool) {
     let platform = copy.context.platform;
     if is_shared {
@@ -113,8 +113,11 @@ async fn watch<P: Platform>(copy: &Copy<'_, P>, pipe: &Pipe, is_shared: bool) {
         if !copy.holds_claim().await {
             return;
         }
-        pipe.hold(false);
     }
+    if let Ok(Some(_)) = copy.client.head(&copy.job.object.name).await {
+        return;
+    }
+    pipe.hold(false);
     let mut before = 0;
     loop {
         platform.sleep(LOOK).await;
