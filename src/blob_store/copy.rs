@@ -268,10 +268,12 @@ impl<'a, P: Platform> Copy<'a, P> {
 
     /// Changes the list of copies. Returns whether it was written, too.
     pub async fn change_ledger(&self, change: Change<'_>) -> (Turn, bool) {
-        let mut ledger = self.ledger().await;
+        let before = self.ledger().await;
+        let mut ledger = before.clone();
         let limit = self.client.config.bytes_per_minute;
         let turn = ledger.change(self.owner, change, limit);
-        if turn != Turn::Granted {
+        // Whoever has lost its claim must not write over another's.
+        if turn != Turn::Granted || ledger == before {
             return (turn, false);
         }
         let is_written = self.context.store.set(KEY, ledger.to_bytes()).await;

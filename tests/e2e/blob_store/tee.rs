@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{Fixture, with_store};
 use crate::support::hub_fixture::{HubFixture, NAME};
+use crate::support::mirror::is_wasip2;
 use crate::support::wait_for;
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -92,7 +93,10 @@ async fn each_clients_bytes_are_asked_for_once_and_the_store_has_one_object() {
         // On WASIp2 an instance of a client that comes late finds the object.
         let asked = fixture.hub.hub.received(Service::Cdn).len();
         assert!((1..=clients).contains(&asked), "{asked} of {clients}");
-        assert_eq!(fixture.s3.count("PUT"), 1, "{clients} clients");
+        // There, those that look at the same moment upload both.
+        let most = if is_wasip2() { clients.min(3) } else { 1 };
+        let puts = fixture.s3.count("PUT");
+        assert!((1..=most).contains(&puts), "{puts} for {clients} clients");
     }
 }
 
