@@ -95,6 +95,8 @@ pub enum Case {
     Blob,
     /// With an object store: a blob that it has, and blobs that it does not have
     BlobStore,
+    /// A blob of 512 MiB, streamed to a client and into an object store
+    Tee,
     /// Upstream requests of 10,000 warm requests
     Steady,
     /// Keys in the store after requests for 100,000 repositories that do not exist

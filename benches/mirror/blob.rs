@@ -10,7 +10,7 @@ use hyper::StatusCode;
 use std::time::{Duration, Instant};
 use test_support::counting_registry::BLOB;
 
-const MIB: f64 = 1048576.0;
+pub const MIB: f64 = 1048576.0;
 
 pub struct Streamed {
     /// Bytes per second.

@@ -23,6 +23,7 @@ mod run;
 mod systems;
 mod table;
 mod targets;
+mod tee;
 mod usage;
 
 use arguments::{Arguments, Case};
@@ -67,6 +68,14 @@ async fn measure(arguments: &Arguments) {
             Case::BlobStore => {
                 let upstreams = [&anonymous, &authenticated];
                 blob_store::measure(arguments, upstreams, ca.as_ref(), &scale, &mut targets).await;
+            }
+            Case::Tee => {
+                let teed = tee::Teed {
+                    arguments,
+                    upstream: &authenticated,
+                    ca: ca.as_ref(),
+                };
+                teed.measure(&systems, &scale, &mut targets).await;
             }
             Case::Steady => footprint::steady(&systems, &scale, &mut targets).await,
             Case::Names => footprint::names(&systems, &scale, &mut targets).await,

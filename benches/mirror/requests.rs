@@ -116,6 +116,7 @@ pub async fn measure(case: Case, systems: &[System], scale: &Scale, targets: &mu
         }
         Case::Blob
         | Case::BlobStore
+        | Case::Tee
         | Case::Steady
         | Case::Names
         | Case::Instance

@@ -16,6 +16,7 @@ use test_support::announcement;
 use test_support::ca::Ca;
 use test_support::counting_registry::{CountingRegistry, Counts};
 use test_support::process::find;
+use test_support::s3::{ACCESS_KEY, SECRET_KEY};
 
 /// The mirror with `manifest_cache=off`: every request goes upstream.
 pub const MIRROR: &str = "mirror";
@@ -87,12 +88,7 @@ impl System {
             ..component
         };
         for (name, manifest, cache) in mirrors.into_iter().chain(beside) {
-            let variables = [
-                format!("upstream={}", authenticated.url()),
-                // An address that is not public must be listed, with TLS or without.
-                format!("plain_http_upstreams={}", authenticated.address),
-                format!("manifest_cache={cache}"),
-            ];
+            let variables = mirror_variables(authenticated, cache);
             let component = Component {
                 metrics: name == METRICS,
                 ..component
@@ -104,6 +100,29 @@ impl System {
             systems.push(mirror);
         }
         systems
+    }
+
+    /// Starts a mirror as [`MIRROR`] is, which keeps blobs in an object store.
+    pub async fn start_with_store(
+        arguments: &Arguments,
+        upstream: &CountingRegistry,
+        ca: Option<&Ca>,
+        store: SocketAddr,
+    ) -> Self {
+        let component = Component {
+            host: &build::host(arguments),
+            ca,
+            id: "hammal",
+            metrics: false,
+        };
+        let mut variables = mirror_variables(upstream, "off").to_vec();
+        variables.push(format!("blob_store=http://{store}/bucket/"));
+        variables.push(format!("blob_store_access_key={ACCESS_KEY}"));
+        variables.push(format!("blob_store_secret_key={SECRET_KEY}"));
+        let manifest = repository().join(arguments.manifest());
+        component
+            .start("mirror+store", &manifest, &variables, upstream)
+            .await
     }
 
     /// The upstream itself.
@@ -154,6 +173,15 @@ impl System {
             cpu: tree.cpu(),
         }
     }
+}
+
+fn mirror_variables(upstream: &CountingRegistry, cache: &str) -> [String; 3] {
+    [
+        format!("upstream={}", upstream.url()),
+        // An address that is not public must be listed, with TLS or without.
+        format!("plain_http_upstreams={}", upstream.address),
+        format!("manifest_cache={cache}"),
+    ]
 }
 
 /// How to run a component.

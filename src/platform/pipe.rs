@@ -13,7 +13,7 @@ pub const MAX_WAITING: usize = 4 * 1024 * 1024;
 
 /// Bytes that the reader takes at a time, unless they are the last: each time wakes a task of the
 /// host, and a store is in no hurry.
-const BATCH: usize = 256 * 1024;
+const BATCH: usize = 512 * 1024;
 
 /// A pipe for a body of known length. Its clones are the same pipe.
 #[derive(Clone, Debug)]

@@ -2,11 +2,17 @@
 //! and the clock, as the Amazon S3 API reference has it, and can fail.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
 use ring::{digest, hmac};
 
 use crate::server::{ReceivedRequest, Reply, ScriptedBody, Server, any_port};
@@ -108,6 +114,33 @@ impl S3 {
         let received = self.received();
         received.iter().filter(|one| one.method == method).count()
     }
+}
+
+/// Starts a store that has nothing, takes everything and counts its bytes.
+pub async fn sink(taken: &Arc<AtomicU64>) -> Server {
+    let taken = Arc::clone(taken);
+    Server::accept(any_port("127.0.0.1"), move |stream| {
+        let taken = Arc::clone(&taken);
+        let service = service_fn(move |request: hyper::Request<Incoming>| {
+            let taken = Arc::clone(&taken);
+            async move {
+                let is_put = request.method() == "PUT";
+                let mut body = request.into_body();
+                while let Some(Ok(frame)) = body.frame().await {
+                    let length = frame.data_ref().map_or(0, Bytes::len) as u64;
+                    taken.fetch_add(length, Ordering::SeqCst);
+                }
+                let response = hyper::Response::builder().status(if is_put { 200 } else { 404 });
+                Ok::<_, Infallible>(response.body(Empty::<Bytes>::new()).expect("a response"))
+            }
+        });
+        async move {
+            let _ = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+        }
+    })
+    .await
 }
 
 /// Returns the error document that a store answers with.

@@ -1,6 +1,5 @@
 //! What a copy takes.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,44 +8,15 @@ use super::{Fixture, with_store};
 use crate::support::hub_fixture::{HubFixture, NAME};
 use crate::support::wait_for;
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty};
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use http_body_util::BodyExt;
 use test_support::hub::Service;
-use test_support::s3::S3;
-use test_support::server::{Reply, ScriptedBody, Server, any_port};
+use test_support::s3::{self, S3};
+use test_support::server::{Reply, ScriptedBody, Server};
 
 /// Bytes.
 const LENGTH: usize = 1 << 30;
 const PIECE: usize = 1 << 20;
 const MAX_GROWTH: u64 = 32 << 20;
-
-/// A store that has nothing, takes everything and counts its bytes.
-async fn sink(taken: &Arc<AtomicU64>) -> Server {
-    let taken = Arc::clone(taken);
-    Server::accept(any_port("127.0.0.1"), move |stream| {
-        let taken = Arc::clone(&taken);
-        let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-            let taken = Arc::clone(&taken);
-            async move {
-                let is_put = request.method() == "PUT";
-                let mut body = request.into_body();
-                while let Some(Ok(frame)) = body.frame().await {
-                    let length = frame.data_ref().map_or(0, Bytes::len) as u64;
-                    taken.fetch_add(length, Ordering::SeqCst);
-                }
-                let response = hyper::Response::builder().status(if is_put { 200 } else { 404 });
-                Ok::<_, Infallible>(response.body(Empty::<Bytes>::new()).expect("a response"))
-            }
-        });
-        async move {
-            let _ = hyper::server::conn::http1::Builder::new()
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
-        }
-    })
-    .await
-}
 
 #[tokio::test]
 async fn a_copy_of_a_gibibyte_takes_little_memory() {
@@ -92,7 +62,7 @@ async fn a_gibibyte_that_a_client_and_the_store_get_takes_little_memory() {
 
 /// Starts a mirror of a registry that has one blob of [`LENGTH`] at a path.
 async fn start(taken: &Arc<AtomicU64>, delivery: &str) -> (Fixture, String, Server) {
-    let (s3, sink) = (S3::start().await, sink(taken).await);
+    let (s3, sink) = (S3::start().await, s3::sink(taken).await);
     let url = format!("http://{}/bucket/", sink.address);
     let hub = HubFixture::with(|options| {
         let options = options.variable("blob_delivery", delivery);
