@@ -116,6 +116,8 @@ impl System {
             metrics: false,
         };
         let mut variables = mirror_variables(upstream, "off").to_vec();
+        // The store is asked first, has nothing, and gets the blob again.
+        variables.push("blob_delivery=stream".to_owned());
         variables.push(format!("blob_store=http://{store}/bucket/"));
         variables.push(format!("blob_store_access_key={ACCESS_KEY}"));
         variables.push(format!("blob_store_secret_key={SECRET_KEY}"));
