@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use super::{Fixture, with_store};
+use crate::host::redis::Redis;
 use crate::support::hub_fixture::{HubFixture, NAME};
 use crate::support::mirror::is_wasip2;
 use crate::support::wait_for;
@@ -12,7 +13,7 @@ use futures_util::future::join_all;
 use http_body_util::{BodyExt, Full};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use test_support::hub::Service;
+use test_support::hub::{Hub, Service};
 use test_support::image::Content;
 use test_support::s3::S3;
 use test_support::server::{Reply, ScriptedBody, Server, any_port};
@@ -98,6 +99,34 @@ async fn each_clients_bytes_are_asked_for_once_and_the_store_has_one_object() {
         let puts = fixture.s3.count("PUT");
         assert!((1..=most).contains(&puts), "{puts} for {clients} clients");
     }
+}
+
+/// They see each other's turns in the key-value store. Those that look at the same moment upload
+/// both.
+#[tokio::test]
+async fn hosts_with_one_store_leave_one_object_and_ask_for_no_copy() {
+    let Some(redis) = Redis::start().await else {
+        return;
+    };
+    let (s3, hub) = (S3::start().await, Hub::start().await);
+    let content = blob(2 << 20);
+    hub.push_blob(NAME, &content);
+    let mut mirrors = Vec::new();
+    for _ in 0..3 {
+        let options = redis.options(&hub).variable("blob_delivery", "stream");
+        mirrors.push(with_store(options, &s3).start().await);
+    }
+    let path = format!("/v2/{NAME}/blobs/{}", content.digest);
+    let ask = (0..12).map(|number| mirrors[number % 3].get(&path).send());
+    for answer in join_all(ask).await {
+        assert!(answer.expect(200).body == content.bytes);
+    }
+    wait_for("an object", || s3.objects().len() == 1).await;
+    assert!(s3.object(&s3.objects()[0]) == Some(content.bytes));
+    let (puts, asked) = (s3.count("PUT"), hub.received(Service::Cdn).len());
+    println!("{puts} uploads by 3 hosts on one store, {asked} requests for 12 clients");
+    assert!((1..=3).contains(&puts), "{puts}");
+    assert!((1..=12).contains(&asked), "{asked}");
 }
 
 #[tokio::test]
