@@ -234,7 +234,7 @@ impl<'a, P: Platform> Copy<'a, P> {
                     (Turn::Granted, false) => return true,
                     (Turn::Granted, true) => {
                         platform.sleep(SETTLE).await;
-                        if self.holds_claim().await {
+                        if self.ledger().await.holds(self.owner) {
                             return true;
                         }
                     }
@@ -255,9 +255,10 @@ impl<'a, P: Platform> Copy<'a, P> {
         self.context.platform.now().saturating_add(duration)
     }
 
-    /// Whether the list of copies has this one: another instance may have written over it.
-    pub async fn holds_claim(&self) -> bool {
-        self.ledger().await.holds(self.owner)
+    /// Whether another instance has written over the claim. A list that can't be read tells nothing.
+    pub async fn is_taken(&self) -> bool {
+        let ledger = self.ledger().await;
+        ledger.is_taken(&self.job.object.name, self.owner)
     }
 
     /// Reads the list of copies in the key-value store.

@@ -137,6 +137,12 @@ impl Ledger {
         self.claims.iter().any(|claim| claim.owner == owner)
     }
 
+    /// Whether somebody else has a claim to an object.
+    pub fn is_taken(&self, object: &str, owner: u64) -> bool {
+        let mut claims = self.claims.iter();
+        claims.any(|claim| claim.object == object && claim.owner != owner)
+    }
+
     /// Counts the bytes of a copy that begins, and extends its claim.
     fn begin(&mut self, owner: u64, length: u64, until: Duration) {
         self.bytes = self.bytes.saturating_add(length);
@@ -167,6 +173,7 @@ mod tests {
         assert_eq!(ledger.claim("b", 3, LATER, 0), Turn::Granted);
         let mut ledger = again(&ledger, NOW);
         assert!(ledger.holds(1) && ledger.holds(3) && !ledger.holds(2));
+        assert!(ledger.is_taken("a", 2) && !ledger.is_taken("a", 1) && !ledger.is_taken("c", 1));
         ledger.change(1, Change::End, 0);
         assert_eq!(ledger.claim("a", 2, LATER, 0), Turn::Granted);
         // Who ended without a word loses its claim.

@@ -110,7 +110,7 @@ async fn watch<P: Platform>(copy: &Copy<'_, P>, pipe: &Pipe, is_shared: bool) {
     let platform = copy.context.platform;
     if is_shared {
         platform.sleep(SETTLE).await;
-        if !copy.holds_claim().await {
+        if copy.is_taken().await {
             return;
         }
     }
