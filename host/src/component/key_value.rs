@@ -6,13 +6,13 @@
 use crate::config::runtime_config::StoreLocation;
 use crate::stderr::warn;
 use anyhow::{Context as _, Result, anyhow};
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params};
 use std::fs::Permissions;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// The most writes in one transaction.
@@ -20,6 +20,9 @@ const MAX_WRITES_PER_TRANSACTION: usize = 256;
 
 /// How long a statement waits for a lock that another process holds on the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long to wait before the next try where SQLite does not wait itself.
+const BUSY_INTERVAL: Duration = Duration::from_millis(2);
 
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS spin_key_value (
     store TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, PRIMARY KEY (store, key))";
@@ -37,6 +40,8 @@ pub struct SqliteStore {
     label: String,
     location: StoreLocation,
     connections: OnceLock<Connections>,
+    /// Held by who opens the file.
+    opening: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -72,6 +77,7 @@ impl SqliteStore {
             label: label.to_owned(),
             location: location.clone(),
             connections: OnceLock::new(),
+            opening: Mutex::new(()),
         }
     }
 
@@ -145,6 +151,10 @@ impl SqliteStore {
         if let Some(connections) = self.connections.get() {
             return Ok(connections);
         }
+        let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(connections) = self.connections.get() {
+            return Ok(connections);
+        }
         let opened = match &self.location {
             // A database in memory can be reached through the connection that created it only.
             StoreLocation::Memory | StoreLocation::Redis(_) => connect(None).map(|connection| {
@@ -205,7 +215,7 @@ fn connect(path: Option<&Path>) -> Result<Connection> {
             let connection =
                 Connection::open(path).with_context(|| format!("can't open {}", path.display()))?;
             connection.busy_timeout(BUSY_TIMEOUT)?;
-            connection.pragma_update(None, "journal_mode", "WAL")?;
+            set_write_ahead_log(&connection)?;
             // What was replaced or deleted is overwritten: addresses of clients are kept no longer
             // than they are used.
             connection.pragma_update(None, "secure_delete", "FAST")?;
@@ -216,6 +226,23 @@ fn connect(path: Option<&Path>) -> Result<Connection> {
     };
     connection.execute(CREATE, [])?;
     Ok(connection)
+}
+
+/// Switches to the write-ahead log. SQLite does not wait for another process that does the same at
+/// this moment, or uses the file.
+fn set_write_ahead_log(connection: &Connection) -> Result<()> {
+    let deadline = Instant::now() + BUSY_TIMEOUT;
+    loop {
+        match connection.pragma_update(None, "journal_mode", "WAL") {
+            Err(error)
+                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+                    && Instant::now() < deadline =>
+            {
+                std::thread::sleep(BUSY_INTERVAL);
+            }
+            switched => return Ok(switched?),
+        }
+    }
 }
 
 /// Commits writes until all senders are dropped.
@@ -288,6 +315,28 @@ mod tests {
             store(StoreLocation::File(path)).get("a").unwrap(),
             Some(vec![0, 255])
         );
+    }
+
+    #[test]
+    fn many_may_open_a_new_file_at_the_same_time() {
+        for shared in [true, false] {
+            for _ in 0..20 {
+                let folder = tempfile::tempdir().unwrap();
+                let location = StoreLocation::File(folder.path().join("kv.db"));
+                let one = Arc::new(store(location.clone()));
+                let threads: Vec<_> = (0..8)
+                    .map(|_| {
+                        // As another process has one.
+                        let other = Arc::new(store(location.clone()));
+                        let store = if shared { Arc::clone(&one) } else { other };
+                        std::thread::spawn(move || store.get("a"))
+                    })
+                    .collect();
+                for thread in threads {
+                    assert_eq!(thread.join().unwrap().unwrap(), None);
+                }
+            }
+        }
     }
 
     #[tokio::test]
