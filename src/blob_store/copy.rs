@@ -14,6 +14,7 @@ use crate::upstream::failover::Upstreams;
 use crate::upstream::{UpstreamRequest, blob};
 use http::header::CONTENT_ENCODING;
 use http::{HeaderMap, Method, Response, StatusCode};
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::rc::Rc;
 use std::time::Duration;
@@ -23,7 +24,9 @@ const MAX_WAITING: usize = 64;
 /// How long a copy waits for its turn.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks whether it is its turn.
-const LOOK: Duration = Duration::from_secs(1);
+const TURN_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two looks whether another copy of this instance is done with the list.
+const LIST_INTERVAL: Duration = Duration::from_millis(5);
 /// Until a claim that another instance wrote over is seen.
 pub const SETTLE: Duration = Duration::from_millis(50);
 /// How long a claim holds until the length of the blob is known.
@@ -38,6 +41,8 @@ pub struct Copies {
     /// The objects whose copies run or wait.
     objects: HashSet<String>,
     running: usize,
+    /// Whether one of them is changing the list in the key-value store.
+    is_list_in_use: bool,
 }
 
 /// A blob to be copied, and where it is.
@@ -55,9 +60,10 @@ pub struct Job<P: Platform> {
 
 impl<P: Platform> Job<P> {
     /// Returns the most bytes that a blob may have.
-    pub fn max_blob(&self) -> Option<u64> {
+    pub fn max_blob(&self) -> u64 {
         let context = self.context.borrow();
-        Some(context.config.blob_store.as_ref()?.max_blob)
+        let config = context.config.blob_store.as_ref();
+        config.map_or(0, |config| config.max_blob)
     }
 }
 
@@ -114,7 +120,8 @@ impl<P: Platform> Drop for CopyGuard<P> {
 
 async fn copy<P: Platform>(mut guard: CopyGuard<P>, job: Job<P>) {
     let context = job.context.borrow();
-    let Some(copy) = Copy::new(&context, &job) else {
+    let store = Rc::clone(&guard.store);
+    let Some(copy) = Copy::new(&context, &job, &store) else {
         return;
     };
     if !copy.take_turn(&mut guard).await {
@@ -122,7 +129,7 @@ async fn copy<P: Platform>(mut guard: CopyGuard<P>, job: Job<P>) {
     }
     let begun = context.platform.now();
     let copied = copy.run(&guard.store).await;
-    copy.change_ledger(Change::End).await;
+    copy.change_ledger(Change::End(0)).await;
     match copied {
         Ok(None) => {}
         Ok(Some(length)) => copy.kept(&guard.store, length, begun, "copy"),
@@ -137,17 +144,32 @@ pub struct Copy<'a, P: Platform> {
     pub client: Client<'a, P>,
     pub context: &'a Context<'a, P>,
     pub job: &'a Job<P>,
+    copies: &'a RefCell<Copies>,
     /// What its claim is known by.
     owner: u64,
 }
 
+/// Held while a copy of this instance changes the list in the key-value store.
+struct ListGuard<'a>(&'a RefCell<Copies>);
+
+impl Drop for ListGuard<'_> {
+    fn drop(&mut self) {
+        self.0.borrow_mut().is_list_in_use = false;
+    }
+}
+
 impl<'a, P: Platform> Copy<'a, P> {
     /// Returns `None` where there is no store.
-    pub fn new(context: &'a Context<'a, P>, job: &'a Job<P>) -> Option<Copy<'a, P>> {
+    pub fn new(
+        context: &'a Context<'a, P>,
+        job: &'a Job<P>,
+        store: &'a BlobStore<P>,
+    ) -> Option<Copy<'a, P>> {
         Some(Copy {
             client: Client::new(context)?,
             context,
             job,
+            copies: &store.copies,
             owner: context.platform.random(),
         })
     }
@@ -234,14 +256,14 @@ impl<'a, P: Platform> Copy<'a, P> {
                     (Turn::Granted, false) => return true,
                     (Turn::Granted, true) => {
                         platform.sleep(SETTLE).await;
-                        if self.ledger().await.holds(self.owner) {
+                        if self.turn().await == Turn::Granted {
                             return true;
                         }
                     }
                     (Turn::Later, _) => {}
                 }
             }
-            platform.sleep(LOOK).await;
+            platform.sleep(TURN_INTERVAL).await;
         }
         false
     }
@@ -255,10 +277,16 @@ impl<'a, P: Platform> Copy<'a, P> {
         self.context.platform.now().saturating_add(duration)
     }
 
-    /// Whether another instance has written over the claim. A list that can't be read tells nothing.
-    pub async fn is_taken(&self) -> bool {
+    /// Whether the claim still stands: another instance may have written over it.
+    pub async fn turn(&self) -> Turn {
         let ledger = self.ledger().await;
-        ledger.is_taken(&self.job.object.name, self.owner)
+        if ledger.holds(self.owner) {
+            Turn::Granted
+        } else if ledger.is_taken(&self.job.object.name, self.owner) {
+            Turn::Taken
+        } else {
+            Turn::Later
+        }
     }
 
     /// Reads the list of copies in the key-value store.
@@ -267,8 +295,19 @@ impl<'a, P: Platform> Copy<'a, P> {
         Ledger::parse(&stored, self.context.platform.now())
     }
 
+    /// Waits until no other copy of this instance changes the list.
+    async fn list(&self) -> ListGuard<'_> {
+        while self.copies.borrow().is_list_in_use {
+            self.context.platform.sleep(LIST_INTERVAL).await;
+        }
+        self.copies.borrow_mut().is_list_in_use = true;
+        ListGuard(self.copies)
+    }
+
     /// Changes the list of copies. Returns whether it was written, too.
     pub async fn change_ledger(&self, change: Change<'_>) -> (Turn, bool) {
+        // Of those that change it in the same moment all changes but one are lost.
+        let _list = self.list().await;
         let before = self.ledger().await;
         let mut ledger = before.clone();
         let limit = self.client.config.bytes_per_minute;

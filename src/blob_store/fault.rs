@@ -53,7 +53,8 @@ impl Fault {
             Fault::Source => return Some("the upstream did not send it"),
             Fault::Nonsense => return Some("the answer is no object store's: see blob_store"),
             Fault::Tee(End::Full) => return Some("the store is slower than the client"),
-            Fault::Tee(End::Slow) => return Some("the client is too slow"),
+            Fault::Tee(End::Slow) => return Some("the client is too slow, or the upstream"),
+            Fault::Tee(End::Refused) => return Some("too much is copied now"),
             Fault::Tee(_) => return Some("the client went away, or the upstream broke off"),
         };
         Some(match (status, code.unwrap_or_default()) {

@@ -38,7 +38,8 @@ pub enum Change<'a> {
     Claim(&'a str, u64, Duration),
     /// A copy of so many bytes begins; its claim holds until a time.
     Begin(u64, Duration),
-    End,
+    /// It has ended, so many bytes before its end.
+    End(u64),
 }
 
 /// What becomes of a wish to copy.
@@ -111,7 +112,12 @@ impl Ledger {
                 return turn;
             }
             Change::Begin(length, until) => self.begin(owner, length, until),
-            Change::End => self.claims.retain(|claim| claim.owner != owner),
+            Change::End(rest) => {
+                if self.holds(owner) {
+                    self.bytes = self.bytes.saturating_sub(rest);
+                }
+                self.claims.retain(|claim| claim.owner != owner);
+            }
         }
         Turn::Granted
     }
@@ -174,7 +180,7 @@ mod tests {
         let mut ledger = again(&ledger, NOW);
         assert!(ledger.holds(1) && ledger.holds(3) && !ledger.holds(2));
         assert!(ledger.is_taken("a", 2) && !ledger.is_taken("a", 1) && !ledger.is_taken("c", 1));
-        ledger.change(1, Change::End, 0);
+        ledger.change(1, Change::End(0), 0);
         assert_eq!(ledger.claim("a", 2, LATER, 0), Turn::Granted);
         // Who ended without a word loses its claim.
         assert!(!again(&ledger, LATER).holds(2));
@@ -192,7 +198,7 @@ mod tests {
             );
         }
         assert_eq!(ledger.claim("x", 9, LATER, 0), Turn::Later);
-        ledger.change(0, Change::End, 0);
+        ledger.change(0, Change::End(0), 0);
         ledger.begin(1, 100, LATER);
         assert_eq!(ledger.claim("x", 9, LATER, 100), Turn::Later);
         assert_eq!(ledger.claim("x", 9, LATER, 101), Turn::Granted);

@@ -2,7 +2,7 @@
 //! keeps up. A client never waits for the store.
 
 use super::BlobResponse;
-use super::client::{LEAST_RATE, length_of};
+use super::client::length_of;
 use super::copy::{self, Copy, CopyGuard, Job, SETTLE};
 use super::fault::Fault;
 use super::ledger::{Change, Turn};
@@ -15,9 +15,12 @@ use http::header::CONTENT_ENCODING;
 use std::pin::pin;
 use std::time::Duration;
 
-/// Between two looks whether the client is too slow for an upload: a store would end it, and it is
-/// one of few.
-const LOOK: Duration = Duration::from_secs(5);
+/// How long a client's speed is measured before it is judged.
+const RATE_WINDOW: Duration = Duration::from_secs(5);
+
+/// Bytes per second. A body that passes more slowly is copied afterwards: an upload is one of few,
+/// and a store ends one that stands still.
+const LEAST_RATE: u64 = 2 * 1024 * 1024;
 
 /// Keeps the blob of a response: as it is sent, where it goes through this mirror and a copy may run
 /// now, else by a copy afterwards.
@@ -28,7 +31,7 @@ pub fn keep<P: Platform>(
 ) -> BlobResponse<P> {
     let is_encoded = response.headers().contains_key(CONTENT_ENCODING);
     let length = length_of(&response).filter(|length| *length > 0 && !is_encoded);
-    let is_too_large = length > job.max_blob();
+    let is_too_large = length.is_some_and(|length| length > job.max_blob());
     let (head, body) = response.into_parts();
     let body = match (body, length) {
         (body @ Body::Upstream(_), Some(_)) if is_too_large => body,
@@ -48,20 +51,22 @@ pub fn keep<P: Platform>(
 /// Uploads what is written to `pipe`. Where that comes to nothing, and the store is not to blame,
 /// the blob is copied afterwards.
 async fn upload<P: Platform>(guard: CopyGuard<P>, job: Job<P>, pipe: Pipe, length: u64) {
-    // The client has its first bytes before anything else is waited for.
+    // Nothing is asked for before the upstream has sent the first bytes.
     pipe.ready().await;
     let context = job.context.borrow();
-    let Some(copy) = Copy::new(&context, &job) else {
+    let Some(copy) = Copy::new(&context, &job, &guard.store) else {
         return;
     };
     let claim = Change::Claim(&job.object.name, length, copy.claim_end(length));
     let is_copied_later = match copy.change_ledger(claim).await {
         (Turn::Taken, _) => false,
-        (Turn::Later, _) => true,
-        (Turn::Granted, is_shared) => {
+        // Without the list nothing would tell how many there are.
+        (Turn::Later, _) | (Turn::Granted, false) => true,
+        (Turn::Granted, true) => {
             let begun = context.platform.now();
-            let result = put(&copy, &pipe, length, is_shared).await;
-            copy.change_ledger(Change::End).await;
+            let result = put(&copy, &pipe, length).await;
+            let rest = length.saturating_sub(pipe.written());
+            copy.change_ledger(Change::End(rest)).await;
             match &result {
                 Ok(()) => copy.kept(&guard.store, length, begun, "tee"),
                 // Another instance copies it.
@@ -82,20 +87,16 @@ async fn upload<P: Platform>(guard: CopyGuard<P>, job: Job<P>, pipe: Pipe, lengt
 }
 
 /// Uploads what is written to `pipe`, as long as its claim holds and client and store keep up.
-async fn put<P: Platform>(
-    copy: &Copy<'_, P>,
-    pipe: &Pipe,
-    length: u64,
-    is_shared: bool,
-) -> Result<(), Fault> {
+async fn put<P: Platform>(copy: &Copy<'_, P>, pipe: &Pipe, length: u64) -> Result<(), Fault> {
     // No upload ends before it is certain that it is the only one.
     pipe.hold(true);
     let BlobObject { name, sha256 } = &copy.job.object;
     let payload = Payload::Pipe(pipe.clone());
     let put = copy.client.put(name, payload, length, sha256);
-    let (broken, claim) = (pin!(pipe.broken()), pin!(watch(copy, pipe, is_shared)));
-    let result = match select(select(broken, claim), pin!(put)).await {
-        Either::Left(_) => Err(Fault::Tee(End::Closed)),
+    let (broken, watch) = (pin!(pipe.broken()), pin!(watch(copy, pipe)));
+    let result = match select(select(broken, watch), pin!(put)).await {
+        Either::Left((Either::Left(_), _)) => Err(Fault::Tee(End::Closed)),
+        Either::Left((Either::Right((end, _)), _)) => Err(Fault::Tee(end)),
         Either::Right((result, _)) => result,
     };
     result.map_err(|fault| match pipe.end() {
@@ -104,25 +105,25 @@ async fn put<P: Platform>(
     })
 }
 
-/// Returns once another instance has written over the claim of an upload, or has been faster. Ends
-/// the pipe where the client takes the bytes too slowly.
-async fn watch<P: Platform>(copy: &Copy<'_, P>, pipe: &Pipe, is_shared: bool) {
+/// Returns why an upload may not go on, once its claim has settled: another instance has the object
+/// or its place. Ends the pipe where the bytes pass too slowly.
+async fn watch<P: Platform>(copy: &Copy<'_, P>, pipe: &Pipe) -> End {
     let platform = copy.context.platform;
-    if is_shared {
-        platform.sleep(SETTLE).await;
-        if copy.is_taken().await {
-            return;
-        }
+    platform.sleep(SETTLE).await;
+    match copy.turn().await {
+        Turn::Granted => {}
+        Turn::Taken => return End::Closed,
+        Turn::Later => return End::Refused,
     }
     if let Ok(Some(_)) = copy.client.head(&copy.job.object.name).await {
-        return;
+        return End::Closed;
     }
     pipe.hold(false);
     let mut before = 0;
     loop {
-        platform.sleep(LOOK).await;
+        platform.sleep(RATE_WINDOW).await;
         let written = pipe.written();
-        let least = LOOK.as_secs().saturating_mul(LEAST_RATE);
+        let least = RATE_WINDOW.as_secs().saturating_mul(LEAST_RATE);
         if written.saturating_sub(before) < least && pipe.end().is_none() {
             pipe.finish(End::Slow);
         }

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 
 /// The most bytes that wait for the reader, who has a batch besides. On a busy machine, a store that
 /// is as fast as a client of 500 MB/s lags behind by as much for moments.
-pub const MAX_WAITING: usize = 4 * 1024 * 1024;
+pub const MAX_PIPE_BYTES: usize = 4 * 1024 * 1024;
 
 /// Bytes that the reader takes at a time, unless they are the last: each time wakes a task of the
 /// host, and a store is in no hurry.
@@ -52,6 +52,8 @@ pub enum End {
     Slow,
     /// The reader needs no more.
     Closed,
+    /// The reader may not go on now.
+    Refused,
 }
 
 impl Pipe {
@@ -157,7 +159,7 @@ impl PipeWriter {
             if state.end.is_some() {
                 return;
             }
-            if state.waiting.saturating_add(piece.len()) > MAX_WAITING {
+            if state.waiting.saturating_add(piece.len()) > MAX_PIPE_BYTES {
                 End::Full
             } else {
                 state.append(piece);
@@ -246,7 +248,7 @@ mod tests {
     #[test]
     fn a_reader_that_does_not_keep_up_gets_no_more() {
         let (writer, pipe) = Pipe::new(u64::MAX);
-        for _ in 0..MAX_WAITING / BATCH {
+        for _ in 0..MAX_PIPE_BYTES / BATCH {
             writer.write(&vec![0; BATCH]);
         }
         assert!(writer.is_open());

@@ -20,7 +20,7 @@ pub enum Body<B> {
 
 /// Where the bytes go that a client gets, besides. Dropped, it is given up.
 pub struct Tee {
-    /// Takes each piece, after the client has.
+    /// Takes each piece that the client gets.
     pub pipe: PipeWriter,
     upload: Option<LocalBoxFuture<'static, ()>>,
 }

@@ -60,22 +60,28 @@ async fn serve(request: &IncomingRequest, out: ResponseOutparam) {
     // Never dropped: its memory goes with the instance.
     let mirror = ManuallyDrop::new(Mirror::new(spin.clone()));
     let response = mirror.handle(request).await;
-    respond(response, head_only, out).await;
-    while let Some(work) = spin.next_deferred() {
-        work.await;
+    let tee = respond(response, head_only, out).await;
+    spin.run_deferred().await;
+    if let Some(tee) = tee {
+        tee.finish().await;
+        spin.run_deferred().await;
     }
 }
 
-/// Sends a response. Returns once the host has taken all of it, and so has the blob store.
+/// Sends a response. Returns once the host has taken all of it, with the tee of which the blob store
+/// has not.
 async fn respond(
     response: http::Response<Body<IncomingResponse>>,
     head_only: bool,
     out: ResponseOutparam,
-) {
+) -> Option<Tee> {
     let (head, body) = response.into_parts();
     let response = match outgoing_response(&head) {
         Ok(response) => response,
-        Err(code) => return ResponseOutparam::set(out, Err(code)),
+        Err(code) => {
+            ResponseOutparam::set(out, Err(code));
+            return None;
+        }
     };
     // Without a body, the host does not compare its length with the `Content-Length` of a HEAD or
     // 304.
@@ -87,7 +93,8 @@ async fn respond(
     let Some((sink, output)) =
         stream.and_then(|sink| sink.write().ok().map(|output| (sink, output)))
     else {
-        return ResponseOutparam::set(out, Ok(response));
+        ResponseOutparam::set(out, Ok(response));
+        return None;
     };
     // Called once the first bytes of the body are there, so that they go out in one packet with the
     // head.
@@ -109,9 +116,7 @@ async fn respond(
         // whole.
         Err(_) => drop(sink),
     }
-    if let Some(tee) = upload {
-        tee.finish().await;
-    }
+    upload
 }
 
 fn write(bytes: &[u8], output: &OutputStream, send_head: impl FnOnce()) -> Result<(), StreamError> {
@@ -275,6 +280,12 @@ impl Spin {
 
     fn next_deferred(&self) -> Option<Pin<Box<dyn Future<Output = ()>>>> {
         self.0.deferred.borrow_mut().pop_front()
+    }
+
+    async fn run_deferred(&self) {
+        while let Some(work) = self.next_deferred() {
+            work.await;
+        }
     }
 }
 

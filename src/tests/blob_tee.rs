@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::platform::Platform as _;
-use crate::platform::pipe::MAX_WAITING;
+use crate::platform::pipe::MAX_PIPE_BYTES;
 use futures_util::future::join_all;
 
 const CDN: &str = "https://cdn.example/signed";
@@ -180,7 +180,7 @@ async fn a_client_gets_all_bytes_whatever_the_store_does() {
 #[tokio::test]
 async fn a_blob_is_copied_afterwards_where_the_store_is_slower_or_the_client_leaves() {
     let large = || {
-        let length = MAX_WAITING + 1;
+        let length = MAX_PIPE_BYTES + 1;
         let headers = [("content-length", &*length.to_string())];
         answer(200, &headers, &"x".repeat(length))
     };
@@ -188,7 +188,7 @@ async fn a_blob_is_copied_afterwards_where_the_store_is_slower_or_the_client_lea
         (
             large as fn() -> Answer,
             Client::Fast,
-            MAX_WAITING + 1,
+            MAX_PIPE_BYTES + 1,
             "the store is slower than the client",
         ),
         (layer, Client::Slow, 20, "the client is too slow"),
@@ -336,6 +336,42 @@ async fn a_blob_that_another_instance_copies_is_not_uploaded() {
 }
 
 #[tokio::test]
+async fn an_upload_whose_claim_another_instance_overwrote_is_broken_off() {
+    let object = format!("public/blobs/https/registry-1.docker.io/library/alpine/sha256/{HEX}");
+    let of_this = format!("16666 0\n{object} 7 1000050\n");
+    for (ledger, uploads, lines) in [
+        // Another has the blob.
+        (of_this, vec![], vec![]),
+        // Others have the places.
+        (
+            "16666 0\na 1 1000030\nb 2 1000030\nc 3 1000030\nd 4 1000030\n".to_owned(),
+            vec![BYTES],
+            vec!["too much is copied now", "by=copy"],
+        ),
+        (String::new(), vec![BYTES], vec!["too much", "by=copy"]),
+    ] {
+        let (platform, mirror) = mirror(stored, layer);
+        let response = mirror.handle(get(&blob())).await;
+        let Body::Teed(bytes, mut tee) = response.into_body() else {
+            panic!("a body that fills the store");
+        };
+        tee.pipe.write(&bytes);
+        tee.beside(tokio::task::yield_now()).await;
+        assert!(platform.store()["copies1"].len() > 30, "a claim");
+        let ledger = ledger.into_bytes();
+        platform.save("copies1", ledger).await.unwrap();
+        tee.finish().await;
+        platform.run_deferred().await;
+        assert_eq!(platform.uploads(), uploads);
+        let told = told(&platform);
+        assert_eq!(told.len(), lines.len(), "{told:?}");
+        for (line, text) in told.iter().zip(lines) {
+            assert!(line.contains(text), "{line}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_upload_is_broken_off_where_another_instance_was_faster() {
     let (platform, mirror) = mirror(stored, layer);
     let response = mirror.handle(get(&blob())).await;
@@ -348,6 +384,17 @@ async fn an_upload_is_broken_off_where_another_instance_was_faster() {
     platform.run_deferred().await;
     assert_eq!(platform.uploads(), [[0; 0]; 0]);
     assert_eq!(told(&platform), [""; 0]);
+}
+
+#[tokio::test]
+async fn what_a_client_did_not_take_is_not_counted() {
+    let (platform, mirror) = mirror(stored, layer);
+    platform.set_variable("blob_store_bytes_per_minute", "1000");
+    deliver(&mirror, get(&blob()), Client::Leaves(5)).await;
+    assert_eq!(platform.uploads(), [BYTES]);
+    // Ten by the client that left, and all by the copy.
+    let ledger = String::from_utf8(platform.store()["copies1"].clone()).unwrap();
+    assert!(ledger.trim_end().ends_with(" 30"), "{ledger}");
 }
 
 #[tokio::test]

@@ -69,7 +69,7 @@ impl Guest {
             },
             wasi: wasi.build(),
             http: WasiHttpCtx::new(),
-            outbound: config.outbound.clone(),
+            outbound: config.outbound.of_instance(life),
             _counted: metrics::instance_created(),
         }
     }

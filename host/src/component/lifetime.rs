@@ -97,6 +97,8 @@ pub struct InstanceLife {
 struct Requests {
     /// Requests that somebody waits for, and responses that somebody takes.
     open: usize,
+    /// What the instance uploads.
+    uploads: usize,
     has_given_up: bool,
     /// When the last of them ended.
     last_end: Option<Instant>,
@@ -111,7 +113,7 @@ impl Requests {
     /// Since when nobody waits for any of them, if one was given up.
     fn given_up_since(&self) -> Option<Instant> {
         self.last_end
-            .filter(|_| self.open == 0 && self.has_given_up)
+            .filter(|_| self.open == 0 && self.uploads == 0 && self.has_given_up)
     }
 }
 
@@ -135,6 +137,13 @@ impl InstanceLife {
         }
     }
 
+    /// The instance begins to upload something, which goes on until the result is dropped: a copy for
+    /// the blob store serves other clients than the one who has given up.
+    pub fn upload(self: &Arc<Self>) -> Upload {
+        self.requests().uploads += 1;
+        Upload(Arc::clone(self))
+    }
+
     /// Whether requests were given up, and nobody waits for others of this instance: since when.
     /// `Pending` wakes the task once that is so.
     pub fn poll_given_up(&self, cx: &mut Context<'_>) -> Poll<Instant> {
@@ -152,6 +161,21 @@ impl InstanceLife {
 
     fn requests(&self) -> MutexGuard<'_, Requests> {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An upload of an instance.
+#[derive(Debug)]
+pub struct Upload(Arc<InstanceLife>);
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        let mut requests = self.0.requests();
+        requests.uploads -= 1;
+        requests.last_end = Some(Instant::now());
+        if requests.uploads == 0 {
+            self.0.waker.wake();
+        }
     }
 }
 
@@ -188,6 +212,17 @@ mod tests {
         only.answered();
         drop(only);
         assert!(!instance.is_given_up());
+    }
+
+    #[test]
+    fn an_upload_goes_on_although_another_request_was_given_up() {
+        let instance = Arc::default();
+        let given_up = request(&instance);
+        let upload = instance.upload();
+        drop(given_up);
+        assert!(!instance.is_given_up());
+        drop(upload);
+        assert!(instance.is_given_up());
     }
 
     #[test]

@@ -28,9 +28,12 @@ const HTTP2_PIECE: usize = 16 * 1024;
 /// until the client opens its window.
 const HTTP2_LAST_PIECE: usize = 1024;
 
-/// Whether a request is for a blob: the digest in its path is one segment.
+/// Whether a request is for a blob, by the last two segments of its path. What is percent-encoded is
+/// none: to the component it may be something else.
 pub fn is_blob(path: &str) -> bool {
-    path.rsplit('/').nth(1) == Some("blobs")
+    let mut segments = path.rsplit('/');
+    let digest = segments.next().unwrap_or_default();
+    digest.contains(':') && !digest.contains('%') && segments.next() == Some("blobs")
 }
 
 /// Returns the bytes that a body counts for. Only blobs are known to be passed on as they arrive:
@@ -206,7 +209,9 @@ mod tests {
             ("/v2/library/alpine/manifests/latest", false),
             ("/v2/library/blobs/manifests/latest", false),
             ("/v2/blobs/tags/list", false),
-            ("/blobs/", true),
+            ("/v2/blobs/x%2Fmanifests%2Fsha256:12", false),
+            ("/v2/blobs/manifests/sha256:12", false),
+            ("/blobs/", false),
             ("/blobs", false),
             ("", false),
         ] {

@@ -10,6 +10,7 @@ mod transport;
 
 use self::connector::{CONNECT_TIMEOUT, ConnectError, Connector, DEFAULT_TIMEOUT};
 use self::idle_timeout::{IdleTimeoutBody, LargeRead};
+use crate::component::lifetime::InstanceLife;
 use crate::egress::allowed_hosts::AllowedHosts;
 use crate::metrics::UpstreamRequest;
 use crate::stderr::warn;
@@ -70,6 +71,8 @@ pub const INCOMING_MARKER: HeaderName = HeaderName::from_static("hammal-host-inc
 #[derive(Clone)]
 pub struct Outbound {
     shared: Arc<Shared>,
+    /// The instance that sends.
+    life: Arc<InstanceLife>,
     /// Whether the header that is checked next is the `Host` of an incoming request. The component
     /// may see that one, and must not set its own. wasmtime-wasi-http checks both by name alone, so
     /// the server inserts [`INCOMING_MARKER`] directly before the incoming one.
@@ -124,7 +127,16 @@ impl Outbound {
         };
         Self {
             shared: Arc::new(shared),
+            life: Arc::default(),
             is_incoming: false,
+        }
+    }
+
+    /// Returns a clone for a new instance.
+    pub fn of_instance(&self, life: &Arc<InstanceLife>) -> Self {
+        Self {
+            life: Arc::clone(life),
+            ..self.clone()
         }
     }
 }
@@ -155,7 +167,9 @@ impl WasiHttpHooks for Outbound {
         _: BodyOutcome,
     ) -> Box<dyn Future<Output = Result<(Response<WasiBody>, BodyOutcome), Error>> + Send> {
         let shared = Arc::clone(&self.shared);
+        let upload = (*request.method() == Method::PUT).then(|| self.life.upload());
         Box::new(async move {
+            let _upload = upload;
             let measured = UpstreamRequest::start(request.uri());
             let response = shared.send(request, options.unwrap_or_default()).await;
             let response = match (measured, response) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::{Fixture, with_store};
 use crate::host::redis::Redis;
+use crate::support::attacker::{self, never_answer_slow};
 use crate::support::hub_fixture::{NAME, TAG};
 use crate::support::mirror::Options;
 use crate::support::wait_for;
@@ -40,6 +41,25 @@ async fn a_blob_is_copied_once_however_many_ask() {
             "{authorization}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_ends_no_copy_of_anothers_blob() {
+    let fixture = Fixture::start().await;
+    let (mirror, hub) = (&fixture.hub.mirror, &fixture.hub.hub);
+    never_answer_slow(hub);
+    // Longer than an instance goes on that nobody waits for.
+    fixture.s3.script(|received| {
+        let stored = Reply::new(200, &[("etag", "\"etag\"")], "");
+        (received.method == "PUT").then(|| stored.after(Duration::from_secs(4)))
+    });
+    mirror.get(&fixture.hub.layer()).send().await.expect(307);
+    wait_for("an upload", || fixture.s3.count("PUT") == 1).await;
+    for number in 0..3 {
+        let target = format!("/v2/team/slow/manifests/{number}");
+        drop(attacker::get(mirror.address(), &target).await);
+    }
+    fixture.copies(1).await;
 }
 
 #[tokio::test]

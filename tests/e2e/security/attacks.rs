@@ -22,7 +22,7 @@ use test_support::hub::Service;
 use test_support::server::{Reply, ScriptedBody};
 
 /// Bytes by which the memory of the host may grow for one client.
-const MAX_GROWTH: u64 = 128 * 1024 * 1024;
+const MAX_GROWTH: u64 = 256 * 1024 * 1024;
 
 /// Within which time an exchange ends that nobody waits for.
 const END_OF_EXCHANGES: Duration = Duration::from_secs(8);
