@@ -40,8 +40,8 @@ pub struct SqliteStore {
     label: String,
     location: StoreLocation,
     connections: OnceLock<Connections>,
-    /// Held by who opens the file.
-    opening: Mutex<()>,
+    /// Held by who opens the file: when that failed last, and why.
+    opening: Mutex<Option<(Instant, String)>>,
 }
 
 #[derive(Debug)]
@@ -77,7 +77,7 @@ impl SqliteStore {
             label: label.to_owned(),
             location: location.clone(),
             connections: OnceLock::new(),
-            opening: Mutex::new(()),
+            opening: Mutex::new(None),
         }
     }
 
@@ -151,9 +151,17 @@ impl SqliteStore {
         if let Some(connections) = self.connections.get() {
             return Ok(connections);
         }
-        let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        let asked = Instant::now();
+        let mut failed = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(connections) = self.connections.get() {
             return Ok(connections);
+        }
+        // Whoever has waited for an attempt that failed makes none of its own: each may wait for a
+        // lock on the file.
+        if let Some((at, error)) = &*failed
+            && *at >= asked
+        {
+            return Err(anyhow!("{error}"));
         }
         let opened = match &self.location {
             // A database in memory can be reached through the connection that created it only.
@@ -167,10 +175,9 @@ impl SqliteStore {
             }),
         };
         let (writer, reader) = opened.inspect_err(|error| {
-            warn(&format!(
-                "can't open the key-value store {:?}: {error:#}",
-                self.label
-            ));
+            let error = format!("can't open the key-value store {:?}: {error:#}", self.label);
+            warn(&error);
+            *failed = Some((Instant::now(), error));
         })?;
         Ok(self.connections.get_or_init(|| {
             let (sender, writes) = mpsc::channel();
@@ -337,6 +344,33 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn who_waits_for_an_attempt_to_open_a_file_makes_no_second_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Arc::new(store(StoreLocation::File(folder.path().join("kv.db"))));
+        let mut attempt = store.opening.lock().unwrap();
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                let store = Arc::clone(&store);
+                let (asks, asked) = mpsc::channel();
+                let thread = std::thread::spawn(move || {
+                    asks.send(()).unwrap();
+                    store.get("a")
+                });
+                asked.recv().unwrap();
+                thread
+            })
+            .collect();
+        std::thread::sleep(Duration::from_millis(50));
+        *attempt = Some((Instant::now(), "it is locked".to_owned()));
+        drop(attempt);
+        for thread in threads {
+            let error = thread.join().unwrap().unwrap_err();
+            assert_eq!(error.to_string(), "it is locked");
+        }
+        assert_eq!(store.get("a").unwrap(), None);
     }
 
     #[tokio::test]
