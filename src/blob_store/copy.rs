@@ -22,13 +22,13 @@ use std::time::Duration;
 /// The most copies of an instance that run or wait. What is not copied now is with the next client.
 const MAX_WAITING: usize = 64;
 /// How long a copy waits for its turn.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TURN_TIMEOUT: Duration = Duration::from_secs(60);
 /// Between two looks whether it is its turn.
 const TURN_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two looks whether another copy of this instance is done with the list.
 const LIST_INTERVAL: Duration = Duration::from_millis(5);
 /// Until a claim that another instance wrote over is seen.
-pub const SETTLE: Duration = Duration::from_millis(50);
+pub const CLAIM_DELAY: Duration = Duration::from_millis(50);
 /// How long a claim holds until the length of the blob is known.
 const CLAIM: Duration = Duration::from_secs(60);
 /// How long it holds at most: an instance may end without a word. A copy that takes longer may be
@@ -247,7 +247,7 @@ impl<'a, P: Platform> Copy<'a, P> {
     /// Waits until the copy may begin, here and in the other instances.
     async fn take_turn(&self, guard: &mut CopyGuard<P>) -> bool {
         let platform = self.context.platform;
-        let end = self.end(PATIENCE);
+        let end = self.end(TURN_TIMEOUT);
         while platform.now() < end {
             if guard.start() {
                 let claim = Change::Claim(&guard.object, 0, self.end(CLAIM));
@@ -255,7 +255,7 @@ impl<'a, P: Platform> Copy<'a, P> {
                     (Turn::Taken, _) => return false,
                     (Turn::Granted, false) => return true,
                     (Turn::Granted, true) => {
-                        platform.sleep(SETTLE).await;
+                        platform.sleep(CLAIM_DELAY).await;
                         if self.turn().await == Turn::Granted {
                             return true;
                         }

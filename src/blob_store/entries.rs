@@ -20,7 +20,7 @@ impl<P: Platform> BlobStore<P> {
     /// [`super::object::entries_prefix`].
     pub async fn entry(&self, context: &Context<'_, P>, prefix: &str, key: &str) -> Option<String> {
         let client = Client::new(context)?;
-        if self.is_resting(context).await {
+        if self.is_down(context).await {
             return None;
         }
         let platform = context.platform;
@@ -61,7 +61,7 @@ impl<P: Platform> BlobStore<P> {
             let Some(client) = Client::new(&context) else {
                 return;
             };
-            if store.is_resting(&context).await {
+            if store.is_down(&context).await {
                 return;
             }
             let (hash, length) = (sha256_hex(&entry), entry.len());

@@ -44,7 +44,7 @@ use std::time::Duration;
 /// was deleted meanwhile fails for as long; a look for each download would double its requests.
 const PRESENCE: Duration = Duration::from_secs(60);
 /// How long a store is left alone after it failed.
-const REST: Duration = Duration::from_secs(20);
+const COOLDOWN: Duration = Duration::from_secs(20);
 /// How long an instance relies on the key-value store's word that the blob store works.
 const RECHECK: Duration = Duration::from_secs(60);
 /// The most objects whose presence an instance remembers: no more are asked of most instances.
@@ -148,7 +148,7 @@ impl<P: Platform> BlobStore<P> {
     /// Returns the length of an object that the store has.
     async fn length(&self, context: &Context<'_, P>, object: &str) -> Option<u64> {
         let client = Client::new(context)?;
-        if self.is_resting(context).await {
+        if self.is_down(context).await {
             return None;
         }
         let now = context.platform.now();
@@ -257,7 +257,7 @@ impl<P: Platform> BlobStore<P> {
             _ => return response,
         };
         let context = proxy.context;
-        if self.is_known_to_rest(context) {
+        if self.is_known_down(context) {
             return response;
         }
         // Nobody was asked where the redirect was remembered: of one upstream, whose it is, is clear.
@@ -306,9 +306,9 @@ impl<P: Platform> BlobStore<P> {
     }
 
     /// Whether the store failed lately.
-    async fn is_resting(&self, context: &Context<'_, P>) -> bool {
+    async fn is_down(&self, context: &Context<'_, P>) -> bool {
         match self.failed.get(context.store, "").await {
-            Some(is_resting) => *is_resting,
+            Some(is_down) => *is_down,
             None => {
                 let now = context.platform.now();
                 self.failed
@@ -319,16 +319,16 @@ impl<P: Platform> BlobStore<P> {
     }
 
     /// Whether this instance knows so.
-    fn is_known_to_rest(&self, context: &Context<'_, P>) -> bool {
+    fn is_known_down(&self, context: &Context<'_, P>) -> bool {
         let now = context.platform.now();
         self.failed.get_memory("", now).as_deref() == Some(&true)
     }
 
     /// Leaves the store alone for a while, and tells the log once.
     fn failed(&self, context: &Context<'_, P>, operation: &str, fault: &Fault) {
-        let is_known = self.is_known_to_rest(context);
+        let is_known = self.is_known_down(context);
         self.failed
-            .put(context.store, "", true, REST, Owner::Operator);
+            .put(context.store, "", true, COOLDOWN, Owner::Operator);
         if !is_known {
             let mut line = LogLine::new(context.config.log_format);
             line.word("blob_store", "failed");

@@ -3,7 +3,7 @@
 
 use super::BlobResponse;
 use super::client::length_of;
-use super::copy::{self, Copy, CopyGuard, Job, SETTLE};
+use super::copy::{self, CLAIM_DELAY, Copy, CopyGuard, Job};
 use super::fault::Fault;
 use super::ledger::{Change, Turn};
 use super::object::BlobObject;
@@ -109,7 +109,7 @@ async fn put<P: Platform>(copy: &Copy<'_, P>, pipe: &Pipe, length: u64) -> Resul
 /// or its place. Ends the pipe where the bytes pass too slowly.
 async fn watch<P: Platform>(copy: &Copy<'_, P>, pipe: &Pipe) -> End {
     let platform = copy.context.platform;
-    platform.sleep(SETTLE).await;
+    platform.sleep(CLAIM_DELAY).await;
     match copy.turn().await {
         Turn::Granted => {}
         Turn::Taken => return End::Closed,

@@ -11,8 +11,8 @@ use std::task::{Context, Poll, Waker};
 /// is as fast as a client of 500 MB/s lags behind by as much for moments.
 pub const MAX_PIPE_BYTES: usize = 4 * 1024 * 1024;
 
-/// Bytes that the reader takes at a time, unless they are the last: each time wakes a task of the
-/// host, and a store is in no hurry.
+/// Bytes that the reader takes at a time, unless they are the last. Each read wakes a task of the
+/// host, so large ones cost less.
 const BATCH: usize = 512 * 1024;
 
 /// A pipe for a body of known length. Its clones are the same pipe.
@@ -46,9 +46,9 @@ pub enum End {
     Whole,
     /// Before that: the source broke off, or whoever else takes its bytes did.
     Short,
-    /// The reader did not keep up.
+    /// The reader did not keep up with the writer.
     Full,
-    /// The writer did not.
+    /// The writer was too slow for the reader.
     Slow,
     /// The reader needs no more.
     Closed,
@@ -94,7 +94,7 @@ impl Pipe {
         .await
     }
 
-    /// Holds the last batch back, or not any more: until then what is read is not whole.
+    /// Says whether the last batch is held back. While it is, no reader gets a complete body.
     pub fn hold(&self, is_held: bool) {
         let mut state = self.0.borrow_mut();
         state.is_held = is_held;
@@ -113,7 +113,7 @@ impl Pipe {
         .await;
     }
 
-    /// Waits until it ends before the body does.
+    /// Waits until the pipe ends early.
     pub async fn broken(&self) {
         poll_fn(|context| {
             let mut state = self.0.borrow_mut();
@@ -125,7 +125,7 @@ impl Pipe {
         .await;
     }
 
-    /// Ends it, unless it has ended. What waits is dropped, but of a whole body.
+    /// Ends the pipe, if it has not ended. Unread bytes are discarded, unless the body is complete.
     pub fn finish(&self, end: End) {
         let mut state = self.0.borrow_mut();
         if state.end.is_some() {
@@ -151,8 +151,8 @@ impl Pipe {
 }
 
 impl PipeWriter {
-    /// Writes a piece. It is dropped, and all that waits with it, where the reader is too far
-    /// behind.
+    /// Writes a piece. Where the reader is too far behind, the pipe ends, and unread bytes are
+    /// discarded.
     pub fn write(&self, piece: &[u8]) {
         let end = {
             let mut state = self.0.0.borrow_mut();
