@@ -19,7 +19,7 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 const URL_LIFETIME: Duration = Duration::from_secs(20 * 60);
 
 /// Bytes per second. An upload that is slower is given up, in the end.
-const LEAST_RATE: u64 = 256 * 1024;
+pub const LEAST_RATE: u64 = 256 * 1024;
 
 const CONTENT_SHA256: &str = "x-amz-content-sha256";
 const DATE: &str = "x-amz-date";

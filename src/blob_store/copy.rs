@@ -289,6 +289,11 @@ impl<'a, P: Platform> Copy<'a, P> {
         }
     }
 
+    /// Whether as many copies run as may run.
+    pub async fn is_list_full(&self) -> bool {
+        self.ledger().await.is_full()
+    }
+
     /// Reads the list of copies in the key-value store.
     async fn ledger(&self) -> Ledger {
         let stored = self.context.store.get(KEY).await.unwrap_or_default();

@@ -127,7 +127,7 @@ impl Ledger {
         if self.claims.iter().any(|claim| claim.object == object) {
             return Turn::Taken;
         }
-        if self.claims.len() >= MAX_COPIES || (limit > 0 && self.bytes >= limit) {
+        if self.is_full() || (limit > 0 && self.bytes >= limit) {
             return Turn::Later;
         }
         self.claims.push(Claim {
@@ -136,6 +136,11 @@ impl Ledger {
             until: until.as_secs(),
         });
         Turn::Granted
+    }
+
+    /// Whether as many copies run as may run.
+    pub fn is_full(&self) -> bool {
+        self.claims.len() >= MAX_COPIES
     }
 
     /// Whether a claim is there: another instance may have written over it.

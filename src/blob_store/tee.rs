@@ -2,7 +2,7 @@
 //! keeps up. A client never waits for the store.
 
 use super::BlobResponse;
-use super::client::length_of;
+use super::client::{LEAST_RATE, length_of};
 use super::copy::{self, CLAIM_DELAY, Copy, CopyGuard, Job};
 use super::fault::Fault;
 use super::ledger::{Change, Turn};
@@ -18,9 +18,9 @@ use std::time::Duration;
 /// How long a client's speed is measured before it is judged.
 const RATE_WINDOW: Duration = Duration::from_secs(5);
 
-/// Bytes per second. A body that passes more slowly is copied afterwards: an upload is one of few,
-/// and a store ends one that stands still.
-const LEAST_RATE: u64 = 2 * 1024 * 1024;
+/// Bytes per second. A body that passes more slowly makes room for others, where as many are
+/// uploaded as may be, and is copied afterwards.
+const SLOW_RATE: u64 = 2 * 1024 * 1024;
 
 /// Keeps the blob of a response: as it is sent, where it goes through this mirror and a copy may run
 /// now, else by a copy afterwards.
@@ -123,10 +123,14 @@ async fn watch<P: Platform>(copy: &Copy<'_, P>, pipe: &Pipe) -> End {
     loop {
         platform.sleep(RATE_WINDOW).await;
         let written = pipe.written();
-        let least = RATE_WINDOW.as_secs().saturating_mul(LEAST_RATE);
-        if written.saturating_sub(before) < least && pipe.end().is_none() {
+        let passed = written.saturating_sub(before);
+        before = written;
+        let is_below = |rate: u64| passed < RATE_WINDOW.as_secs().saturating_mul(rate);
+        if pipe.end().is_none()
+            && is_below(SLOW_RATE)
+            && (is_below(LEAST_RATE) || copy.is_list_full().await)
+        {
             pipe.finish(End::Slow);
         }
-        before = written;
     }
 }

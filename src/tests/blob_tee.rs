@@ -387,6 +387,33 @@ async fn an_upload_is_broken_off_where_another_instance_was_faster() {
 }
 
 #[tokio::test]
+async fn a_slow_client_makes_room_where_others_wait() {
+    const LENGTH: usize = 4 << 20;
+    let large = || {
+        let bytes = "x".repeat(LENGTH);
+        answer(200, &[("content-length", &LENGTH.to_string())], &bytes)
+    };
+    let others = "a 1 1000090\nb 2 1000090\nc 3 1000090\n";
+    for (others, seconds) in [("", 10), (others, 5)] {
+        let (platform, mirror) = mirror(stored, large);
+        let ledger = format!("16666 0\n{others}");
+        platform.save("copies1", ledger.into_bytes()).await.unwrap();
+        let begun = platform.now();
+        let response = mirror.handle(get(&blob())).await;
+        let Body::Teed(bytes, mut tee) = response.into_body() else {
+            panic!("a body that fills the store");
+        };
+        // Within the first five seconds; nothing after that.
+        tee.pipe.write(&bytes[..LENGTH / 2]);
+        while tee.pipe.is_open() {
+            tee.beside(tokio::task::yield_now()).await;
+        }
+        let passed = (platform.now() - begun).as_secs();
+        assert_eq!(passed, seconds, "{others}");
+    }
+}
+
+#[tokio::test]
 async fn what_a_client_did_not_take_is_not_counted() {
     let (platform, mirror) = mirror(stored, layer);
     platform.set_variable("blob_store_bytes_per_minute", "1000");
