@@ -128,14 +128,14 @@ async fn copy<P: Platform>(mut guard: CopyGuard<P>, job: Job<P>) {
         return;
     }
     let begun = context.platform.now();
-    let copied = copy.run(&guard.store).await;
+    let copied = copy.run().await;
     copy.change_ledger(Change::End(0)).await;
     match copied {
         Ok(None) => {}
-        Ok(Some(length)) => copy.kept(&guard.store, length, begun, "copy"),
+        Ok(Some(length)) => copy.kept(length, begun, "copy"),
         // The upstream may have broken off, or the store: the next look at the store tells.
         Err(fault) if fault.is_of_content() => copy.not_kept("not_kept", &fault),
-        Err(fault) => guard.store.failed(&context, "put", &fault),
+        Err(fault) => store.failed(&context, "put", &fault),
     }
 }
 
@@ -144,7 +144,7 @@ pub struct Copy<'a, P: Platform> {
     pub client: Client<'a, P>,
     pub context: &'a Context<'a, P>,
     pub job: &'a Job<P>,
-    copies: &'a RefCell<Copies>,
+    store: &'a BlobStore<P>,
     /// What its claim is known by.
     owner: u64,
 }
@@ -169,15 +169,15 @@ impl<'a, P: Platform> Copy<'a, P> {
             client: Client::new(context)?,
             context,
             job,
-            copies: &store.copies,
+            store,
             owner: context.platform.random(),
         })
     }
 
     /// Remembers and logs that the store has the blob. `by` says how it came there.
-    pub fn kept(&self, store: &BlobStore<P>, length: u64, begun: Duration, by: &str) {
+    pub fn kept(&self, length: u64, begun: Duration, by: &str) {
         let (object, now) = (&self.job.object.name, self.context.platform.now());
-        store.remember(object, length, now);
+        self.store.remember(object, length, now);
         let duration = now.saturating_sub(begun).as_millis();
         let mut line = LogLine::new(self.context.config.log_format);
         line.word("blob_store", "kept");
@@ -198,11 +198,12 @@ impl<'a, P: Platform> Copy<'a, P> {
     }
 
     /// Copies the blob. Returns its length, `None` where it is there already, or is too large.
-    async fn run(&self, store: &BlobStore<P>) -> Result<Option<u64>, Fault> {
+    async fn run(&self) -> Result<Option<u64>, Fault> {
         let object = &self.job.object;
         // Another instance may have been faster.
         if let Some(length) = self.client.head(&object.name).await? {
-            store.remember(&object.name, length, self.context.platform.now());
+            let now = self.context.platform.now();
+            self.store.remember(&object.name, length, now);
             return Ok(None);
         }
         let response = self.source().await.ok_or(Fault::Source)?;
@@ -302,11 +303,12 @@ impl<'a, P: Platform> Copy<'a, P> {
 
     /// Waits until no other copy of this instance changes the list.
     async fn list(&self) -> ListGuard<'_> {
-        while self.copies.borrow().is_list_in_use {
+        let copies = &self.store.copies;
+        while copies.borrow().is_list_in_use {
             self.context.platform.sleep(LIST_INTERVAL).await;
         }
-        self.copies.borrow_mut().is_list_in_use = true;
-        ListGuard(self.copies)
+        copies.borrow_mut().is_list_in_use = true;
+        ListGuard(copies)
     }
 
     /// Changes the list of copies. Returns whether it was written, too.

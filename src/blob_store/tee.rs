@@ -68,7 +68,7 @@ async fn upload<P: Platform>(guard: CopyGuard<P>, job: Job<P>, pipe: Pipe, lengt
             let rest = length.saturating_sub(pipe.written());
             copy.change_ledger(Change::End(rest)).await;
             match &result {
-                Ok(()) => copy.kept(&guard.store, length, begun, "tee"),
+                Ok(()) => copy.kept(length, begun, "tee"),
                 // Another instance copies it.
                 Err(Fault::Tee(End::Closed)) => {}
                 Err(fault @ Fault::Tee(_)) => copy.not_kept("tee_given_up", fault),

@@ -63,6 +63,15 @@ impl Fixture {
         wait_for("the log of a copy", || self.log("kept").len() >= count).await;
     }
 
+    /// Waits until the store has refused a blob's content, which leaves no object and is not its fault.
+    async fn expect_refusal(&self) {
+        wait_for("a refusal", || self.log("not_kept").len() == 1).await;
+        let line = self.log("not_kept").remove(0);
+        assert!(line.contains("code=XAmzContentSHA256Mismatch"), "{line}");
+        assert_eq!(self.s3.objects(), [""; 0]);
+        assert_eq!(self.log("failed"), [""; 0]);
+    }
+
     /// The lines of the log about the store.
     fn log(&self, what: &str) -> Vec<String> {
         let lines = self.hub.mirror.stderr();
