@@ -2,10 +2,9 @@
 //! request for one takes that the store does not have.
 
 use crate::arguments::{Arguments, Scale};
-use crate::build::{self, repository};
 use crate::load::{Connection, Load, Until};
 use crate::measurements::{compare, median};
-use crate::systems::{CACHING, Component, FORWARDER, System};
+use crate::systems::{CACHING, DIRECT, FORWARDER, STORE, System};
 use crate::targets::Targets;
 use hyper::StatusCode;
 use std::net::SocketAddr;
@@ -15,9 +14,8 @@ use std::time::{Duration, Instant};
 use test_support::ca::Ca;
 use test_support::counting_registry::CountingRegistry;
 use test_support::image::{Image, OCI};
-use test_support::s3::{ACCESS_KEY, REGION, S3, SECRET_KEY};
+use test_support::s3::{REGION, S3};
 
-const STORE: &str = "mirror+store";
 const KEPT: &str = "bench/kept";
 /// How long the store takes for a response while misses are measured.
 const DELAY: Duration = Duration::from_millis(20);
@@ -29,62 +27,32 @@ const COPY_TIMEOUT: Duration = Duration::from_secs(20);
 /// Numbers of blobs that were not requested before.
 static FRESH: AtomicU64 = AtomicU64::new(0);
 
+/// Measures a mirror with a store beside the upstream itself, the forwarder and the mirror without
+/// one.
 pub async fn measure(
     arguments: &Arguments,
     upstreams: [&CountingRegistry; 2],
     ca: Option<&Ca>,
+    systems: &[System],
     scale: &Scale,
     targets: &mut Targets,
 ) {
     let store = S3::start().await;
-    let systems = start(arguments, upstreams, ca, &store).await;
+    let variables = [
+        format!("blob_store={}", store.url()),
+        format!("blob_store_region={REGION}"),
+    ];
+    let mirror = System::start_with_store(arguments, upstreams[1], ca, "on", &variables).await;
+    let is_measured = |system: &&System| [DIRECT, FORWARDER, CACHING].contains(&&*system.name);
+    let mut systems: Vec<_> = systems.iter().filter(is_measured).collect();
+    systems.push(&mirror);
     kept(&systems, upstreams, &store, scale, targets).await;
     misses(&systems, &store, scale, targets).await;
 }
 
-/// Starts the forwarder, and the mirror without the store and with it.
-async fn start(
-    arguments: &Arguments,
-    [anonymous, authenticated]: [&CountingRegistry; 2],
-    ca: Option<&Ca>,
-    store: &S3,
-) -> Vec<System> {
-    let host = build::host(arguments);
-    let component = |id| Component {
-        host: &host,
-        ca,
-        id,
-        metrics: false,
-    };
-    let forwarder = repository()
-        .join("benches/forwarder")
-        .join(arguments.manifest());
-    let url = [format!("upstream={}", anonymous.url())];
-    let start = component("forwarder");
-    let forwarder = start.start(FORWARDER, &forwarder, &url, anonymous).await;
-    let mut systems = vec![System::direct(anonymous), forwarder];
-    let own = repository().join(arguments.manifest());
-    let of_store = [
-        format!("blob_store={}", store.url()),
-        format!("blob_store_region={REGION}"),
-        format!("blob_store_access_key={ACCESS_KEY}"),
-        format!("blob_store_secret_key={SECRET_KEY}"),
-    ];
-    for (name, more) in [(CACHING, &[][..]), (STORE, &of_store)] {
-        let mut variables = vec![
-            format!("upstream={}", authenticated.url()),
-            format!("plain_http_upstreams={}", authenticated.address),
-        ];
-        variables.extend_from_slice(more);
-        let start = component("hammal");
-        systems.push(start.start(name, &own, &variables, authenticated).await);
-    }
-    systems
-}
-
 /// A blob that the store has.
 async fn kept(
-    systems: &[System],
+    systems: &[&System],
     upstreams: [&CountingRegistry; 2],
     store: &S3,
     scale: &Scale,
@@ -121,7 +89,7 @@ async fn kept(
 }
 
 /// Blobs that the store does not have, one after the other: until the response begins.
-async fn misses(systems: &[System], store: &S3, scale: &Scale, targets: &mut Targets) {
+async fn misses(systems: &[&System], store: &S3, scale: &Scale, targets: &mut Targets) {
     store.delay(DELAY);
     let load = || {
         vec![Load {

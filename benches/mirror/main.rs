@@ -67,7 +67,8 @@ async fn measure(arguments: &Arguments) {
             Case::Blob => blob::measure(&systems, &scale, &mut targets).await,
             Case::BlobStore => {
                 let upstreams = [&anonymous, &authenticated];
-                blob_store::measure(arguments, upstreams, ca.as_ref(), &scale, &mut targets).await;
+                let ca = ca.as_ref();
+                blob_store::measure(arguments, upstreams, ca, &systems, &scale, &mut targets).await;
             }
             Case::Tee => {
                 let teed = tee::Teed {

@@ -5,6 +5,7 @@ use crate::load::{Load, Until};
 use crate::systems::{DIRECT, FORWARDER, MIRROR, System};
 use crate::table::{Table, milliseconds};
 use hyper::StatusCode;
+use std::borrow::Borrow;
 use std::sync::Arc;
 use std::time::Duration;
 use test_support::counting_registry::WARM;
@@ -35,8 +36,8 @@ pub struct Measurements {
 }
 
 /// Measures each system with all loads, once in each round. `loads` makes the loads of one measurement.
-pub async fn compare(
-    systems: &[System],
+pub async fn compare<S: Borrow<System>>(
+    systems: &[S],
     scale: &Scale,
     names: &[&str],
     loads: impl Fn() -> Vec<Load>,
@@ -45,7 +46,7 @@ pub async fn compare(
         what: (*name).to_owned(),
         by_system: systems
             .iter()
-            .map(|system| (system.name.clone(), Vec::new()))
+            .map(|system| (system.borrow().name.clone(), Vec::new()))
             .collect(),
     };
     let mut all: Vec<Measurements> = names.iter().map(empty).collect();
@@ -56,7 +57,7 @@ pub async fn compare(
             for (load, measurements) in loads().into_iter().zip(&mut all) {
                 measurements.by_system[at]
                     .1
-                    .push(measure_one(&systems[at], &load).await);
+                    .push(measure_one(systems[at].borrow(), &load).await);
             }
         }
     }

@@ -24,6 +24,8 @@ pub const MIRROR: &str = "mirror";
 pub const CACHING: &str = "mirror+cache";
 /// As `mirror`, with `--metrics`.
 const METRICS: &str = "mirror+metrics";
+/// With an object store.
+pub const STORE: &str = "mirror+store";
 pub const FORWARDER: &str = "forwarder";
 pub const DIRECT: &str = "direct";
 
@@ -102,12 +104,13 @@ impl System {
         systems
     }
 
-    /// Starts a mirror as [`MIRROR`] is, which keeps blobs in an object store.
+    /// Starts a mirror that keeps blobs in the object store that `variables` name.
     pub async fn start_with_store(
         arguments: &Arguments,
         upstream: &CountingRegistry,
         ca: Option<&Ca>,
-        store: SocketAddr,
+        cache: &str,
+        variables: &[String],
     ) -> Self {
         let component = Component {
             host: &build::host(arguments),
@@ -115,15 +118,15 @@ impl System {
             id: "hammal",
             metrics: false,
         };
-        let mut variables = mirror_variables(upstream, "off").to_vec();
-        // The store is asked first, has nothing, and gets the blob again.
-        variables.push("blob_delivery=stream".to_owned());
-        variables.push(format!("blob_store=http://{store}/bucket/"));
-        variables.push(format!("blob_store_access_key={ACCESS_KEY}"));
-        variables.push(format!("blob_store_secret_key={SECRET_KEY}"));
+        let keys = [
+            format!("blob_store_access_key={ACCESS_KEY}"),
+            format!("blob_store_secret_key={SECRET_KEY}"),
+        ];
+        let of_mirror = mirror_variables(upstream, cache);
+        let variables = [&of_mirror[..], &keys, variables].concat();
         let manifest = repository().join(arguments.manifest());
         component
-            .start("mirror+store", &manifest, &variables, upstream)
+            .start(STORE, &manifest, &variables, upstream)
             .await
     }
 

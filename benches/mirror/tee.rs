@@ -17,7 +17,7 @@ use test_support::s3;
 /// How long the store may take for the rest after the client has all.
 const REST: Duration = Duration::from_secs(60);
 
-/// What a mirror with a store is started with.
+/// How the mirror with a store is started.
 pub struct Teed<'a> {
     pub arguments: &'a Arguments,
     pub upstream: &'a CountingRegistry,
@@ -28,8 +28,14 @@ impl Teed<'_> {
     pub async fn measure(&self, systems: &[System], scale: &Scale, targets: &mut Targets) {
         let taken = Arc::<AtomicU64>::default();
         let store = s3::sink(&taken).await;
-        let (arguments, address) = (self.arguments, store.address);
-        let teed = System::start_with_store(arguments, self.upstream, self.ca, address).await;
+        // The store is asked first, has nothing, and gets the blob again.
+        let variables = [
+            "blob_delivery=stream".to_owned(),
+            format!("blob_store=http://{}/bucket/", store.address),
+        ];
+        let teed =
+            System::start_with_store(self.arguments, self.upstream, self.ca, "off", &variables);
+        let teed = teed.await;
         let mut mirrors = systems.iter().filter(|system| system.name == MIRROR);
         let pair = [mirrors.next().expect("the mirror"), &teed];
         let what = format!("blob of {} MiB", scale.blob / (1024 * 1024));
