@@ -23,7 +23,7 @@ pub enum Fault {
     Nonsense,
     /// The upstream did not send what is to be kept.
     Source,
-    /// What a client was sent did not become an object: it ended so.
+    /// The upload of what a client is sent was given up, for this reason.
     Tee(End),
 }
 

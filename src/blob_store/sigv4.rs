@@ -13,7 +13,7 @@ use std::time::Duration;
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 /// Stands for the hash of the body where it is not signed: a presigned URL is for any.
 const UNSIGNED: &str = "UNSIGNED-PAYLOAD";
-/// What signatures percent-encode: all but the unreserved characters of RFC 3986.
+/// The characters that signatures percent-encode: all but the unreserved characters of RFC 3986.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')

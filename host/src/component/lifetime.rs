@@ -97,7 +97,7 @@ pub struct InstanceLife {
 struct Requests {
     /// Requests that somebody waits for, and responses that somebody takes.
     open: usize,
-    /// What the instance uploads.
+    /// Uploads in progress.
     uploads: usize,
     has_given_up: bool,
     /// When the last of them ended.

@@ -17,7 +17,7 @@ const CLIENT_ADDRESS: HeaderName = HeaderName::from_static("spin-client-addr");
 /// `https:`. A proxy in front may have said so already.
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// Who is connected.
+/// The client of a connection.
 #[derive(Clone)]
 pub struct Peer {
     pub address: SocketAddr,
